@@ -1,0 +1,115 @@
+# Everything a newcomer, a contributor and CI type. `make help` lists it.
+# Works on a machine with make, a C++17 compiler, and Python >= 3.10 with its venv module.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
+
+NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
+                $(shell find csrc kernels -type f 2>/dev/null)
+CXX_FILES    := $(shell find csrc kernels tests/csrc -type f \( -name '*.h' -o -name '*.hpp' \
+                -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
+CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
+                -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF
+CMAKE        := $(VENV)/bin/cmake
+CTEST        := $(VENV)/bin/ctest
+
+# A stamp stands for a finished set-up step, so that nothing is done twice.
+VENV_STAMP := $(VENV)/.ptmo-venv
+CORE_STAMP := $(VENV)/.ptmo-core
+DEV_STAMP  := $(VENV)/.ptmo-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-py test-cpp test-slow test-asan test-gpu lint types format bench \
+        clean distclean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | \
+	  while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+# ---------------------------------------------------------------- set-up
+
+$(VENV_STAMP):
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "error: $(PYTHON) not found; install Python >= 3.10 or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $(PYTHON) is older than 3.10; say make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "error: no C++ compiler found; install g++ or clang++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(CORE_STAMP): $(VENV_STAMP) $(NATIVE_FILES)
+	$(PIP) install --quiet -c constraints.txt $(BUILD_TOOLS)
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+# The native module is the core stamp's; a source file that changes rebuilds it there, and only a
+# change of the dependencies runs the long install again.
+$(DEV_STAMP): $(VENV_STAMP) pyproject.toml constraints.txt | $(CORE_STAMP)
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+setup: $(CORE_STAMP) $(DEV_STAMP)  ## venv, dependencies and the native module, for development
+
+demo: $(CORE_STAMP)  ## set up, fetch the model, answer a query, attack its KV cache
+	$(VENV)/bin/ptmo demo
+
+# ---------------------------------------------------------------- checks
+
+test: lint types test-cpp test-py  ## what CI runs: lint, types, C++ tests, Python tests
+
+lint: setup  ## ruff, clang-format, the layer rules
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(if $(CXX_FILES),$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES))
+	$(VENV)/bin/lint-imports
+
+types: setup  ## mypy --strict
+	$(PY) -m mypy
+
+test-cpp: setup  ## the C++ tests
+	$(CMAKE) -S . -B build/tests $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) --build build/tests --parallel
+	$(CTEST) --test-dir build/tests --output-on-failure --no-tests=error
+
+test-py: setup  ## the Python tests (no GPU); those of the real model skip when it cannot be pulled
+	-$(VENV)/bin/ptmo model pull
+	$(PY) -m pytest
+
+test-slow: setup  ## the full counts and the long fuzzing
+	$(PY) -m pytest -m slow
+
+test-gpu: setup  ## the tests that need a CUDA device
+	$(PY) -m pytest -m gpu
+
+test-asan: setup  ## the C++ tests under AddressSanitizer and UBSan
+	$(CMAKE) -S . -B build/asan $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DPTMO_SANITIZE=address,undefined
+	$(CMAKE) --build build/asan --parallel
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(CTEST) --test-dir build/asan --output-on-failure --no-tests=error
+
+bench: setup  ## tokens per second, bytes and TEE crossings, per shield
+	@mkdir -p out
+	$(VENV)/bin/ptmo model pull
+	$(VENV)/bin/ptmo bench --json > out/bench.json
+	@echo "written: out/bench.json"
+
+format: setup  ## rewrite the sources in the house format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(if $(CXX_FILES),$(VENV)/bin/clang-format -i $(CXX_FILES))
+
+clean:  ## remove what the build and the tools wrote (the venv stays)
+	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache .benchmarks ptmo_secure/_native*.so
+	find ptmo_secure tee_sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(CORE_STAMP) $(DEV_STAMP)
+
+distclean: clean  ## clean, and the venv too
+	rm -rf $(VENV)

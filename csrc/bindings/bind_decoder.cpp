@@ -1,0 +1,142 @@
+// The decoder: parameters in (checked, packed), logits out.
+#include <cstring>
+#include <utility>
+
+#include "bindings.h"
+#include "common/check.h"
+#include "model/decoder.h"
+
+namespace ptmo {
+namespace {
+
+using kernels::WeightType;
+
+// A float buffer of another process's or library's making, e.g. memory registered with the TEE.
+struct FloatBuffer {
+  float* data;
+  size_t count;
+};
+
+FloatBuffer writable_floats(const py::buffer& buffer) {
+  const py::buffer_info info = buffer.request(true);
+  const size_t bytes = static_cast<size_t>(info.size) * static_cast<size_t>(info.itemsize);
+  require(reinterpret_cast<uintptr_t>(info.ptr) % sizeof(float) == 0,
+          "the attention buffer is not aligned to 4 bytes");
+  return {static_cast<float*>(info.ptr), bytes / sizeof(float)};
+}
+
+Matrix& begin_matrix(Decoder& d, const std::string& name, WeightType type, py::ssize_t rows,
+                     py::ssize_t cols, int group) {
+  Matrix* m = d.weights().matrix(name);
+  require(m != nullptr, name, " is not a matrix of this model");
+  d.weights().expect_shape(name, static_cast<int>(rows), static_cast<int>(cols));
+  const size_t stride = panel_bytes(type, static_cast<int>(cols), group);
+  const size_t panels = static_cast<size_t>(rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
+  m->buffer = AlignedBuffer(stride * panels);
+  m->packed = {type,  static_cast<int>(rows), static_cast<int>(cols),
+               group, m->buffer.data(),       stride};
+  return *m;
+}
+
+void set_int4(Decoder& d, const std::string& name, const Array<uint8_t>& codes,
+              const py::array& scales, const py::array& mins, int group) {
+  const Array<uint16_t> s = scales.attr("view")("uint16"), m = mins.attr("view")("uint16");
+  require(codes.ndim() == 2 && s.ndim() == 2 && m.ndim() == 2, name, ": arrays are not matrices");
+  const py::ssize_t rows = codes.shape(0), cols = codes.shape(1) * 2;
+  require(group > 0 && s.shape(0) == rows && m.shape(0) == rows && s.shape(1) * group == cols &&
+              m.shape(1) * group == cols,
+          name, ": codes [", rows, ", ", codes.shape(1), "] and scales [", s.shape(0), ", ",
+          s.shape(1), "] do not belong together at group=", group);
+  Matrix& out = begin_matrix(d, name, WeightType::kInt4, rows, cols, group);
+  pack_int4(codes.data(), s.data(), m.data(), static_cast<int>(rows), static_cast<int>(cols), group,
+            out.buffer.data());
+}
+
+void set_int8(Decoder& d, const std::string& name, const Array<int8_t>& codes,
+              const py::array& scales) {
+  const Array<uint16_t> s = scales.attr("view")("uint16");
+  require(codes.ndim() == 2 && s.ndim() == 2 && s.shape(0) == codes.shape(0) &&
+              s.shape(1) * kernels::kBlock == codes.shape(1),
+          name, ": codes and scales do not belong together");
+  Matrix& out =
+      begin_matrix(d, name, WeightType::kInt8, codes.shape(0), codes.shape(1), kernels::kBlock);
+  pack_int8(codes.data(), s.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+}
+
+void set_float(Decoder& d, const std::string& name, const py::array& values) {
+  const bool half = values.dtype().is(py::dtype("float16"));
+  if (values.ndim() == 1) {
+    const auto v = Array<float>::ensure(values.attr("astype")("float32"));
+    std::vector<float>* out = d.weights().vector(name);
+    require(out != nullptr, name, " is not a vector of this model");
+    d.weights().expect_shape(name, static_cast<int>(v.shape(0)), 1);
+    out->assign(v.data(), v.data() + v.shape(0));
+    return;
+  }
+  require(values.ndim() == 2, name, " has ", values.ndim(), " dimensions, not 1 or 2");
+  const WeightType type = half ? WeightType::kF16 : WeightType::kF32;
+  Matrix& out = begin_matrix(d, name, type, values.shape(0), values.shape(1), 0);
+  if (half) {
+    const Array<uint16_t> v = Array<uint16_t>::ensure(values.attr("view")("uint16"));
+    pack_f16(v.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+  } else {
+    const auto v = Array<float>::ensure(values.attr("astype")("float32"));
+    pack_f32(v.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+  }
+}
+
+Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& tokens, bool all_logits,
+                     const py::object& buffer, const py::object& restore) {
+  require(tokens.ndim() == 1 && tokens.shape(0) > 0, "token_ids is not a non-empty vector");
+  const int n = static_cast<int>(tokens.shape(0));
+  AttentionRestore hook;
+  if (!buffer.is_none()) {
+    const FloatBuffer floats = writable_floats(buffer);
+    hook.buffer = floats.data;
+    hook.max_tokens = static_cast<int>(floats.count / static_cast<size_t>(d.config().q_size()));
+    hook.restore = [&restore](int layer, int rows) {
+      py::gil_scoped_acquire acquire;
+      restore(layer, rows);
+    };
+  }
+  Array<float> out({all_logits ? n : 1, d.config().vocab_size});
+  float* logits = out.mutable_data();
+  const int32_t* ids = tokens.data();
+  {
+    py::gil_scoped_release release;
+    d.forward(session, ids, n, all_logits ? Logits::kAll : Logits::kLast, logits, hook);
+  }
+  return out;
+}
+
+} // namespace
+
+void register_decoder(py::module_& m) {
+  py::class_<ModelConfig>(m, "ModelConfig")
+      .def(py::init([](int n_layers, int d_model, int n_heads, int n_kv_heads, int head_dim,
+                       int d_ff, int vocab_size, int context_length, float rms_eps) {
+             const ModelConfig c{n_layers, d_model,    n_heads,        n_kv_heads, head_dim,
+                                 d_ff,     vocab_size, context_length, rms_eps};
+             validate(c);
+             return c;
+           }),
+           py::kw_only(), py::arg("n_layers"), py::arg("d_model"), py::arg("n_heads"),
+           py::arg("n_kv_heads"), py::arg("head_dim"), py::arg("d_ff"), py::arg("vocab_size"),
+           py::arg("context_length"), py::arg("rms_eps"));
+
+  py::class_<Decoder>(m, "Decoder")
+      .def(py::init<const ModelConfig&, const PageLayout&, int, bool, int>(), py::arg("config"),
+           py::arg("layout"), py::arg("threads"), py::arg("integer_activations"),
+           py::arg("chunk_tokens"))
+      .def("set_int4", &set_int4, py::arg("name"), py::arg("codes"), py::arg("scales"),
+           py::arg("mins"), py::arg("group"))
+      .def("set_int8", &set_int8, py::arg("name"), py::arg("codes"), py::arg("scales"))
+      .def("set_float", &set_float, py::arg("name"), py::arg("values"))
+      .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
+      .def("forward", &forward, py::arg("session"), py::arg("token_ids"),
+           py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
+           py::arg("restore") = py::none(),
+           "Appends token_ids [n] int32 and returns logits [1 or n, vocab_size] float32.");
+}
+
+} // namespace ptmo

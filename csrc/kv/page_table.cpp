@@ -1,0 +1,77 @@
+#include "page_table.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "common/check.h"
+#include "secmem/secret_arena.h"
+
+namespace ptmo {
+
+PageLayout::PageLayout(int layers, int kv_heads, int dim, int rows_per_page, KvType kv_type)
+    : n_layers(layers), n_kv_heads(kv_heads), head_dim(dim), rows(rows_per_page), type(kv_type) {
+  require(layers >= 1 && layers <= 1024, "n_layers=", layers, " is not in 1..1024");
+  require(kv_heads >= 1 && kv_heads <= 1024, "n_kv_heads=", kv_heads, " is not in 1..1024");
+  require(dim >= 16 && dim <= 512 && dim % 16 == 0, "head_dim=", dim,
+          " is not a multiple of 16 in 16..512");
+  require(rows_per_page == 16 || rows_per_page == 32, "rows_per_page=", rows_per_page,
+          " is not 16 or 32");
+}
+
+size_t PageLayout::element_bytes() const {
+  return type == KvType::kInt8 ? 1 : type == KvType::kF16 ? 2 : 4;
+}
+
+size_t PageLayout::page_bytes() const {
+  const size_t bytes = head_offset(n_layers, 0);
+  return (bytes + 63) / 64 * 64;
+}
+
+size_t PageLayout::bytes_per_token() const {
+  return static_cast<size_t>(n_layers) * n_kv_heads * (2 * row_bytes() + (has_scales() ? 8 : 0));
+}
+
+PageArena::PageArena(const PageLayout& layout, int capacity_pages)
+    : layout_(layout), stride_(layout.page_bytes()) {
+  require(capacity_pages >= 1 && capacity_pages <= (1 << 20), "capacity_pages=", capacity_pages,
+          " is not in 1..2^20");
+  mapped_ = stride_ * static_cast<size_t>(capacity_pages);
+  void* base = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ensure(base != MAP_FAILED, "no address space for a KV cache of ", mapped_,
+         " bytes: ", std::strerror(errno));
+  madvise(base, mapped_, MADV_DONTDUMP);
+  base_ = static_cast<uint8_t*>(base);
+  used_.assign(static_cast<size_t>(capacity_pages), false);
+}
+
+PageArena::~PageArena() {
+  for (const int page : pages_in_use())
+    free(page);
+  munmap(base_, mapped_);
+}
+
+int PageArena::allocate() {
+  const auto at = std::find(used_.begin(), used_.end(), false);
+  ensure(at != used_.end(), "the KV cache is full: all ", used_.size(), " pages are in use");
+  *at = true;
+  return static_cast<int>(at - used_.begin());
+}
+
+void PageArena::free(int page) {
+  secure_wipe(this->page(page), stride_);
+  used_[static_cast<size_t>(page)] = false;
+}
+
+std::vector<int> PageArena::pages_in_use() const {
+  std::vector<int> out;
+  for (size_t i = 0; i < used_.size(); ++i)
+    if (used_[i])
+      out.push_back(static_cast<int>(i));
+  return out;
+}
+
+} // namespace ptmo

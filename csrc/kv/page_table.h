@@ -1,0 +1,73 @@
+// The layout of a KV page, and the arena the pages live in.
+//
+// page = header (32 bytes) | seq u64 [rows] | for each layer, for each KV head:
+//        K codes [rows, head_dim] | V codes [rows, head_dim] | (INT8 only) scales f32 [rows, 2]
+// all little-endian; K is stored after RoPE; INT8 value = code * scale, scales = (k, v) of a row.
+// In the clear: the header and the sequence numbers. Under `seal` all else is ciphertext.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ptmo {
+
+enum class KvType : int { kInt8 = 0, kF16 = 1, kF32 = 2 };
+
+struct PageHeader {
+  static constexpr uint32_t kMagic = 0x4750564Bu; // "KVPG"
+  uint32_t magic;
+  uint16_t version;
+  uint16_t rows_per_page;
+  uint32_t page_id;
+  uint32_t session;
+  uint32_t epoch;
+  uint32_t length; // rows in use
+  uint32_t first_position;
+  uint32_t reserved;
+};
+static_assert(sizeof(PageHeader) == 32);
+
+struct PageLayout {
+  int n_layers, n_kv_heads, head_dim, rows;
+  KvType type;
+
+  PageLayout(int n_layers, int n_kv_heads, int head_dim, int rows, KvType type);
+  size_t element_bytes() const;
+  size_t row_bytes() const { return static_cast<size_t>(head_dim) * element_bytes(); }
+  size_t tile_bytes() const { return row_bytes() * rows; } // K (or V) of one head
+  bool has_scales() const { return type == KvType::kInt8; }
+  size_t head_bytes() const { return 2 * tile_bytes() + (has_scales() ? 8u * rows : 0); }
+  size_t data_offset() const { return sizeof(PageHeader) + 8u * rows; }
+  // Offset of (layer, head)'s K tile; V follows at tile_bytes(), scales at 2 * tile_bytes().
+  size_t head_offset(int layer, int head) const {
+    return data_offset() + (static_cast<size_t>(layer) * n_kv_heads + head) * head_bytes();
+  }
+  size_t page_bytes() const; // a multiple of 64
+  // Bytes of cache one token takes, headers apart.
+  size_t bytes_per_token() const;
+};
+
+// A fixed range of address space for pages; memory is touched as pages are used. Freed pages are
+// zeroed at once.
+class PageArena {
+public:
+  PageArena(const PageLayout& layout, int capacity_pages);
+  ~PageArena();
+  PageArena(const PageArena&) = delete;
+  PageArena& operator=(const PageArena&) = delete;
+
+  const PageLayout& layout() const { return layout_; }
+  int allocate();      // throws std::runtime_error when the arena is full
+  void free(int page); // zeroes it
+  uint8_t* page(int index) const { return base_ + static_cast<size_t>(index) * stride_; }
+  std::vector<int> pages_in_use() const; // ascending
+
+private:
+  PageLayout layout_;
+  size_t stride_, mapped_;
+  uint8_t* base_ = nullptr;
+  std::vector<bool> used_;
+};
+
+} // namespace ptmo

@@ -1,0 +1,51 @@
+// The decoder's parameters in compute form.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "kernels/kernels.h"
+#include "quant/int4.h"
+
+namespace ptmo {
+
+struct Matrix {
+  AlignedBuffer buffer;
+  kernels::PackedMatrix packed{};
+  bool empty() const { return buffer.size() == 0; }
+};
+
+struct LayerWeights {
+  Matrix q, k, v, o, gate, up, down;
+  std::vector<float> attn_norm, ffn_norm;
+  std::vector<float> q_bias, k_bias, v_bias; // empty when the model has none
+  // Rotary frequencies [n_kv_heads, head_dim / 2]; permuted alike under `permute`, else empty:
+  // the model's own table serves every head.
+  std::vector<float> inv_freq;
+};
+
+struct Weights {
+  Matrix embed, head; // head is empty when tied to embed
+  std::vector<float> final_norm, inv_freq;
+  std::vector<LayerWeights> layers;
+
+  explicit Weights(const ModelConfig& config);
+  // The matrix or vector called `name` ("embed", "layers.3.q", "layers.3.q_bias"), or null.
+  Matrix* matrix(const std::string& name);
+  std::vector<float>* vector(const std::string& name);
+  // The shape `name` must have: rows and cols (cols 1 for a vector).
+  void expect_shape(const std::string& name, int rows, int cols) const;
+  // Throws std::invalid_argument naming the first parameter that was never set.
+  void require_complete() const;
+  size_t bytes() const;
+  const Matrix& output() const { return head.empty() ? embed : head; }
+
+private:
+  ModelConfig config_;
+};
+
+// out[0, cols) = row `index` of a packed matrix, as floats.
+void copy_row(const kernels::PackedMatrix& m, int index, float* out);
+
+} // namespace ptmo

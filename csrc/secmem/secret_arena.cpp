@@ -1,0 +1,97 @@
+#include "secret_arena.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "common/check.h"
+
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447
+#endif
+
+namespace ptmo {
+
+void secure_wipe(void* p, size_t bytes) {
+  std::memset(p, 0, bytes);
+  asm volatile("" : : "r"(p) : "memory");
+}
+
+SecretArena::SecretArena(size_t bytes, bool allow_memfd_secret) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  size_ = (std::max<size_t>(bytes, 1) + page - 1) / page * page;
+  if (allow_memfd_secret)
+    fd_ = static_cast<int>(syscall(SYS_memfd_secret, O_CLOEXEC));
+  secret_ = fd_ >= 0;
+  if (!secret_)
+    fd_ = memfd_create("ptmo-secret-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ensure(fd_ >= 0, "no memory for the secret arena: ", std::strerror(errno));
+  void* base = MAP_FAILED;
+  if (ftruncate(fd_, static_cast<off_t>(size_)) == 0)
+    base = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  if (base == MAP_FAILED || (!secret_ && mlock(base, size_) != 0)) {
+    const int error = errno;
+    if (base != MAP_FAILED)
+      munmap(base, size_);
+    close(fd_);
+    ensure(false, "the secret arena cannot be locked in memory (", size_,
+           " bytes): ", std::strerror(error), "; raise the memlock limit");
+  }
+  // The TEE maps only memory whose size is fixed: a memfd_secret's is, a memfd's by its seals.
+  if (!secret_)
+    fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
+  base_ = static_cast<uint8_t*>(base);
+  madvise(base_, size_, MADV_DONTFORK);
+  madvise(base_, size_, MADV_DONTDUMP);
+  taken_.assign(size_ / kSlotBytes, false);
+}
+
+SecretArena::~SecretArena() {
+  secure_wipe(base_, size_);
+  munmap(base_, size_);
+  close_fd();
+}
+
+void SecretArena::close_fd() {
+  if (fd_ >= 0)
+    close(fd_);
+  fd_ = -1;
+}
+
+uint8_t* SecretArena::slot(size_t offset) const {
+  require(offset % kSlotBytes == 0 && offset / kSlotBytes < taken_.size() &&
+              taken_[offset / kSlotBytes],
+          "offset=", offset, " is no slot in use");
+  return base_ + offset;
+}
+
+size_t SecretArena::take_slot() {
+  const auto free = std::find(taken_.begin(), taken_.end(), false);
+  ensure(free != taken_.end(), "the secret arena's ", taken_.size(), " key slots are all in use");
+  *free = true;
+  return static_cast<size_t>(free - taken_.begin()) * kSlotBytes;
+}
+
+void SecretArena::free_slot(size_t offset) {
+  secure_wipe(slot(offset), kSlotBytes);
+  taken_[offset / kSlotBytes] = false;
+}
+
+const AesRoundKeys& SecretArena::expand_key(size_t offset) {
+  uint8_t* key = slot(offset);
+  uint8_t any = 0;
+  for (int i = 0; i < 16; ++i)
+    any |= key[i];
+  ensure(any != 0, "the TEE delivered no seal key");
+  auto* round_keys = reinterpret_cast<AesRoundKeys*>(key + kRoundKeysAt);
+  aes128_expand(key, round_keys);
+  secure_wipe(key, 16);
+  return *round_keys;
+}
+
+} // namespace ptmo

@@ -1,0 +1,169 @@
+// AVX-512 with VNNI: a panel's 16 rows are the 16 lanes of a zmm register.
+//
+// A 16x32 INT4 block is four 64-byte loads; each gives two code registers (low and high nibbles)
+// of 16 rows x 4 columns, multiplied by a broadcast of four activation codes with vpdpbusd. The
+// eight products of a block add up in int32, exactly, before the block's scales are applied.
+#include "simd_kernels.h"
+
+namespace ptmo::kernels {
+namespace {
+
+inline __m512i broadcast4(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+
+inline __m512 load_scales(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+inline void store_rows(float* y, __m512 acc, int rows) {
+  _mm512_mask_storeu_ps(y, static_cast<__mmask16>((1u << rows) - 1), acc);
+}
+
+// Cache lines ahead of the block in hand: the hardware's own prefetch stops at 4 KiB pages.
+constexpr int kPrefetchBytes = 2560;
+
+template <int NT>
+void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
+                float* y, size_t y_stride) {
+  const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
+  const __m512i nibble = _mm512_set1_epi8(0x0f);
+  __m512 acc[NT];
+  for (int t = 0; t < NT; ++t)
+    acc[t] = _mm512_setzero_ps();
+  const uint8_t* at = panel;
+  for (int b = 0; b < blocks; at += 64) {
+    const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
+    const __m512 d = load_scales(tail), m = load_scales(tail + 32);
+    for (int g = 0; g < per_group; ++g, ++b, at += 256) {
+      for (int i = 0; i < 5; ++i)
+        _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes + i * 64), _MM_HINT_T0);
+      __m512i lo[4], hi[4];
+      for (int p = 0; p < 4; ++p) {
+        const __m512i raw = _mm512_loadu_si512(at + p * 64);
+        lo[p] = _mm512_and_si512(raw, nibble);
+        hi[p] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), nibble);
+      }
+      for (int t = 0; t < NT; ++t) {
+        const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
+        const int8_t* codes = x.codes + block * kBlock;
+        __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+        for (int p = 0; p < 4; ++p) {
+          even = _mm512_dpbusd_epi32(even, lo[p], broadcast4(codes + 4 * p));
+          odd = _mm512_dpbusd_epi32(odd, hi[p], broadcast4(codes + 16 + 4 * p));
+        }
+        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+        acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
+        acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sums[block]), acc[t]);
+      }
+    }
+  }
+  for (int t = 0; t < NT; ++t)
+    store_rows(y + (t0 + t) * y_stride, acc[t], rows);
+}
+
+// INT8 codes are signed; vpdpbusd wants them unsigned, so 128 is added to each and 128 times the
+// activations' code sum taken off again, all in integers.
+template <int NT>
+void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
+                float* y, size_t y_stride) {
+  const int blocks = w.cols / kBlock;
+  const __m512i bias = _mm512_set1_epi8(static_cast<char>(0x80));
+  __m512 acc[NT];
+  for (int t = 0; t < NT; ++t)
+    acc[t] = _mm512_setzero_ps();
+  const uint8_t* at = panel;
+  for (int b = 0; b < blocks; ++b, at += kInt8BlockBytes) {
+    for (int i = 0; i < 9; ++i)
+      _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes + i * 64), _MM_HINT_T0);
+    const __m512 d = load_scales(at + 512);
+    __m512i code[8];
+    for (int c = 0; c < 8; ++c)
+      code[c] = _mm512_xor_si512(_mm512_loadu_si512(at + c * 64), bias);
+    for (int t = 0; t < NT; ++t) {
+      const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
+      const int8_t* codes = x.codes + block * kBlock;
+      __m512i even = _mm512_set1_epi32(-128 * x.code_sums[block]), odd = _mm512_setzero_si512();
+      for (int c = 0; c < 8; c += 2) {
+        even = _mm512_dpbusd_epi32(even, code[c], broadcast4(codes + 4 * c));
+        odd = _mm512_dpbusd_epi32(odd, code[c + 1], broadcast4(codes + 4 * c + 4));
+      }
+      const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+      acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
+    }
+  }
+  for (int t = 0; t < NT; ++t)
+    store_rows(y + (t0 + t) * y_stride, acc[t], rows);
+}
+
+void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
+            float* y, size_t y_stride) {
+  const bool int4 = w.type == WeightType::kInt4;
+  if (x.codes == nullptr || (!int4 && w.type != WeightType::kInt8)) {
+    float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
+    return;
+  }
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
+    const int rows = std::min(kPanelRows, w.rows - p * kPanelRows);
+    float* out = y + p * kPanelRows;
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4)
+      (int4 ? int4_panel<4> : int8_panel<4>)(w, panel, rows, x, t, out, y_stride);
+    for (; t < tokens; ++t)
+      (int4 ? int4_panel<1> : int8_panel<1>)(w, panel, rows, x, t, out, y_stride);
+  }
+}
+
+void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* row = k + static_cast<size_t>(r) * dim;
+    __m512i acc = _mm512_setzero_si512();
+    int i = 0;
+    for (; i + 32 <= dim; i += 32) {
+      const __m512i kv =
+          _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+      acc = _mm512_dpwssd_epi32(acc, kv, _mm512_loadu_si512(q + i));
+    }
+    int32_t sum = _mm512_reduce_add_epi32(acc);
+    for (; i < dim; ++i)
+      sum += q[i] * row[i];
+    out[r] = sum;
+  }
+}
+
+bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+} // namespace
+
+const Table* avx512vnni() {
+  static const Table table = {
+      "avx512vnni",
+      quantize_blocks,
+      matmul,
+      rms_norm,
+      swiglu,
+      add,
+      cos_sin,
+      rope,
+      quantize_row_i8,
+      quantize_row_i16,
+      to_f16,
+      dot_rows_i8,
+      dot_rows_f16,
+      dot_rows_f32,
+      exp_sum,
+      weighted_rows_i8,
+      weighted_rows_f16,
+      weighted_rows_f32,
+  };
+  return supported() ? &table : nullptr;
+}
+
+} // namespace ptmo::kernels

@@ -1,0 +1,299 @@
+// The kernels that read the same on every x86 level, written on the vector type `V` of simd.h.
+// Callers guarantee: head_dim is a multiple of 16; blocks are 32 columns.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../half.h"
+#include "../reference/panels.h"
+#include "../reference/reference.h"
+#include "simd.h"
+
+namespace ptmo::kernels {
+namespace {
+
+void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
+  V::reg acc = V::zero();
+  int i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) {
+    const V::reg v = V::load(x + i);
+    acc = V::fma(v, v, acc);
+  }
+  float sum = V::reduce_add(acc);
+  for (int j = i; j < n; ++j)
+    sum += x[j] * x[j];
+  const float inv = 1.0f / std::sqrt(sum / static_cast<float>(n) + eps);
+  const V::reg vinv = V::set1(inv);
+  for (i = 0; i + V::lanes <= n; i += V::lanes)
+    V::store(y + i, V::mul(V::mul(V::load(x + i), vinv), V::load(weight + i)));
+  for (; i < n; ++i)
+    y[i] = x[i] * inv * weight[i];
+}
+
+void swiglu(const float* gate, const float* up, int n, float* out) {
+  const V::reg one = V::set1(1.0f);
+  int i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) {
+    const V::reg g = V::load(gate + i);
+    // 1 / (1 + e^-g) from e^-|g| alone, so that the exponential cannot overflow.
+    const V::reg e = exp_nonpositive(V::sub(V::zero(), V::abs(g)));
+    const V::reg denominator = V::add(one, e);
+    const V::reg positive = V::max(V::min(V::mul(g, V::set1(1e30f)), one), V::zero());
+    const V::reg numerator = V::add(positive, V::mul(V::sub(one, positive), e));
+    V::store(out + i, V::mul(V::mul(g, V::div(numerator, denominator)), V::load(up + i)));
+  }
+  if (i < n)
+    ref::swiglu(gate + i, up + i, n - i, out + i);
+}
+
+void add(const float* x, int n, float* y) {
+  int i = 0;
+  for (; i + V::lanes <= n; i += V::lanes)
+    V::store(y + i, V::add(V::load(y + i), V::load(x + i)));
+  for (; i < n; ++i)
+    y[i] += x[i];
+}
+
+// Quadrant reduction and polynomials (Cephes sin/cos) in double, so that angles of 10^5 radians
+// still give float-exact results; a plain loop that the compiler vectorises.
+void cos_sin(const float* angle, int n, float* cosine, float* sine) {
+  for (int i = 0; i < n; ++i) {
+    const double x = angle[i];
+    // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
+    const double shifted = x * 0.63661977236758134308 + 6755399441055744.0;
+    const double quadrant = shifted - 6755399441055744.0;
+    int64_t bits;
+    std::memcpy(&bits, &shifted, sizeof(bits));
+    const double r =
+        (x - quadrant * 1.57079632679489655800) - quadrant * 6.12323399573676603587e-17;
+    const double z = r * r;
+    const double s =
+        r +
+        r * z *
+            (-1.66666666666666307295e-1 +
+             z * (8.33333333332211858878e-3 +
+                  z * (-1.98412698295895385996e-4 +
+                       z * (2.75573136213857245213e-6 +
+                            z * (-2.50507477628578072866e-8 + z * 1.58962301576546568060e-10)))));
+    const double c =
+        1.0 - 0.5 * z +
+        z * z *
+            (4.16666666666665929218e-2 +
+             z * (-1.38888888888730564116e-3 +
+                  z * (2.48015872888517045348e-5 +
+                       z * (-2.75573141792967388112e-7 +
+                            z * (2.08757008419747316778e-9 - z * 1.13585365213876817300e-11)))));
+    const bool swap = bits & 1;
+    const double sin_value = swap ? c : s, cos_value = swap ? s : c;
+    sine[i] = static_cast<float>((bits & 2) ? -sin_value : sin_value);
+    cosine[i] = static_cast<float>(((bits + 1) & 2) ? -cos_value : cos_value);
+  }
+}
+
+void rope(float* x, const float* cosine, const float* sine, int half) {
+  int i = 0;
+  for (; i + V::lanes <= half; i += V::lanes) {
+    const V::reg a = V::load(x + i), b = V::load(x + i + half);
+    const V::reg c = V::load(cosine + i), s = V::load(sine + i);
+    // Plain products, no fused multiply: lanes and the tail below round alike, so that a
+    // permutation of pairs cannot move a value between differently rounded code paths.
+    V::store(x + i, V::sub(V::mul(a, c), V::mul(b, s)));
+    V::store(x + i + half, V::add(V::mul(b, c), V::mul(a, s)));
+  }
+  for (; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * cosine[i] - b * sine[i];
+    x[i + half] = b * cosine[i] + a * sine[i];
+  }
+}
+
+// n is a multiple of 16. Returns the scale; `store` writes V::lanes codes.
+template <typename Code, typename Store>
+inline float quantize_row(const float* x, int n, float qmax, Code* codes, Store store) {
+  V::reg m = V::zero();
+  for (int i = 0; i < n; i += V::lanes)
+    m = V::max(m, V::abs(V::load(x + i)));
+  const float amax = V::reduce_max(m);
+  const bool tiny = !(amax > 1e-30f);
+  const V::reg inv = V::set1(tiny ? 0.0f : qmax / amax);
+  for (int i = 0; i < n; i += V::lanes)
+    store(codes + i, V::nan_to_zero(V::mul(V::load(x + i), inv)));
+  return tiny ? 0.0f : amax / qmax;
+}
+
+float quantize_row_i8(const float* x, int n, int8_t* codes) {
+  return quantize_row(x, n, 127.0f, codes, V::store_i8);
+}
+
+float quantize_row_i16(const float* x, int n, int16_t* codes) {
+  return quantize_row(x, n, 32767.0f, codes, V::store_i16);
+}
+
+void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
+                     int32_t* code_sums) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int b = 0; b < cols / kBlock; ++b) {
+    int8_t* out = codes + b * kBlock;
+    scales[b] = quantize_row_i8(x + b * kBlock, kBlock, out);
+    const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out));
+    const __m256i wide = _mm256_add_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(c)),
+                                          _mm256_cvtepi8_epi16(_mm256_extracti128_si256(c, 1)));
+    const __m256i pairs = _mm256_madd_epi16(wide, ones);
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    code_sums[b] = _mm_cvtsi128_si32(s);
+    sums[b] = scales[b] * static_cast<float>(code_sums[b]);
+  }
+}
+
+void to_f16(const float* x, int n, uint16_t* out) {
+  for (int i = 0; i < n; i += V::lanes)
+    V::store_f16(out + i, V::load(x + i));
+}
+
+template <typename Element, typename Load>
+inline void dot_rows(const float* q, const Element* k, int rows, int dim, float* out, Load load) {
+  for (int r = 0; r < rows; ++r) {
+    V::reg acc = V::zero();
+    for (int i = 0; i < dim; i += V::lanes)
+      acc = V::fma(V::load(q + i), load(k + static_cast<size_t>(r) * dim + i), acc);
+    out[r] = V::reduce_add(acc);
+  }
+}
+
+void dot_rows_f16(const float* q, const uint16_t* k, int rows, int dim, float* out) {
+  dot_rows(q, k, rows, dim, out, V::load_f16);
+}
+
+void dot_rows_f32(const float* q, const float* k, int rows, int dim, float* out) {
+  dot_rows(q, k, rows, dim, out, V::load);
+}
+
+float exp_sum(float* x, int n, float max) {
+  const V::reg vmax = V::set1(max);
+  V::reg acc = V::zero();
+  int i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) {
+    const V::reg e = exp_nonpositive(V::sub(V::load(x + i), vmax));
+    V::store(x + i, e);
+    acc = V::add(acc, e);
+  }
+  return V::reduce_add(acc) + ref::exp_sum(x + i, n - i, max);
+}
+
+// Four accumulators stay in registers while the rows pass; each element is one lane's own chain.
+template <typename Element, typename Load>
+inline void weighted_rows(const float* p, const Element* v, int rows, int dim, float* acc,
+                          Load load) {
+  int i = 0;
+  for (; i + 4 * V::lanes <= dim; i += 4 * V::lanes) {
+    V::reg a[4];
+    for (int j = 0; j < 4; ++j)
+      a[j] = V::load(acc + i + j * V::lanes);
+    for (int r = 0; r < rows; ++r) {
+      const Element* row = v + static_cast<size_t>(r) * dim + i;
+      const V::reg w = V::set1(p[r]);
+      for (int j = 0; j < 4; ++j)
+        a[j] = V::fma(w, load(row + j * V::lanes), a[j]);
+    }
+    for (int j = 0; j < 4; ++j)
+      V::store(acc + i + j * V::lanes, a[j]);
+  }
+  for (; i < dim; i += V::lanes) {
+    V::reg a = V::load(acc + i);
+    for (int r = 0; r < rows; ++r)
+      a = V::fma(V::set1(p[r]), load(v + static_cast<size_t>(r) * dim + i), a);
+    V::store(acc + i, a);
+  }
+}
+
+void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc) {
+  weighted_rows(p, v, rows, dim, acc, V::load_i8);
+}
+
+void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc) {
+  weighted_rows(p, v, rows, dim, acc, V::load_f16);
+}
+
+void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc) {
+  weighted_rows(p, v, rows, dim, acc, V::load);
+}
+
+// ---- float matmul over panels: a 32-column strip is dequantised once, then serves every token.
+
+constexpr int kVecs = kPanelRows / V::lanes;
+
+// strip[c][16] = W[panel rows, col + c] for the 32 columns of an INT4 or INT8 block.
+inline void load_block(const PackedMatrix& w, const uint8_t* panel, int col, float* strip) {
+  const bool int4 = w.type == WeightType::kInt4;
+  const uint8_t* unit = int4 ? panel + (col / w.group) * int4_superblock_bytes(w.group)
+                             : panel + (col / kBlock) * kInt8BlockBytes;
+  const uint8_t* codes = int4 ? unit + (col % w.group) / kBlock * 256 : unit;
+  const auto* tail =
+      reinterpret_cast<const uint16_t*>(int4 ? unit + w.group / kBlock * 256 : unit + 512);
+  for (int v = 0; v < kVecs; ++v) {
+    const V::reg d = V::load_f16(tail + v * V::lanes);
+    const V::reg m = int4 ? V::load_f16(tail + 16 + v * V::lanes) : V::zero();
+    for (int c = 0; c < kBlock; ++c) {
+      const uint8_t* at = codes + (int4 ? c % 16 / 4 : c / 4) * 64 + v * V::lanes * 4;
+      const V::reg code =
+          int4 ? V::nibbles(at, 8 * (c % 4) + c / 16 * 4) : V::signed_bytes(at, c % 4);
+      V::store(strip + c * 16 + v * V::lanes, V::add(V::mul(d, code), m));
+    }
+  }
+}
+
+// strip[c][16] = W[panel rows, col + c] for c < n <= 32.
+inline void load_strip(const PackedMatrix& w, const uint8_t* panel, int col, int n, float* strip) {
+  if (w.type == WeightType::kF32) {
+    std::memcpy(strip, panel + static_cast<size_t>(col) * kPanelRows * 4, sizeof(float) * n * 16);
+  } else if (w.type == WeightType::kF16) {
+    const auto* half = reinterpret_cast<const uint16_t*>(panel) + static_cast<size_t>(col) * 16;
+    for (int i = 0; i < n * 16; i += V::lanes)
+      V::store(strip + i, V::load_f16(half + i));
+  } else {
+    load_block(w, panel, col, strip);
+  }
+}
+
+void float_matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x,
+                  int tokens, float* y, size_t y_stride) {
+  constexpr int kTokens = 32; // accumulators of one pass: 32 x 16 floats, 2 KiB
+  alignas(64) float strip[kBlock * kPanelRows];
+  alignas(64) float acc[kTokens * kPanelRows];
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
+    const int rows = std::min(kPanelRows, w.rows - p * kPanelRows);
+    for (int t0 = 0; t0 < tokens; t0 += kTokens) {
+      const int nt = std::min(kTokens, tokens - t0);
+      std::memset(acc, 0, sizeof(acc));
+      for (int col = 0; col < w.cols; col += kBlock) {
+        const int n = std::min(kBlock, w.cols - col);
+        load_strip(w, panel, col, n, strip);
+        for (int t = 0; t < nt; ++t) {
+          const float* xs = x.f32 + static_cast<size_t>(t0 + t) * w.cols + col;
+          V::reg a[kVecs];
+          for (int v = 0; v < kVecs; ++v)
+            a[v] = V::zero();
+          for (int c = 0; c < n; ++c) {
+            const V::reg xc = V::set1(xs[c]);
+            for (int v = 0; v < kVecs; ++v)
+              a[v] = V::fma(xc, V::load(strip + c * 16 + v * V::lanes), a[v]);
+          }
+          for (int v = 0; v < kVecs; ++v) {
+            float* at = acc + t * 16 + v * V::lanes;
+            V::store(at, V::add(V::load(at), a[v]));
+          }
+        }
+      }
+      for (int t = 0; t < nt; ++t)
+        std::memcpy(y + (t0 + t) * y_stride + p * kPanelRows, acc + t * 16, sizeof(float) * rows);
+    }
+  }
+}
+
+} // namespace
+} // namespace ptmo::kernels

@@ -1,0 +1,96 @@
+// Every compute kernel of the engine, declared once with its shapes and units.
+//
+// A kernel knows pointers and sizes: no Python, no allocation, no threads. `reference/` says what
+// each one means in plain scalar C++; `cpu/` holds the fast levels. A level is a `Table`; `best()`
+// picks one by CPU features, or by PTMO_KERNEL_LEVEL=reference|avx2|avx512vnni.
+//
+// Weights are stored in panels of 16 output rows (layouts: csrc/quant/int4.h and below), so one
+// SIMD lane is one output row: an integer block dot product is complete in its lane before it is
+// scaled. A permutation of columns inside a 32-column block therefore cannot change a result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ptmo::kernels {
+
+constexpr int kPanelRows = 16; // output rows of a panel
+constexpr int kBlock = 32;     // columns of an integer block, and of an activation block
+
+enum class WeightType : int { kInt4 = 0, kInt8 = 1, kF16 = 2, kF32 = 3 };
+
+// A weight matrix W [rows, cols] in panels; the last panel is padded with zero rows.
+//   kInt4: cols / group superblocks of [group/32 x 256 B codes | 16 fp16 scales | 16 fp16 mins]
+//          codes of a 16x32 block: [p 0..3][row 0..15][j 0..3], low nibble = column 4p + j,
+//          high nibble = column 16 + 4p + j;   w = scale * code + min
+//   kInt8: cols / 32 blocks of [512 B codes: [c 0..7][row][j 0..3], column 4c + j | 16 fp16 scales]
+//          w = scale * code, code in -127..127
+//   kF16, kF32: [cols][16 rows]
+struct PackedMatrix {
+  WeightType type;
+  int rows;
+  int cols;
+  int group;           // columns that share a scale (kInt4: 32, 64, 128; kInt8: 32; else 0)
+  const uint8_t* data; // 64-byte aligned
+  size_t panel_bytes;
+};
+
+// Activations of `tokens` rows. Float weights and the fp32 path read f32; the INT8 path reads the
+// rest: x ~= scale * code per block of 32, sums = scale * sum(codes), code_sums = sum(codes).
+struct Activations {
+  int cols;
+  const float* f32;         // [tokens, cols]
+  const int8_t* codes;      // [tokens, cols], null on the fp32 path
+  const float* scales;      // [tokens, cols / 32]
+  const float* sums;        // [tokens, cols / 32]
+  const int32_t* code_sums; // [tokens, cols / 32]
+};
+
+struct Table {
+  const char* name;
+
+  // Symmetric INT8 blocks: scale = max|x| / 127, code = round_half_even(x / scale).
+  void (*quantize_blocks)(const float* x, // [cols]
+                          int cols, int8_t* codes, float* scales, float* sums, int32_t* code_sums);
+
+  // y[t, n] = sum_k W[n, k] x[t, k] for the rows of panels [panel_begin, panel_end).
+  void (*matmul)(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x,
+                 int tokens, float* y, size_t y_stride);
+
+  // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019).
+  void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* y);
+  // out = silu(gate) * up, silu(g) = g / (1 + exp(-g)) (Shazeer 2020).
+  void (*swiglu)(const float* gate, const float* up, int n, float* out);
+  // y += x.
+  void (*add)(const float* x, int n, float* y);
+  // cosine[i] = cos(angle[i]), sine[i] = sin(angle[i]); |angle| < 2^24 radians.
+  void (*cos_sin)(const float* angle, int n, float* cosine, float* sine);
+  // Rotates pairs (x[i], x[i + half]) by the given angles (Su et al. 2021, half-split layout).
+  void (*rope)(float* x, const float* cosine, const float* sine, int half);
+
+  // Symmetric integer rows: returns scale = max|x| / qmax (127 or 32767); scale 0 for zero rows.
+  float (*quantize_row_i8)(const float* x, int n, int8_t* codes);
+  float (*quantize_row_i16)(const float* x, int n, int16_t* codes);
+  void (*to_f16)(const float* x, int n, uint16_t* out);
+
+  // out[r] = sum_i q[i] k[r, i], exact in int32 (head_dim <= 512).
+  void (*dot_rows_i8)(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out);
+  void (*dot_rows_f16)(const float* q, const uint16_t* k, int rows, int dim, float* out);
+  void (*dot_rows_f32)(const float* q, const float* k, int rows, int dim, float* out);
+  // x = exp(x - max); returns the sum of the results in index order of the level.
+  float (*exp_sum)(float* x, int n, float max);
+  // acc[i] = fma(p[r], v[r, i], acc[i]) for r = 0, 1, ...: each i alone, rows in order.
+  void (*weighted_rows_i8)(const float* p, const int8_t* v, int rows, int dim, float* acc);
+  void (*weighted_rows_f16)(const float* p, const uint16_t* v, int rows, int dim, float* acc);
+  void (*weighted_rows_f32)(const float* p, const float* v, int rows, int dim, float* acc);
+};
+
+const Table& reference();
+const Table* avx2();       // null where the build or the CPU lacks it
+const Table* avx512vnni(); // likewise
+
+// The level in use: the best the CPU has, or the one PTMO_KERNEL_LEVEL names.
+// Throws std::invalid_argument when it names one that this CPU lacks.
+const Table& best();
+
+} // namespace ptmo::kernels

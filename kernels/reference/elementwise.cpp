@@ -1,0 +1,153 @@
+// What the element-wise kernels and the attention primitives mean, one scalar at a time.
+#include <algorithm>
+#include <cmath>
+
+#include "../half.h"
+#include "reference.h"
+
+namespace ptmo::kernels {
+namespace ref {
+
+void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
+  double sum = 0.0;
+  for (int i = 0; i < n; ++i)
+    sum += static_cast<double>(x[i]) * x[i];
+  const float inv = static_cast<float>(1.0 / std::sqrt(sum / n + eps));
+  for (int i = 0; i < n; ++i)
+    y[i] = x[i] * inv * weight[i];
+}
+
+void swiglu(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; ++i)
+    out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void add(const float* x, int n, float* y) {
+  for (int i = 0; i < n; ++i)
+    y[i] += x[i];
+}
+
+void cos_sin(const float* angle, int n, float* cosine, float* sine) {
+  for (int i = 0; i < n; ++i) {
+    cosine[i] = static_cast<float>(std::cos(static_cast<double>(angle[i])));
+    sine[i] = static_cast<float>(std::sin(static_cast<double>(angle[i])));
+  }
+}
+
+void rope(float* x, const float* cosine, const float* sine, int half) {
+  for (int i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * cosine[i] - b * sine[i];
+    x[i + half] = b * cosine[i] + a * sine[i];
+  }
+}
+
+namespace {
+template <typename Code> float quantize_row(const float* x, int n, float qmax, Code* codes) {
+  float amax = 0.0f;
+  for (int i = 0; i < n; ++i)
+    amax = std::max(amax, std::fabs(x[i]));
+  // Rows this small (or zero) have no finite inverse scale: they are stored as zeros.
+  const bool tiny = !(amax > 1e-30f);
+  const float inv = tiny ? 0.0f : qmax / amax;
+  for (int i = 0; i < n; ++i) {
+    const float code = std::nearbyint(x[i] * inv);
+    codes[i] = static_cast<Code>(std::isnan(code) ? 0.0f : code);
+  }
+  return tiny ? 0.0f : amax / qmax;
+}
+} // namespace
+
+float quantize_row_i8(const float* x, int n, int8_t* codes) {
+  return quantize_row(x, n, 127.0f, codes);
+}
+
+float quantize_row_i16(const float* x, int n, int16_t* codes) {
+  return quantize_row(x, n, 32767.0f, codes);
+}
+
+void to_f16(const float* x, int n, uint16_t* out) {
+  for (int i = 0; i < n; ++i)
+    out[i] = float_to_half(x[i]);
+}
+
+void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
+  for (int r = 0; r < rows; ++r) {
+    out[r] = 0;
+    for (int i = 0; i < dim; ++i)
+      out[r] += q[i] * k[r * dim + i];
+  }
+}
+
+void dot_rows_f16(const float* q, const uint16_t* k, int rows, int dim, float* out) {
+  for (int r = 0; r < rows; ++r) {
+    double acc = 0.0;
+    for (int i = 0; i < dim; ++i)
+      acc += static_cast<double>(q[i]) * half_to_float(k[r * dim + i]);
+    out[r] = static_cast<float>(acc);
+  }
+}
+
+void dot_rows_f32(const float* q, const float* k, int rows, int dim, float* out) {
+  for (int r = 0; r < rows; ++r) {
+    double acc = 0.0;
+    for (int i = 0; i < dim; ++i)
+      acc += static_cast<double>(q[i]) * k[r * dim + i];
+    out[r] = static_cast<float>(acc);
+  }
+}
+
+float exp_sum(float* x, int n, float max) {
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    x[i] = std::exp(x[i] - max);
+    sum += x[i];
+  }
+  return sum;
+}
+
+void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc) {
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < dim; ++i)
+      acc[i] = std::fma(p[r], static_cast<float>(v[r * dim + i]), acc[i]);
+}
+
+void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc) {
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < dim; ++i)
+      acc[i] = std::fma(p[r], half_to_float(v[r * dim + i]), acc[i]);
+}
+
+void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc) {
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < dim; ++i)
+      acc[i] = std::fma(p[r], v[r * dim + i], acc[i]);
+}
+
+} // namespace ref
+
+const Table& reference() {
+  static const Table table = {
+      "reference",
+      ref::quantize_blocks,
+      ref::matmul,
+      ref::rms_norm,
+      ref::swiglu,
+      ref::add,
+      ref::cos_sin,
+      ref::rope,
+      ref::quantize_row_i8,
+      ref::quantize_row_i16,
+      ref::to_f16,
+      ref::dot_rows_i8,
+      ref::dot_rows_f16,
+      ref::dot_rows_f32,
+      ref::exp_sum,
+      ref::weighted_rows_i8,
+      ref::weighted_rows_f16,
+      ref::weighted_rows_f32,
+  };
+  return table;
+}
+
+} // namespace ptmo::kernels

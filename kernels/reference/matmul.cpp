@@ -1,0 +1,75 @@
+// What the matrix kernels mean, one scalar at a time.
+#include "reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "panels.h"
+
+namespace ptmo::kernels::ref {
+
+void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
+                     int32_t* code_sums) {
+  for (int b = 0; b < cols / kBlock; ++b) {
+    scales[b] = quantize_row_i8(x + b * kBlock, kBlock, codes + b * kBlock);
+    code_sums[b] = 0;
+    for (int i = 0; i < kBlock; ++i)
+      code_sums[b] += codes[b * kBlock + i];
+    sums[b] = scales[b] * static_cast<float>(code_sums[b]);
+  }
+}
+
+namespace {
+
+// One output on the INT8 path: the block's integer dot product is exact, then scaled once.
+float integer_dot(const PackedMatrix& w, const uint8_t* panel, int row, const Activations& x,
+                  int token) {
+  const int blocks = w.cols / kBlock;
+  float acc = 0.0f;
+  for (int b = 0; b < blocks; ++b) {
+    const int8_t* codes = x.codes + static_cast<size_t>(token) * w.cols + b * kBlock;
+    int32_t dot = 0;
+    for (int i = 0; i < kBlock; ++i)
+      dot += panel_code(w, panel, row, b * kBlock + i) * codes[i];
+    const size_t at = static_cast<size_t>(token) * blocks + b;
+    if (w.type == WeightType::kInt8) {
+      const float scale = half_to_float(load_u16(panel + b * kInt8BlockBytes + 512 + 2 * row));
+      acc += scale * x.scales[at] * static_cast<float>(dot);
+    } else {
+      const uint8_t* tail = panel + (b * kBlock / w.group) * int4_superblock_bytes(w.group) +
+                            (w.group / kBlock) * 256;
+      acc += half_to_float(load_u16(tail + 2 * row)) * x.scales[at] * static_cast<float>(dot);
+      acc += half_to_float(load_u16(tail + 32 + 2 * row)) * x.sums[at];
+    }
+  }
+  return acc;
+}
+
+float float_dot(const PackedMatrix& w, const uint8_t* panel, int row, const Activations& x,
+                int token) {
+  double acc = 0.0;
+  for (int k = 0; k < w.cols; ++k) {
+    acc += static_cast<double>(panel_weight(w, panel, row, k)) *
+           x.f32[static_cast<size_t>(token) * w.cols + k];
+  }
+  return static_cast<float>(acc);
+}
+
+} // namespace
+
+void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
+            float* y, size_t y_stride) {
+  const bool integer =
+      x.codes != nullptr && (w.type == WeightType::kInt4 || w.type == WeightType::kInt8);
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
+    for (int row = 0; row < std::min(kPanelRows, w.rows - p * kPanelRows); ++row) {
+      for (int t = 0; t < tokens; ++t) {
+        y[t * y_stride + p * kPanelRows + row] =
+            integer ? integer_dot(w, panel, row, x, t) : float_dot(w, panel, row, x, t);
+      }
+    }
+  }
+}
+
+} // namespace ptmo::kernels::ref

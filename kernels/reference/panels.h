@@ -1,0 +1,63 @@
+// Where one weight stands in a packed matrix. Every level agrees with these few lines.
+#pragma once
+
+#include <cstring>
+
+#include "../half.h"
+#include "../kernels.h"
+
+namespace ptmo::kernels {
+
+inline uint16_t load_u16(const uint8_t* p) {
+  uint16_t v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline size_t int4_superblock_bytes(int group) {
+  return static_cast<size_t>(group / kBlock) * 256 + 64;
+}
+constexpr size_t kInt8BlockBytes = 512 + 32;
+
+// W[row, col] as a float; row counts from the panel's first row.
+inline float panel_weight(const PackedMatrix& w, const uint8_t* panel, int row, int col) {
+  switch (w.type) {
+  case WeightType::kInt4: {
+    const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.group);
+    const int block = (col % w.group) / kBlock, c = col % kBlock;
+    const uint8_t byte = super[block * 256 + ((c % 16) / 4) * 64 + row * 4 + c % 4];
+    const int code = c < 16 ? byte & 0x0f : byte >> 4;
+    const uint8_t* tail = super + (w.group / kBlock) * 256;
+    const float scale = half_to_float(load_u16(tail + 2 * row));
+    return scale * static_cast<float>(code) + half_to_float(load_u16(tail + 32 + 2 * row));
+  }
+  case WeightType::kInt8: {
+    const uint8_t* block = panel + (col / kBlock) * kInt8BlockBytes;
+    const int c = col % kBlock;
+    const auto code = static_cast<int8_t>(block[(c / 4) * 64 + row * 4 + c % 4]);
+    return half_to_float(load_u16(block + 512 + 2 * row)) * static_cast<float>(code);
+  }
+  case WeightType::kF16:
+    return half_to_float(load_u16(panel + 2 * (static_cast<size_t>(col) * kPanelRows + row)));
+  case WeightType::kF32:
+    break;
+  }
+  float out;
+  std::memcpy(&out, panel + 4 * (static_cast<size_t>(col) * kPanelRows + row), sizeof(out));
+  return out;
+}
+
+// The integer code of an INT4 or INT8 weight.
+inline int panel_code(const PackedMatrix& w, const uint8_t* panel, int row, int col) {
+  const int c = col % kBlock;
+  if (w.type == WeightType::kInt8) {
+    const uint8_t* block = panel + (col / kBlock) * kInt8BlockBytes;
+    return static_cast<int8_t>(block[(c / 4) * 64 + row * 4 + c % 4]);
+  }
+  const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.group);
+  const uint8_t byte =
+      super[((col % w.group) / kBlock) * 256 + ((c % 16) / 4) * 64 + row * 4 + c % 4];
+  return c < 16 ? byte & 0x0f : byte >> 4;
+}
+
+} // namespace ptmo::kernels

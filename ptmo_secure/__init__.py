@@ -1,0 +1,82 @@
+"""PTMO-Secure: private LLM inference on small devices.
+
+    from ptmo_secure import Engine, HybridInferenceEngine
+
+    with Engine.load("smollm2-135m", shield="seal") as engine:
+        print(HybridInferenceEngine(engine).answer("What is Python?").text)
+
+Names load on first use, so importing the package is quick and needs no native module.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ptmo_secure.bench import BenchmarkResult, run_bench
+    from ptmo_secure.config import BenchConfig, GenerationConfig
+    from ptmo_secure.engine.config import EngineConfig
+    from ptmo_secure.engine.engine import Engine
+    from ptmo_secure.engine.sampler import SamplingParams
+    from ptmo_secure.errors import (
+        EngineError,
+        InputError,
+        ModelFormatError,
+        PtmoError,
+        SecurityError,
+    )
+    from ptmo_secure.pipeline import HybridInferenceEngine
+    from ptmo_secure.types import Answer, Level, Route, TraceStep
+
+_HOME = {
+    "Answer": "types",
+    "BenchConfig": "config",
+    "BenchmarkResult": "bench",
+    "Engine": "engine.engine",
+    "EngineConfig": "engine.config",
+    "EngineError": "errors",
+    "GenerationConfig": "config",
+    "HybridInferenceEngine": "pipeline",
+    "InputError": "errors",
+    "Level": "types",
+    "ModelFormatError": "errors",
+    "PtmoError": "errors",
+    "Route": "types",
+    "SamplingParams": "engine.sampler",
+    "SecurityError": "errors",
+    "TraceStep": "types",
+    "run_bench": "bench",
+}
+
+__all__ = [
+    "Answer",
+    "BenchConfig",
+    "BenchmarkResult",
+    "Engine",
+    "EngineConfig",
+    "EngineError",
+    "GenerationConfig",
+    "HybridInferenceEngine",
+    "InputError",
+    "Level",
+    "ModelFormatError",
+    "PtmoError",
+    "Route",
+    "SamplingParams",
+    "SecurityError",
+    "TraceStep",
+    "__version__",
+    "run_bench",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,128 @@
+"""Types of the native module (csrc/bindings)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+class KvType:
+    int8: KvType
+    fp16: KvType
+    fp32: KvType
+
+class PageLayout:
+    def __init__(
+        self, n_layers: int, n_kv_heads: int, head_dim: int, rows: int, type: KvType
+    ) -> None: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def bytes_per_token(self) -> int: ...
+    @property
+    def data_offset(self) -> int: ...
+    @property
+    def head_bytes(self) -> int: ...
+
+class PageArena:
+    def __init__(self, layout: PageLayout, capacity_pages: int) -> None: ...
+    def addresses(self) -> list[int]: ...
+    def dump(self) -> bytes: ...
+
+class SecretArena:
+    def __init__(self, size: int, allow_memfd_secret: bool = True) -> None: ...
+    def close_fd(self) -> None: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    def take_slot(self) -> int: ...
+    def free_slot(self, offset: int) -> None: ...
+
+class KvSession:
+    def __init__(
+        self,
+        arena: PageArena,
+        session_id: int,
+        epoch: int = ...,
+        secrets: SecretArena = ...,
+        slot: int = ...,
+    ) -> None: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def sealed(self) -> bool: ...
+    @property
+    def page_count(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None: ...
+    def append(self, rows: int) -> None: ...
+    def truncate(self, length: int) -> None: ...
+
+class ModelConfig:
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        d_ff: int,
+        vocab_size: int,
+        context_length: int,
+        rms_eps: float,
+    ) -> None: ...
+
+class Decoder:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: PageLayout,
+        threads: int,
+        integer_activations: bool,
+        chunk_tokens: int,
+    ) -> None: ...
+    def set_int4(
+        self,
+        name: str,
+        codes: npt.NDArray[Any],
+        scales: npt.NDArray[Any],
+        mins: npt.NDArray[Any],
+        group: int,
+    ) -> None: ...
+    def set_int8(self, name: str, codes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> None: ...
+    def set_float(self, name: str, values: npt.NDArray[Any]) -> None: ...
+    def weights_bytes(self) -> int: ...
+    def forward(
+        self,
+        session: KvSession,
+        token_ids: npt.NDArray[np.int32],
+        all_logits: bool = False,
+        attention_buffer: Any = None,
+        restore: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]: ...
+
+def kernel_level() -> str: ...
+def aes_hardware() -> bool: ...
+def quantize_int4(
+    x: npt.NDArray[np.float32], group: int = 32, symmetric: bool = False
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], npt.NDArray[np.float16]]: ...
+def dequantize_int4(
+    codes: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.float16],
+    mins: npt.NDArray[np.float16],
+    group: int,
+) -> npt.NDArray[np.float32]: ...
+def aes128_ctr_xor(
+    key: bytes,
+    seqs: list[int],
+    layer: int,
+    kind: int,
+    head: int,
+    data: bytes,
+    portable: bool = False,
+) -> bytes: ...

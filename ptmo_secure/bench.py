@@ -1,0 +1,207 @@
+"""Speed of the engine under each shield: prefill and decode tokens per second, bytes, crossings.
+
+Rounds are interleaved (A B A B, not A A B B), so that a machine that slows down while it is
+measured slows every configuration alike; the median over the rounds is reported.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ptmo_secure.config import BenchConfig
+
+if TYPE_CHECKING:
+    from ptmo_secure.engine.engine import Engine
+
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
+
+_TEXT = (
+    "The tide came in over the flats, grey and quick, and by nine the road was gone. "
+    "Anna counted 14 boats, 3 of them new; none flew a flag. 'Later,' she said, 'we will row.' "
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One configuration to measure; `restore` is None where nothing is permuted."""
+
+    shield: str
+    restore: str | None
+    kv_dtype: str
+    threads: int
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines."""
+        parts = [self.shield, self.restore, self.kv_dtype, f"{self.threads} threads"]
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """Medians of one configuration at one prompt length. The fields are the keys of the JSON."""
+
+    shield: str
+    restore: str | None
+    kv_dtype: str
+    threads: int
+    prompt_tokens: int
+    decode_tokens: int
+    prefill_tps: float
+    decode_tps: float
+    kv_bytes_per_token: int
+    weights_bytes: int
+    tee_crossings_per_token: float  # while decoding
+
+    def as_json(self) -> dict[str, object]:
+        """The result as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    prefill_s: float
+    decode_s: float
+    crossings: int
+
+
+def settings(config: BenchConfig) -> list[Setting]:
+    """The configurations to compare: shields with a permutation once per way to undo it."""
+    return [
+        Setting(shield, restore, kv_dtype, threads)
+        for threads in config.threads
+        for kv_dtype in config.kv_dtypes
+        for shield in config.shields
+        for restore in (config.restores if "permute" in shield else (None,))
+    ]
+
+
+def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[BenchmarkResult]:
+    """Measure every configuration at every prompt length.
+
+    All configurations of one thread count are open at once: their weights must fit in memory.
+
+    Args:
+        config: what to measure.
+        progress: called before each measurement and once at the end.
+    Returns:
+        One result per configuration and prompt length.
+    Raises:
+        InputError: the model is unknown or not pulled, or a prompt does not fit its context.
+    """
+    report = progress or _silent
+    chosen = settings(config)
+    total = len(chosen) * len(config.contexts) * config.rounds
+    done = 0
+    results = []
+    for threads in config.threads:
+        group = [setting for setting in chosen if setting.threads == threads]
+        with ExitStack() as stack:
+            engines = []
+            for setting in group:
+                report(done, total, f"{setting.label}: loading")
+                engines.append(stack.enter_context(_open(config, setting)))
+            for context in config.contexts:
+                samples: list[list[_Sample]] = [[] for _ in group]
+                for _ in range(config.rounds):
+                    for i, setting in enumerate(group):
+                        report(done, total, f"{setting.label}: {context} + {config.decode_tokens}")
+                        samples[i].append(measure(engines[i], context, config.decode_tokens))
+                        done += 1
+                for setting, engine, taken in zip(group, engines, samples, strict=True):
+                    results.append(_summary(setting, engine, context, config.decode_tokens, taken))
+    report(total, total, "done")
+    return results
+
+
+def measure(engine: "Engine", prompt_tokens: int, decode_tokens: int) -> _Sample:
+    """Run a prompt of a given length in a fresh session, then decode greedily past any stop."""
+    ids = prompt_ids(engine.tokenizer.encode(_TEXT), prompt_tokens)
+    session = engine.start_session()
+    start = time.perf_counter()
+    logits = session.feed(ids)
+    prefilled = time.perf_counter()
+    before = _crossings(engine)
+    for _ in range(decode_tokens):
+        logits = session.feed([int(np.argmax(logits))])
+    end = time.perf_counter()
+    crossings = _crossings(engine) - before
+    engine.reset()
+    return _Sample(prefilled - start, end - prefilled, crossings)
+
+
+def prompt_ids(text_ids: Sequence[int], length: int) -> list[int]:
+    """`text_ids` repeated and cut to `length`."""
+    return [text_ids[i % len(text_ids)] for i in range(length)]
+
+
+def _open(config: BenchConfig, setting: Setting) -> "Engine":
+    from ptmo_secure.engine.engine import Engine
+
+    engine = Engine.load(
+        config.model,
+        shield=setting.shield,
+        restore=setting.restore or "folded",
+        kv_dtype=setting.kv_dtype,
+        threads=setting.threads,
+        context_tokens=max(config.contexts) + config.decode_tokens,
+        max_sessions=1,
+    )
+    measure(engine, 16, 2)  # touches the weights and starts the threads
+    return engine
+
+
+def _crossings(engine: "Engine") -> int:
+    count = engine.stats()["tee_crossings"]
+    return count if isinstance(count, int) else 0
+
+
+def _summary(
+    setting: Setting, engine: "Engine", context: int, decode_tokens: int, taken: list[_Sample]
+) -> BenchmarkResult:
+    stats = engine.stats()
+    return BenchmarkResult(
+        shield=setting.shield,
+        restore=setting.restore,
+        kv_dtype=setting.kv_dtype,
+        threads=setting.threads,
+        prompt_tokens=context,
+        decode_tokens=decode_tokens,
+        prefill_tps=statistics.median(context / s.prefill_s for s in taken),
+        decode_tps=statistics.median(decode_tokens / s.decode_s for s in taken),
+        kv_bytes_per_token=_count(stats, "kv_bytes_per_token"),
+        weights_bytes=_count(stats, "weights_bytes"),
+        tee_crossings_per_token=statistics.median(s.crossings / decode_tokens for s in taken),
+    )
+
+
+def _count(stats: dict[str, object], name: str) -> int:
+    value = stats[name]
+    if not isinstance(value, int):
+        raise TypeError(f"engine.stats()[{name!r}] is no integer")
+    return value
+
+
+def _silent(done: int, total: int, label: str) -> None:
+    """Report nothing."""
+
+
+def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]]:
+    """Cells of a table for people: one row per result, numbers rounded."""
+    for r in results:
+        yield (
+            r.shield if r.restore is None else f"{r.shield} ({r.restore})",
+            r.kv_dtype,
+            str(r.threads),
+            f"{r.prompt_tokens} + {r.decode_tokens}",
+            f"{r.prefill_tps:.0f}",
+            f"{r.decode_tps:.1f}",
+            f"{r.kv_bytes_per_token}",
+            f"{r.weights_bytes / 2**20:.0f} MiB",
+            f"{r.tee_crossings_per_token:.1f}",
+        )

@@ -1,0 +1,81 @@
+"""`ptmo bench`: speed of the engine under each shield."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ptmo_secure.cli import options, output
+from ptmo_secure.cli.attack import ALL_RESTORES, ALL_SHIELDS, KvDtypes, Restores, Shields
+from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, BenchConfig, choices, positive_ints
+
+HEADINGS = (
+    "shield",
+    "kv",
+    "threads",
+    "prompt + decode",
+    "prefill t/s",
+    "decode t/s",
+    "KV B/token",
+    "weights",
+    "crossings/token",
+)
+
+
+def bench(
+    shields: Shields = ALL_SHIELDS,
+    restore: Restores = ALL_RESTORES,
+    kv_dtype: KvDtypes = "int8",
+    contexts: Annotated[
+        str, typer.Option("--contexts", metavar="LIST", help="Prompt lengths in tokens.")
+    ] = "128,512",
+    threads: Annotated[str, typer.Option("--threads", metavar="LIST", help="Thread counts.")] = "2",
+    decode_tokens: Annotated[
+        int, typer.Option("--decode-tokens", metavar="N", help="Tokens decoded after a prompt.")
+    ] = 64,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Interleaved rounds; medians count.")
+    ] = 3,
+    model: options.Model = options.DEFAULT_MODEL,
+    json: options.Json = False,
+) -> None:
+    """Measure speed, bytes and TEE crossings per shield.
+
+    \b
+    Examples:
+      ptmo bench
+      ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
+      ptmo bench --rounds 5 --json > bench.json
+
+    The rounds are interleaved, so that a machine that slows down slows every shield alike.
+    """
+    config = BenchConfig(
+        model=model,
+        shields=choices("shield", shields, SHIELDS),
+        restores=choices("restore", restore, RESTORES),
+        kv_dtypes=choices("kv-dtype", kv_dtype, KV_DTYPES),
+        contexts=positive_ints("contexts", contexts),
+        threads=positive_ints("threads", threads),
+        decode_tokens=decode_tokens,
+        rounds=rounds,
+    )
+    with output.json_only(json) as emit:
+        from ptmo_secure.engine import registry
+
+        registry.resolve(model)
+        from ptmo_secure.bench import iterate_rows, run_bench
+        from ptmo_secure.results import envelope
+
+        with output.progress("measuring") as report:
+            results = run_bench(config, report)
+        emit(envelope(output.command(), asdict(config), [row.as_json() for row in results]))
+    if json:
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{model}: medians of {rounds} interleaved rounds")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("shield", "kv") else "right")
+    for cells in iterate_rows(results):
+        table.add_row(*cells)
+    output.console().print(table)

@@ -1,0 +1,114 @@
+"""Options that several commands share, and the engine they describe."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptmo_secure.cli import output
+from ptmo_secure.config import DEFAULT_MODEL as DEFAULT_MODEL
+from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, default_threads
+from ptmo_secure.errors import InputError
+
+if TYPE_CHECKING:
+    from ptmo_secure.config import GenerationConfig
+    from ptmo_secure.engine.engine import Engine
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Model = Annotated[
+    str, typer.Option("--model", metavar="NAME|FILE", help="A registry name or a GGUF file.")
+]
+Shield = Annotated[
+    str, typer.Option("--shield", metavar="S", help=f"KV cache shield: {', '.join(SHIELDS)}.")
+]
+Restore = Annotated[
+    str,
+    typer.Option(
+        "--restore",
+        metavar="R",
+        help=f"Where permute is undone: {', '.join(RESTORES)} (weights, or inside the TEE).",
+    ),
+]
+KvDtype = Annotated[
+    str, typer.Option("--kv-dtype", metavar="T", help=f"KV cache element: {', '.join(KV_DTYPES)}.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Engine threads [default: the cores].")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")]
+TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Likeliest tokens kept; 0 is all.")]
+TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Probability mass kept.")]
+RepetitionPenalty = Annotated[
+    float, typer.Option("--repetition-penalty", metavar="X", help="1 is none.")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before TEXT; repeatable.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the sampler.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Show each step and its time on stderr.")]
+
+
+def thread_count(threads: int | None) -> int:
+    """What the user asked for, else the default of this machine."""
+    return default_threads() if threads is None else threads
+
+
+def engine_fields(shield: str, restore: str, kv_dtype: str, threads: int | None) -> dict[str, Any]:
+    """Fields of `EngineConfig`, checked before anything is loaded.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+    from ptmo_secure.engine.config import EngineConfig
+
+    fields: dict[str, Any] = {
+        "shield": shield,
+        "restore": restore,
+        "kv_dtype": kv_dtype,
+        "threads": thread_count(threads),
+    }
+    EngineConfig.from_fields(**fields)
+    return fields
+
+
+def generation(
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    repetition_penalty: float,
+    stop: list[str] | None,
+    seed: int | None,
+    system: str | None,
+) -> "GenerationConfig":
+    """How the answer is made, checked before anything is loaded."""
+    from ptmo_secure.config import GenerationConfig
+    from ptmo_secure.engine.sampler import SamplingParams
+
+    sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
+    return GenerationConfig(max_tokens, sampling, tuple(stop or ()), system)
+
+
+def check_utf8(name: str, *texts: str | None) -> None:
+    """Refuse arguments that were not valid UTF-8 on the command line."""
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the {name} is not valid UTF-8") from None
+
+
+def load_engine(model: str, fields: dict[str, Any]) -> "Engine":
+    """Open the model with a progress bar.
+
+    Raises:
+        InputError: the model is unknown, not pulled or damaged.
+    """
+    from ptmo_secure.engine import registry
+
+    registry.resolve(model)
+    from ptmo_secure.engine.engine import Engine
+
+    with output.progress("loading the model") as report:
+        return Engine.load(model, progress=lambda d, n: report(d, n, ""), **fields)

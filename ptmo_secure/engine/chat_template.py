@@ -1,0 +1,361 @@
+"""Chat messages to token ids through the model file's own Jinja template.
+
+Text from a message can never become a control token: wherever the name of one occurs in a
+message, a Unicode noncharacter is put behind its first character before the template runs, and
+taken out again after the rendered text has been split at control tokens. More noncharacters
+stand around each content, so that the ids that came from it are known afterwards. (A template
+that asks what a content starts or ends with sees them.)
+
+Templates run in Jinja's immutable sandbox: they reach no attribute, file or import. Their output
+is bounded; the time a template of a hostile model file takes is not.
+"""
+
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ptmo_secure.engine.tokenizer import Tokenizer
+from ptmo_secure.errors import InputError, ModelFormatError
+
+_TEMPLATE_KEY = "tokenizer.chat_template"
+_CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_PLAIN = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+_ROLE = re.compile(r"[a-z][a-z_]{0,31}")
+_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # never assigned (Unicode 3.4)
+_MAX_TEMPLATE_CHARS = 1 << 20
+_MAX_RENDER_FACTOR = 64  # rendered characters per character of template and messages
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSpan:
+    """The ids start..end-1 came from the content of one message; boundary tokens excluded."""
+
+    message: int  # index into the messages
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation."""
+
+    text: str  # what the template gave, control tokens as their names
+    ids: tuple[int, ...]
+    spans: tuple[ContentSpan, ...]  # in the order of the ids
+
+    @property
+    def content_mask(self) -> list[bool]:
+        """True for each id that came from a message's content, False for the template's."""
+        mask = [False] * len(self.ids)
+        for span in self.spans:
+            mask[span.start : span.end] = [True] * (span.end - span.start)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """Noncharacters that occur nowhere in the messages."""
+
+    shield: str
+    open: str
+    close: str
+    digits: tuple[str, str]  # the message's index in binary follows `open`
+
+    def wrap(self, index: int, content: str, control: re.Pattern[str] | None) -> str:
+        """Shield control-token names and mark the content, inside its outer whitespace.
+
+        Marks outside the whitespace would change what a template's `trim` does.
+        """
+        shielded = _shield(content, control, self.shield)
+        body = shielded.strip()
+        if not body:
+            return shielded
+        start = shielded.index(body)
+        tag = "".join(self.digits[int(bit)] for bit in f"{index:b}")
+        end = start + len(body)
+        return f"{shielded[:start]}{self.open}{tag}{self.close}{body}{self.open}{shielded[end:]}"
+
+
+class ChatTemplate:
+    """A model's chat template.
+
+    Without a template in the file, ChatML is used where the vocabulary has its two control
+    tokens; otherwise each message becomes a line "role: content".
+
+    Args:
+        metadata: metadata of the model file.
+        tokenizer: the same file's tokenizer.
+        source: what error messages call the file.
+
+    Attributes:
+        origin: "file", "chatml" or "plain".
+
+    Raises:
+        ModelFormatError: the file's template is no text, too long, or no valid Jinja.
+    """
+
+    def __init__(
+        self, metadata: Mapping[str, object], tokenizer: Tokenizer, source: str = "template"
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._source = source
+        text = metadata.get(_TEMPLATE_KEY)
+        self.origin = "file"
+        if text is None:
+            chatml = all(
+                index is not None and tokenizer.is_control(index)
+                for index in map(tokenizer.token_id, ("<|im_start|>", "<|im_end|>"))
+            )
+            self.origin, text = ("chatml", _CHATML) if chatml else ("plain", _PLAIN)
+        if not isinstance(text, str) or len(text) > _MAX_TEMPLATE_CHARS:
+            raise ModelFormatError(f"{source}: {_TEMPLATE_KEY}: not a text of sensible length")
+        self._text = text
+        try:
+            self._template = _environment().from_string(text)
+        except (jinja2.TemplateError, RecursionError, ValueError, OverflowError) as error:
+            raise ModelFormatError(f"{source}: {_TEMPLATE_KEY}: {_first_line(error)}") from None
+
+    def render(
+        self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True
+    ) -> Prompt:
+        """Turn messages into the prompt's token ids.
+
+        Args:
+            messages: {"role": str, "content": str | [{"type": "text", "text": str}, ...]}; other
+                keys are not passed to the template.
+            add_generation_prompt: end with the header of the assistant's answer.
+
+        Returns:
+            The prompt, with BOS in front if the model wants one and the template gave none.
+
+        Raises:
+            InputError: the messages are malformed, or the template refuses them.
+
+        Security: no character of a message yields a control token.
+        """
+        checked = _check_messages(messages)
+        marks = _choose_marks([content for _, content in checked], self._text)
+        control = self._tokenizer.control_pattern
+        wrapped = [
+            {"role": role, "content": marks.wrap(index, content, control)}
+            for index, (role, content) in enumerate(checked)
+        ]
+        rendered = self._run(wrapped, add_generation_prompt)
+        return self._encode(rendered, marks)
+
+    def _run(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        def name(token_id: int | None) -> str:
+            return "" if token_id is None else self._tokenizer.token_text(token_id)
+
+        limit = _MAX_RENDER_FACTOR * (
+            len(self._text) + sum(len(message["content"]) for message in messages) + 1024
+        )
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=name(self._tokenizer.bos_id),
+                eos_token=name(self._tokenizer.eos_id),
+            ):
+                pieces.append(piece)
+                length += len(piece)
+                if length > limit:
+                    raise ModelFormatError(f"{self._source}: {_TEMPLATE_KEY}: runs without end")
+        except (jinja2.TemplateError, RecursionError, ArithmeticError) as error:
+            raise InputError(f"the chat template refused it: {_first_line(error)}") from None
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"the chat template failed: {_first_line(error)}") from None
+        return "".join(pieces)
+
+    def _encode(self, rendered: str, marks: _Marks) -> Prompt:
+        """Split at control tokens, drop the marks, encode, and find each content's ids."""
+        tokenizer = self._tokenizer
+        ids: list[int] = []
+        spans: list[ContentSpan] = []
+        clean_text = ""
+        position = 0
+        control = tokenizer.control_pattern
+        matches = [] if control is None else list(control.finditer(rendered))
+        owner: int | None = None
+        for match in [*matches, None]:
+            end = len(rendered) if match is None else match.start()
+            text, owners, owner = _strip_marks(rendered[position:end], marks, owner)
+            new_ids, offsets = tokenizer.encode_offsets(text, special=False)
+            _add_spans(spans, owners, offsets, len(ids))
+            ids.extend(new_ids)
+            clean_text += text
+            if match is not None:
+                token = tokenizer.token_id(match.group())
+                if token is not None:
+                    ids.append(token)
+                clean_text += match.group()
+                position = match.end()
+        bos = tokenizer.bos_id
+        if tokenizer.add_bos_token and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+            spans = [ContentSpan(s.message, s.start + 1, s.end + 1) for s in spans]
+        return Prompt(clean_text, tuple(ids), tuple(spans))
+
+
+def check_messages(messages: Sequence[Mapping[str, object]]) -> None:
+    """Raise InputError unless the messages have the form `ChatTemplate.render` takes."""
+    _check_messages(messages)
+
+
+def _strip_marks(
+    text: str, marks: _Marks, owner: int | None
+) -> tuple[str, list[int | None], int | None]:
+    """Remove the marks.
+
+    Args:
+        text: a piece of the rendered text between two control tokens.
+        marks: the noncharacters in use.
+        owner: the message whose content was open at the start of the piece.
+
+    Returns:
+        The text, the message that owns each of its characters (None: the template), and the
+        message still open at the end.
+    """
+    tag = f"{marks.open}([{''.join(marks.digits)}]+){marks.close}"
+    pattern = re.compile(f"({tag})|({marks.open})|[{''.join((marks.shield, *_flat(marks)))}]")
+    clean: list[str] = []
+    owners: list[int | None] = []
+    position = 0
+    for match in [*pattern.finditer(text), None]:
+        end = len(text) if match is None else match.start()
+        clean.append(text[position:end])
+        owners.extend([owner] * (end - position))
+        if match is None:
+            break
+        if match.group(1):
+            bits = "".join(str(marks.digits.index(char)) for char in match.group(2))
+            owner = int(bits, 2)
+        elif match.group(3):
+            owner = None
+        position = match.end()
+    return "".join(clean), owners, owner
+
+
+def _flat(marks: _Marks) -> tuple[str, ...]:
+    return (marks.close, *marks.digits)
+
+
+def _add_spans(
+    spans: list[ContentSpan],
+    owners: list[int | None],
+    offsets: list[tuple[int, int]],
+    first_id: int,
+) -> None:
+    """Add runs of ids all of whose characters belong to one message."""
+    previous: int | None = None
+    for index, (begin, end) in enumerate(offsets, start=first_id):
+        found = set(owners[begin:end])
+        owner = found.pop() if len(found) == 1 else None
+        if owner is not None and owner == previous and spans and spans[-1].end == index:
+            spans[-1] = ContentSpan(owner, spans[-1].start, index + 1)
+        elif owner is not None:
+            spans.append(ContentSpan(owner, index, index + 1))
+        previous = owner
+
+
+def _shield(text: str, control: re.Pattern[str] | None, shield: str) -> str:
+    """Break every control-token name in a text, overlapping ones too."""
+    if control is None:
+        return text
+    position = 0
+    while (match := control.search(text, position)) is not None:
+        cut = match.start() + 1
+        text = text[:cut] + shield + text[cut:]
+        position = cut + 1
+    return text
+
+
+def _choose_marks(contents: list[str], template: str) -> _Marks:
+    used = set(template).union(*map(set, contents)) if contents else set(template)
+    free = [char for char in _NONCHARACTERS if char not in used]
+    if len(free) < 5:
+        raise InputError("the messages use the Unicode noncharacters U+FDD0 to U+FDEF")
+    return _Marks(free[0], free[1], free[2], (free[3], free[4]))
+
+
+def _check_messages(messages: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise InputError(f"messages must be a list, not {type(messages).__name__}")
+    if not messages:
+        raise InputError("messages is empty")
+    return [_check_message(index, message) for index, message in enumerate(messages)]
+
+
+def _check_message(index: int, message: object) -> tuple[str, str]:
+    if not isinstance(message, Mapping):
+        raise InputError(f"messages[{index}] must be an object, not {type(message).__name__}")
+    role = message.get("role")
+    if not isinstance(role, str) or _ROLE.fullmatch(role) is None:
+        raise InputError(f"messages[{index}].role must be a lower-case word like 'user'")
+    content = message.get("content")
+    if isinstance(content, list | tuple):
+        content = "".join(
+            _check_part(f"messages[{index}].content[{number}]", part)
+            for number, part in enumerate(content)
+        )
+    if not isinstance(content, str):
+        raise InputError(
+            f"messages[{index}].content must be text or a list of text parts, "
+            f"not {type(content).__name__}"
+        )
+    return role, content
+
+
+def _check_part(where: str, part: object) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        text = part.get("text")
+        if isinstance(text, str):
+            return text
+    raise InputError(
+        f'{where} must be {{"type": "text", "text": ...}}: other parts have no use here'
+    )
+
+
+def _environment() -> jinja2.Environment:
+    """Set Jinja up as transformers does (utils/chat_template_utils.py)."""
+    # Prompts are text for a model, not HTML: escaping would change what the user wrote.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

@@ -1,0 +1,103 @@
+"""What an engine is asked to be: one frozen, checked dataclass."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from ptmo_secure.errors import EngineError, InputError
+
+Shield = Literal["none", "permute", "seal", "permute+seal"]
+Restore = Literal["folded", "tee"]
+KvDtype = Literal["int8", "fp16", "fp32"]
+Activations = Literal["int8", "fp32"]
+Device = Literal["cpu", "cuda"]
+
+_MAX_THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How a model runs and how its KV cache is protected.
+
+    Security: `shield` decides what a reader of the device's memory sees; see
+    docs/threat-model.md. `none` and `permute` do not stop an adaptive one.
+
+    Raises:
+        InputError: a field is out of range; the text names it.
+        EngineError: `device="cuda"`, which this build does not have.
+    """
+
+    shield: Shield = "seal"
+    threads: int = 2  # 1..256
+    activations: Activations = "int8"
+    kv_dtype: KvDtype = "int8"
+    restore: Restore = "folded"  # only read by shields with `permute`
+    device: Device = "cpu"
+    context_tokens: int | None = None  # None: the model's own
+    prefill_chunk_tokens: int = 128  # 1..4096, rows that go through the layers together
+    rows_per_page: int = 32  # 16 or 32 token rows a KV page
+    max_sessions: int = 4  # sessions that may hold a full context at once
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(choices)}"
+                )
+        limits = {
+            "threads": (1, _MAX_THREADS),
+            "prefill_chunk_tokens": (1, 4096),
+            "max_sessions": (1, 1024),
+        }
+        for name, (low, high) in limits.items():
+            _check_int(name, getattr(self, name), low, high)
+        if self.rows_per_page not in (16, 32):
+            raise InputError(f"rows_per_page={self.rows_per_page!r} is not 16 or 32")
+        if self.context_tokens is not None:
+            _check_int("context_tokens", self.context_tokens, 1, 1 << 22)
+        if self.device == "cuda":
+            raise EngineError("device 'cuda': this build has no CUDA engine; use device='cpu'")
+
+    @property
+    def permuted(self) -> bool:
+        """Whether the weights, and so K and V, are permuted."""
+        return "permute" in self.shield
+
+    @property
+    def sealed(self) -> bool:
+        """Whether KV pages hold ciphertext."""
+        return "seal" in self.shield
+
+    @property
+    def needs_tee(self) -> bool:
+        """Whether a TEE process must stand behind the engine."""
+        return self.permuted or self.sealed
+
+    @property
+    def restores_in_tee(self) -> bool:
+        """Whether attention vectors cross into the TEE at every layer."""
+        return self.permuted and self.restore == "tee"
+
+    @classmethod
+    def from_fields(cls, **given: object) -> "EngineConfig":
+        """Build a config, naming a field that does not exist."""
+        known = {f.name for f in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f"unknown engine option {name!r}: choose from {', '.join(sorted(known))}"
+                )
+        return cls(**given)  # type: ignore[arg-type]  # __post_init__ checks every value
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "shield": get_args(Shield),
+    "restore": get_args(Restore),
+    "kv_dtype": get_args(KvDtype),
+    "activations": get_args(Activations),
+    "device": get_args(Device),
+}
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name}={value!r} is not a whole number in {low}..{high}")

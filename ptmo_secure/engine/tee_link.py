@@ -1,0 +1,102 @@
+"""The engine's one connection to its TEE: permuted weights, seal keys, restored vectors.
+
+A link lives as long as its TEE process. When the process is gone the link is closed and a new one
+made: permutations and keys of the old one no longer exist, so weights are permuted anew and no
+session survives.
+"""
+
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.weights import Progress, kv_layout, permute_weights
+from ptmo_secure.errors import EngineError
+from tee_sim.client import TeeClient, TeeError
+
+_FLOAT_BYTES = 4
+
+
+class TeeLink:
+    """A TEE process, the secret arena it writes keys into, and the model opened in it.
+
+    Security: this object holds handles and descriptors. Keys stand in the native secret arena,
+    permutations in the TEE.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: ModelSource,
+        decoder: _native.Decoder,
+        debug_root_key: bytes | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Start the TEE and, under `permute`, load the weights it permutes.
+
+        Raises:
+            EngineError: the TEE does not start or refuses.
+        """
+        shape = source.config
+        try:
+            self.client = TeeClient.launch("core", debug_root_key=debug_root_key)
+        except TeeError as error:
+            raise EngineError(f"the TEE could not be started: {error}") from None
+        try:
+            # One key slot a session; freed slots are used again.
+            self.arena = _native.SecretArena(256 * max(16, config.max_sessions))
+            self._arena_id = self.client.register_fd(self.arena.fd, self.arena.size)
+            self.arena.close_fd()
+            self._model: int | None = None
+            self.attention = None
+            if config.permuted:
+                self._model = self.client.open_model(kv_layout(shape, config))
+                permute_weights(decoder, source, self.client, self._model, config, progress)
+            if config.restores_in_tee:
+                width = shape.n_heads * shape.head_dim * _FLOAT_BYTES
+                self.attention = self.client.register_memory(config.prefill_chunk_tokens * width)
+        except TeeError as error:
+            self.close()
+            raise EngineError(f"the TEE refused to set up the model: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def alive(self) -> bool:
+        """Whether the TEE process is there (one poll, no crossing)."""
+        return self.client.alive()
+
+    def restore(self, layer: int, n_tokens: int) -> None:
+        """Have the TEE put a layer's attention vectors back in order, in place (one crossing)."""
+        if self._model is None or self.attention is None:
+            raise EngineError("no attention memory is registered with the TEE")
+        self.client.unpermute(self._model, layer, self.attention, n_tokens)
+
+    def open_sealed_session(
+        self, pages: _native.PageArena, session_id: int
+    ) -> tuple[_native.KvSession, int]:
+        """Draw a seal key in the TEE and open a session under it.
+
+        Security: the TEE writes the key straight into the arena; it is never a Python object.
+
+        Returns:
+            The native session and the TEE's handle of the key, for `drop_epoch`.
+        """
+        slot = self.arena.take_slot()
+        try:
+            handle, epoch = self.client.new_epoch(self._arena_id, slot)
+        except TeeError as error:
+            self.arena.free_slot(slot)
+            raise EngineError(f"the TEE gave no seal key: {error}") from None
+        native = _native.KvSession(pages, session_id, epoch & 0xFFFFFFFF, self.arena, slot)
+        return native, handle
+
+    def drop_epoch(self, handle: int) -> None:
+        """Tell the TEE that a session's key is no longer in use; a dead TEE has forgotten it."""
+        try:
+            self.client.drop_epoch(handle)
+        except TeeError:
+            if self.client.alive():
+                raise
+
+    def close(self) -> None:
+        """End the TEE process. Idempotent."""
+        self.client.close()

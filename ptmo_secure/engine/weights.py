@@ -1,0 +1,168 @@
+"""Loads a model's parameters into the native decoder, through the TEE where a shield asks for it.
+
+The TEE permutes rows of opaque bytes and nothing else. So W_q, W_k and W_v go in as they are (one
+row of codes, scales and mins each), and W_o goes in transposed with one byte or float per weight:
+its permutation moves input features inside their 32-wide blocks, whose scales therefore stay.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
+from ptmo_secure.engine.tensors import SUB_BLOCK, FloatTensor, Int4Tensor, Int8Tensor, WeightTensor
+from tee_sim.client import KvLayout, TeeClient
+
+Progress = Callable[[int, int], None]  # tensors done, tensors in all
+_Role = Literal["q", "k", "v"]
+
+
+def kv_layout(model: LlamaConfig, config: EngineConfig) -> KvLayout:
+    """Return the sizes the TEE draws permutations for.
+
+    Folded into W_o, the value permutation must stay inside a quantisation block and inside a
+    head; restored by the TEE it may be any permutation of the head.
+    """
+    block = model.head_dim if config.restores_in_tee else math.gcd(model.head_dim, SUB_BLOCK)
+    return KvLayout(
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        head_dim=model.head_dim,
+        rotary_dim=model.head_dim,
+        v_block=block,
+    )
+
+
+def load_weights(
+    decoder: _native.Decoder, source: ModelSource, progress: Progress | None = None
+) -> None:
+    """Pack every parameter of `source` into the decoder, as the file holds them.
+
+    Raises:
+        ModelFormatError: a tensor is damaged.
+        ValueError: a tensor has the wrong shape for the model.
+    """
+    names = source.tensor_names()
+    for done, name in enumerate(names):
+        set_tensor(decoder, name, source.tensor(name))
+        if progress is not None:
+            progress(done + 1, len(names))
+    decoder.set_float("inv_freq", source.inv_freq)
+
+
+def permute_weights(
+    decoder: _native.Decoder,
+    source: ModelSource,
+    tee: TeeClient,
+    model: int,
+    config: EngineConfig,
+    progress: Progress | None = None,
+) -> None:
+    """Replace the attention weights by the ones the TEE permuted (KV-Shield, eq. 2).
+
+    Security: the engine's memory then holds permuted copies of public weights; whoever reads them
+    (A2) or the activations (A1) learns the permutation.
+
+    Args:
+        decoder: already loaded with the plain weights.
+        source: the public model.
+        tee: client of the core process.
+        model: its handle from `open_model(kv_layout(...))`.
+        config: `restore` decides whether W_o is folded.
+        progress: called after every layer.
+    """
+    shape = source.config
+    frequencies = np.tile(source.inv_freq, shape.n_kv_heads).astype("<f4")
+    roles: tuple[_Role, ...] = ("q", "k", "v")
+    for layer in range(shape.n_layers):
+        prefix = f"layers.{layer}."
+        for role in roles:
+            weight = source.tensor(prefix + role)
+            set_tensor(decoder, prefix + role, _gather_rows(tee, model, layer, role, weight))
+            if shape.qkv_bias:
+                bias = source.tensor(f"{prefix}{role}_bias")
+                moved = _gather_rows(tee, model, layer, role, bias)
+                set_tensor(decoder, f"{prefix}{role}_bias", moved)
+        moved_freq = tee.permute_weights(model, layer, "freq", frequencies.tobytes(), 4)
+        decoder.set_float(prefix + "inv_freq", np.frombuffer(moved_freq, "<f4"))
+        if config.restore == "folded":
+            folded = _gather_columns(tee, model, layer, source.tensor(prefix + "o"))
+            set_tensor(decoder, prefix + "o", folded)
+        if progress is not None:
+            progress(layer + 1, shape.n_layers)
+
+
+def set_tensor(decoder: _native.Decoder, name: str, tensor: WeightTensor) -> None:
+    """Hand one tensor to the decoder, which packs a copy."""
+    if isinstance(tensor, Int4Tensor):
+        decoder.set_int4(name, tensor.codes, tensor.scales, tensor.mins, tensor.group)
+    elif isinstance(tensor, Int8Tensor):
+        decoder.set_int8(name, tensor.codes, tensor.scales)
+    else:
+        decoder.set_float(name, tensor.data)
+
+
+def _gather_rows(
+    tee: TeeClient, model: int, layer: int, role: _Role, tensor: WeightTensor
+) -> WeightTensor:
+    """Permute a tensor's rows: all of a row's bytes travel side by side."""
+    if isinstance(tensor, Int4Tensor):
+        parts = [tensor.codes, tensor.scales, tensor.mins]
+    elif isinstance(tensor, Int8Tensor):
+        parts = [tensor.codes, tensor.scales]
+    else:
+        parts = [tensor.data.reshape(len(tensor.data), -1)]
+    raw = [np.ascontiguousarray(p).view(np.uint8) for p in parts]
+    table = np.concatenate(raw, axis=1)
+    moved = tee.permute_weights(model, layer, role, table.tobytes(), table.shape[1])
+    rows = np.frombuffer(moved, np.uint8).reshape(table.shape)
+    ends = np.cumsum([r.shape[1] for r in raw])
+    pieces = [
+        np.ascontiguousarray(rows[:, end - r.shape[1] : end]).view(p.dtype)
+        for p, r, end in zip(parts, raw, ends, strict=True)
+    ]
+    if isinstance(tensor, Int4Tensor):
+        return replace(tensor, codes=pieces[0], scales=pieces[1], mins=pieces[2])
+    if isinstance(tensor, Int8Tensor):
+        return replace(tensor, codes=pieces[0], scales=pieces[1])
+    return FloatTensor(pieces[0].reshape(tensor.data.shape))
+
+
+def _gather_columns(tee: TeeClient, model: int, layer: int, tensor: WeightTensor) -> WeightTensor:
+    """Permute W_o's columns (input features); scales stay, since the blocks do."""
+    if isinstance(tensor, Int4Tensor):
+        codes = _unpack_nibbles(tensor.codes)
+        return replace(tensor, codes=_pack_nibbles(_gather(tee, model, layer, codes)))
+    if isinstance(tensor, Int8Tensor):
+        return replace(tensor, codes=_gather(tee, model, layer, tensor.codes))
+    return FloatTensor(_gather(tee, model, layer, tensor.data))
+
+
+def _gather(
+    tee: TeeClient, model: int, layer: int, matrix: npt.NDArray[np.generic]
+) -> npt.NDArray[np.generic]:
+    """Permute the columns of a [rows, columns] array by sending its transpose."""
+    turned = np.ascontiguousarray(matrix.T)
+    row_bytes = turned.shape[1] * turned.itemsize
+    moved = tee.permute_weights(model, layer, "o", turned.tobytes(), row_bytes)
+    return np.ascontiguousarray(np.frombuffer(moved, turned.dtype).reshape(turned.shape).T)
+
+
+def _unpack_nibbles(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """[N, K/2] packed sub-blocks -> [N, K] one code a byte."""
+    blocks = codes.reshape(len(codes), -1, SUB_BLOCK // 2)
+    return np.concatenate([blocks & 0x0F, blocks >> 4], axis=2).reshape(len(codes), -1)
+
+
+def _pack_nibbles(codes: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Inverse of `_unpack_nibbles`."""
+    blocks = codes.astype(np.uint8).reshape(len(codes), -1, 2, SUB_BLOCK // 2)
+    packed: npt.NDArray[np.uint8] = blocks[:, :, 0] | blocks[:, :, 1] << np.uint8(4)
+    return packed.reshape(len(codes), -1)

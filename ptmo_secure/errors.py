@@ -1,0 +1,25 @@
+"""Every exception the host side raises on purpose.
+
+The command line maps them to exit codes: `InputError` is 2 (the user can mend it), everything
+else is 1 (the run failed).
+"""
+
+
+class PtmoError(Exception):
+    """Base of all PTMO-Secure errors; its text is one line, fit to print as it is."""
+
+
+class InputError(PtmoError, ValueError):
+    """The caller's mistake: a bad argument, file or prompt. The text names the input."""
+
+
+class ModelFormatError(InputError):
+    """A model file that is truncated, hostile, or of a kind this engine does not support."""
+
+
+class EngineError(PtmoError, RuntimeError):
+    """The run failed for a reason outside the input: a dead TEE, a lost page, no memory."""
+
+
+class SecurityError(PtmoError, RuntimeError):
+    """A check that protects secrets failed. Nothing was computed past it."""

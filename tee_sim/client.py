@@ -1,0 +1,393 @@
+"""The host's handle on a TEE process. Host code imports this module and no other of `tee_sim`.
+
+with TeeClient.launch() as tee:
+    model = tee.open_model(KvLayout(30, 9, 3, 64, 64, 32))
+    w_q = tee.permute_weights(model, 0, "q", rows, row_bytes)
+"""
+
+import os
+import struct
+from types import TracebackType
+from typing import Literal
+
+from tee_sim.channel import Channel
+from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.layout import KvLayout
+from tee_sim.protocol import (
+    HARDENING_BITS,
+    NO_VALUES,
+    STATUS_DEBUG_BIT,
+    GuardCommand,
+    Kind,
+    KvCommand,
+    MemoryKind,
+    ParamType,
+    Values,
+    memref,
+    param_types,
+    role_code,
+)
+from tee_sim.scan_result import LEVELS, SPAN_BYTES, ScanResult, Span, encode_text, unpack_spans
+from tee_sim.shared_memory import SharedMemory, create_sealed_memfd
+from tee_sim.spawn import connect
+
+__all__ = [
+    "KvLayout",
+    "ScanResult",
+    "SharedMemory",
+    "Span",
+    "TeeClient",
+    "TeeDeadError",
+    "TeeError",
+    "WeightRoleName",
+]
+
+WeightRoleName = Literal["q", "k", "v", "o", "freq"]
+
+_WINDOW_BYTES = 1 << 20
+_MIN_SPANS = 64
+_IN = ParamType.VALUE_INPUT
+_OUT = ParamType.VALUE_OUTPUT
+_ONE_VALUE = param_types(_IN)
+_OPEN_MODEL = param_types(_IN, _IN, _OUT)
+_NEW_EPOCH = param_types(_IN, _OUT)
+_PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
+_UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
+_SCAN = param_types(ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, _OUT, _OUT)
+
+
+class TeeClient:
+    """One spawned TEE process behind one socket. Thread-safe: one call at a time.
+
+    Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
+    when its process is gone; a dead client stays dead, launch a new one.
+
+    Security: this object and the whole host process never hold a key or a permutation.
+    """
+
+    def __init__(self, channel: Channel, role: str, session: int) -> None:
+        """Use `launch`."""
+        self._channel = channel
+        self._role = role
+        self._session = session
+        self._window: SharedMemory | None = None
+        self._layouts: dict[int, tuple[KvLayout, int]] = {}
+        self.crossings = 0
+        self.pid = channel.process.pid
+
+    @classmethod
+    def launch(
+        cls,
+        role: Literal["core", "guard"] = "core",
+        *,
+        debug_root_key: bytes | None = None,
+    ) -> "TeeClient":
+        """Start a TEE process and wait until it answers.
+
+        Security: without `debug_root_key` the root key is drawn inside the TEE and never leaves
+        it. With it the host chose the key: tests only, and `status()["debug"]` says so for good.
+
+        Args:
+            role: "core" (keys and permutations) or "guard" (PII rules).
+            debug_root_key: 32 bytes, or None.
+
+        Returns:
+            A client ready for calls.
+
+        Raises:
+            TeeError: if the process does not start; the text holds its last line.
+            ValueError: on an unknown role or a wrong debug key.
+        """
+        if role not in ("core", "guard"):
+            raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
+        channel, session = connect(role, debug_root_key)
+        return cls(channel, role, session)
+
+    def __enter__(self) -> "TeeClient":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def alive(self) -> bool:
+        """Whether the TEE process is still there. Cheap: one poll, no round trip."""
+        return self._channel.alive()
+
+    def close(self) -> None:
+        """End the TEE process; its keys go with it. Idempotent."""
+        if self._channel.is_inherited():
+            self._channel.close()  # a forked child lets go of its copy and touches nothing
+            return
+        with self._channel.lock:
+            if self._window is not None:
+                self._window.close()
+                self._window = None
+            self._channel.close()
+
+    def status(self) -> dict[str, object]:
+        """Report role, pid, debug flag, budget, epoch drawn last, crossings and hardening."""
+        values = self._channel.call(Kind.STATUS, "status")
+        return {
+            "role": self._role,
+            "pid": values[1],
+            "debug": bool(values[0] & STATUS_DEBUG_BIT),
+            "budget_bytes": values[2],
+            "used_bytes": values[3],
+            "epoch": values[4],
+            "crossings": values[5],
+            "hardening": {
+                name: bool(values[6] >> bit & 1) for bit, name in enumerate(HARDENING_BITS)
+            },
+            "regions": values[7],
+        }
+
+    def register_memory(self, size_bytes: int) -> SharedMemory:
+        """Make memory both sides map: a memfd that can neither shrink nor grow.
+
+        Args:
+            size_bytes: 1 byte to 128 MiB.
+        """
+        if size_bytes < 1:
+            raise TeeError(
+                ResultCode.BAD_PARAMETERS, Origin.API, f"shared memory of {size_bytes} bytes"
+            )
+        fd = create_sealed_memfd(size_bytes)
+        try:
+            memory_id = self._register(fd, size_bytes, MemoryKind.SHARED)
+            return SharedMemory(memory_id, fd, size_bytes, self._release_memory)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def register_fd(self, fd: int, size_bytes: int) -> int:
+        """Pass the engine's secret arena to the TEE, which will write seal keys into it.
+
+        Args:
+            fd: memfd_secret, or memfd with F_SEAL_SHRINK and F_SEAL_GROW; stays the caller's.
+            size_bytes: length of the arena.
+
+        Returns:
+            The arena's id, for `new_epoch`.
+        """
+        return self._register(fd, size_bytes, MemoryKind.ARENA)
+
+    def open_model(self, layout: KvLayout) -> int:
+        """Draw a permutation epoch for one load of a model.
+
+        Returns:
+            Model handle.
+        """
+        values = self._invoke(
+            KvCommand.OPEN_MODEL,
+            _OPEN_MODEL,
+            (
+                layout.n_layers | layout.n_heads << 32,
+                layout.n_kv_heads | layout.head_dim << 32,
+                layout.rotary_dim | layout.v_block << 32,
+                *NO_VALUES[3:],
+            ),
+        )
+        self._layouts[values[4]] = (layout, values[5])
+        return values[4]
+
+    def model_epoch(self, model: int) -> int:
+        """Return the permutation epoch number of a loaded model (a number, not a secret)."""
+        return self._layout(model)[1]
+
+    def close_model(self, model: int) -> None:
+        """Drop a model's permutations in the TEE."""
+        self._invoke(KvCommand.CLOSE_MODEL, _ONE_VALUE, (model, *NO_VALUES[1:]))
+        self._layouts.pop(model, None)
+
+    def permute_weights(
+        self,
+        model: int,
+        layer: int,
+        role: WeightRoleName,
+        rows: bytes | memoryview,
+        row_bytes: int,
+    ) -> bytes:
+        """Gather the rows of one weight matrix by the TEE's permutations (``out[i] = in[p[i]]``).
+
+        Security: a permuted matrix beside its public original discloses the permutation; see
+        docs/tee.md. The shared window is wiped before this returns.
+
+        Args:
+            model: handle from `open_model`.
+            layer: 0 <= layer < n_layers.
+            role: "q", "k", "v", "o" (W_o transposed: one row per input feature) or "freq".
+            rows: row-major bytes of all rows of that role.
+            row_bytes: bytes per row.
+
+        Returns:
+            The rows in permuted order, same length.
+        """
+        layout, _ = self._layout(model)
+        code = role_code(role)
+        n_heads = layout.n_heads if role in ("q", "o") else layout.n_kv_heads
+        head_rows = layout.n_pairs if role == "freq" else layout.head_dim
+        source = memoryview(rows).cast("B")
+        if row_bytes < 1 or len(source) != n_heads * head_rows * row_bytes:
+            raise TeeError(
+                ResultCode.BAD_PARAMETERS,
+                Origin.API,
+                f"role {role!r} needs {n_heads * head_rows} rows of {row_bytes} bytes, "
+                f"got {len(source)} bytes",
+            )
+        head_bytes = head_rows * row_bytes
+        step = max(1, _WINDOW_BYTES // head_bytes)
+        permuted = bytearray(len(source))
+        with self._channel.lock:
+            window = self._shared_window(step * head_bytes)
+            try:
+                for first in range(0, n_heads, step):
+                    count = min(step, n_heads - first)
+                    size, at = count * head_bytes, first * head_bytes
+                    window.buffer[:size] = source[at : at + size]
+                    self._invoke(
+                        KvCommand.PERMUTE_WEIGHTS,
+                        _PERMUTE,
+                        (*memref(window.id, 0, size), model, layer, code, row_bytes, first, count),
+                    )
+                    permuted[at : at + size] = window.buffer[:size]
+            finally:
+                window.wipe(min(step, n_heads) * head_bytes)
+        return bytes(permuted)
+
+    def unpermute(self, model: int, layer: int, memory: SharedMemory, n_tokens: int) -> None:
+        """Put attention vectors back into the original order, in place.
+
+        ``a[perm[i]] = a_permuted[i]`` per query head, with its kv head's value permutation.
+
+        Security: the result stays in `memory` for the host to read; TEE-side copies are wiped.
+
+        Args:
+            model: handle from `open_model`.
+            layer: 0 <= layer < n_layers.
+            memory: starts with float32 [n_tokens, n_heads * head_dim].
+            n_tokens: rows, at least 1.
+        """
+        layout, _ = self._layout(model)
+        size = n_tokens * layout.n_heads * layout.head_dim * 4
+        self._invoke(
+            KvCommand.UNPERMUTE,
+            _UNPERMUTE,
+            (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0),
+        )
+
+    def new_epoch(self, arena_id: int, offset: int) -> tuple[int, int]:
+        """Open a sealing session: the TEE writes its 16-byte AES key into the arena at `offset`.
+
+        Security: the key never crosses the socket and never becomes a Python object here.
+
+        Returns:
+            (session handle, epoch number).
+        """
+        values = self._invoke(KvCommand.NEW_EPOCH, _NEW_EPOCH, (arena_id, offset, *NO_VALUES[2:]))
+        return values[2], values[3]
+
+    def drop_epoch(self, session: int) -> None:
+        """End a sealing session in the TEE; the engine wipes the key in its own arena."""
+        self._invoke(KvCommand.DROP_EPOCH, _ONE_VALUE, (session, *NO_VALUES[1:]))
+
+    def scan(self, text: str) -> ScanResult:
+        """Find private spans in `text` and rate it (role "guard").
+
+        Security: the text crosses in shared memory that is wiped before this returns or raises. A
+        failure is an exception, never a harmless result: treat it as PRIVATE.
+
+        Args:
+            text: valid Unicode, at most 1 MiB of UTF-8.
+
+        Returns:
+            Level, score and spans in code points.
+        """
+        data = encode_text(text)
+        capacity = max(_MIN_SPANS, len(data) // 64) * SPAN_BYTES
+        with self._channel.lock:
+            while True:
+                needed, result = self._scan_once(data, capacity)
+                if result is not None:
+                    return result
+                capacity = needed
+
+    def _scan_once(self, data: bytes, capacity: int) -> tuple[int, ScanResult | None]:
+        """Scan with room for `capacity` bytes of spans; without a result, return the need."""
+        size = len(data)
+        window = self._shared_window(size + capacity)
+        try:
+            window.buffer[:size] = data
+            values = self._invoke(
+                GuardCommand.SCAN,
+                _SCAN,
+                (
+                    *memref(window.id, 0, size),
+                    *memref(window.id, size, capacity),
+                    *NO_VALUES[4:],
+                ),
+            )
+            level, score_bits, n_bytes = values[4], values[5], values[6]
+            if n_bytes > capacity:
+                return n_bytes, None
+            spans = unpack_spans(bytes(window.buffer[size : size + n_bytes]))
+            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
+            return n_bytes, ScanResult(LEVELS[level], score, spans)
+        except (ValueError, IndexError):
+            raise TeeError(
+                ResultCode.COMMUNICATION, Origin.API, "the guard's answer cannot be read"
+            ) from None
+        finally:
+            window.wipe(size + capacity)
+
+    def _invoke(self, command: int, types: int, values: Values) -> Values:
+        self.crossings += 1
+        return self._channel.call(
+            Kind.INVOKE,
+            getattr(command, "name", "command"),
+            session=self._session,
+            command=command,
+            types=types,
+            values=values,
+        )
+
+    def _layout(self, model: int) -> tuple[KvLayout, int]:
+        known = self._layouts.get(model)
+        if known is None:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.API, f"no model {model}")
+        return known
+
+    def _register(self, fd: int, size_bytes: int, kind: MemoryKind) -> int:
+        return self._channel.call(
+            Kind.REGISTER_MEMORY,
+            "register memory",
+            types=_ONE_VALUE,
+            values=(size_bytes, kind, *NO_VALUES[2:]),
+            fds=(fd,),
+        )[0]
+
+    def _release_memory(self, memory_id: int) -> None:
+        """Unregister; a TEE that is gone or refuses has forgotten the memory already."""
+        try:
+            self._channel.call(
+                Kind.RELEASE_MEMORY,
+                "release memory",
+                types=_ONE_VALUE,
+                values=(memory_id, *NO_VALUES[1:]),
+            )
+        except TeeError:
+            pass
+
+    def _shared_window(self, size_bytes: int) -> SharedMemory:
+        """Return the client's own shared memory, replaced by a larger one when too small."""
+        window = self._window
+        if window is None or window.size_bytes < size_bytes:
+            if window is not None:
+                self._window = None
+                window.close()
+            window = self._window = self.register_memory(max(size_bytes, 1 << 16))
+        return window

@@ -1,0 +1,106 @@
+"""The TEE process: receives a packet, answers it, until the host closes the socket.
+
+Started by `tee_sim.spawn` with an empty environment and one descriptor, the socket.
+"""
+
+import gc
+import os
+import socket
+
+from tee_sim import hardening
+from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.memory import Budget
+from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
+
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
+
+
+def main(role: str, socket_fd: int, parent_pid: int) -> None:
+    """Serve one connection as `role` ("core" or "guard") and exit.
+
+    Args:
+        role: which trusted application to load.
+        socket_fd: connected SOCK_SEQPACKET socket.
+        parent_pid: the host process; the TEE ends with it.
+
+    Raises:
+        ValueError: on an unknown role.
+    """
+    in_effect = hardening.apply(parent_pid)
+    load = _loader(role)
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=socket_fd) as connection:
+        serve(connection, Dispatcher(load, in_effect))
+
+
+def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
+    """Answer packets until the peer closes.
+
+    Security: a packet of any content gets one reply; an empty packet, a lost peer or a failing
+    socket ends the service and wipes the application's state.
+
+    Args:
+        connection: connected SOCK_SEQPACKET socket.
+        dispatcher: answers one packet.
+    """
+    first = True
+    try:
+        while True:
+            packet, descriptors = _receive(connection)
+            if not packet:
+                break
+            connection.send(dispatcher.handle(packet, descriptors))
+            if first:
+                _silence_stderr()
+                first = False
+    except OSError:
+        pass  # the host is gone: nobody is left to answer
+    finally:
+        dispatcher.close()
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive one packet and its descriptors; a packet that was cut comes back unparsable."""
+    packet, ancillary, flags, _ = connection.recvmsg(
+        MAX_PACKET_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+    )
+    if not ancillary and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        return packet, []
+    descriptors: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % 4
+            descriptors.extend(memoryview(data[:whole]).cast("i"))
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        return b"\0", descriptors
+    return packet, descriptors
+
+
+def _silence_stderr() -> None:
+    """Point stderr at /dev/null once start-up succeeded, so that no later text can leave by it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _loader(role: str) -> ApplicationLoader:
+    """Import only what the role needs and return the builder of its application."""
+    if role == "core":
+        from tee_sim.ta.kv import KvApplication
+
+        def load_kv(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
+            return KvApplication(budget, root_key or bytearray(os.urandom(32)))
+
+        return load_kv
+    if role == "guard":
+        from tee_sim.ta.guard import GuardApplication
+
+        def load_guard(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
+            if root_key is not None:
+                raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
+            return GuardApplication(budget)
+
+        return load_guard
+    raise ValueError(f"unknown TEE role {role!r}")

@@ -1,0 +1,272 @@
+"""Turns one packet into one reply: sessions, parameter checks, and the call into the application.
+
+Everything in a packet is hostile until checked here. A handler sees only parameters of exactly the
+types its command declares and memory that lies inside a registered region.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.memory import Budget, MemoryTable
+from tee_sim.protocol import (
+    NO_VALUES,
+    REPLY_BIT,
+    STATUS_DEBUG_BIT,
+    Frame,
+    Kind,
+    MemoryKind,
+    ParamType,
+    Values,
+    decode,
+    encode,
+    param_types,
+    split_memref,
+)
+
+MAX_SESSIONS = 256
+MAX_SEQ_GAP = 1 << 16  # calls the host gave up before sending leave gaps; replays go backwards
+_VALUE = param_types(ParamType.VALUE_INPUT)
+_VALUES_2 = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
+_OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
+
+
+class Params:
+    """The four parameters of one call, types already checked."""
+
+    __slots__ = ("_memory", "values")
+
+    def __init__(self, values: Values, memory: MemoryTable) -> None:
+        self.values = values
+        self._memory = memory
+
+    def memory(self, index: int) -> memoryview:
+        """Return the bounds-checked shared memory that parameter `index` refers to."""
+        return self._memory.shared_range(
+            *split_memref(self.values[2 * index], self.values[2 * index + 1])
+        )
+
+    def write_arena_secret(self, memory_id: int, offset: int, secret: bytes) -> None:
+        """Write a key into the engine's secret arena.
+
+        Security: the key crosses by this mapping and by nothing else.
+        """
+        self._memory.get(memory_id).write_secret(offset, secret)
+
+
+Handler = Callable[[Params], Values]
+
+
+class TrustedApplication(Protocol):
+    """What the dispatcher needs of a trusted application: its name and its commands.
+
+    `commands` maps a command id to (exact param_types, handler). A handler returns the eight
+    output values; the dispatcher sends only those the command declares as outputs.
+    """
+
+    @property
+    def uuid(self) -> tuple[int, int]: ...
+
+    @property
+    def commands(self) -> dict[int, tuple[int, Handler]]: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class ApplicationLoader(Protocol):
+    """Builds the application a role runs, once the root key is known (None: draw one)."""
+
+    def __call__(self, budget: Budget, root_key: bytearray | None) -> TrustedApplication: ...
+
+
+class Dispatcher:
+    """The state of one connection, and of the single trusted application behind it.
+
+    Args:
+        load: builds the application at INITIALIZE.
+        hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
+    """
+
+    def __init__(self, load: ApplicationLoader, hardening: int = 0) -> None:
+        self._load = load
+        self._hardening = hardening
+        self._application: TrustedApplication | None = None
+        self._debug = False
+        self._panicked = False
+        self._budget = Budget()
+        self._memory = MemoryTable()
+        self._sessions: set[int] = set()
+        self._last_session = 0
+        self._last_seq = 0
+        self._crossings = 0
+        self._open_fds: list[int] = []
+        self._kinds: dict[int, Callable[[Frame], Values]] = {
+            Kind.INITIALIZE: self._initialize,
+            Kind.OPEN_SESSION: self._open_session,
+            Kind.CLOSE_SESSION: self._close_session,
+            Kind.INVOKE: self._invoke,
+            Kind.REGISTER_MEMORY: self._register_memory,
+            Kind.RELEASE_MEMORY: self._release_memory,
+            Kind.STATUS: self._status,
+        }
+
+    def handle(self, packet: bytes, descriptors: Sequence[int] = ()) -> bytes:
+        """Answer one packet with exactly one packet, whatever it holds.
+
+        Security: no exception, text or memory content of the TEE reaches the reply: a result code,
+        an origin and the command's declared output values do. Descriptors not taken are closed.
+
+        Args:
+            packet: the received bytes.
+            descriptors: file descriptors that came with it; ownership passes to this call.
+        """
+        kind = seq = 0
+        self._open_fds = list(descriptors)
+        try:
+            frame = decode(packet)
+            kind, seq = frame.kind, frame.seq
+            if not 0 < seq - self._last_seq <= MAX_SEQ_GAP:
+                raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "packet out of sequence")
+            self._last_seq = seq
+            values = self._route(frame)
+        except TeeError as error:
+            return self._failure(kind, seq, error.code, error.origin)
+        except MemoryError:
+            return self._failure(kind, seq, ResultCode.OUT_OF_MEMORY, Origin.TEE)
+        finally:
+            for fd in self._open_fds:
+                os.close(fd)
+            self._open_fds = []
+        return encode((kind | REPLY_BIT) & 0xFFFF, 0, ResultCode.SUCCESS, 0, 0, seq, values)
+
+    def close(self) -> None:
+        """Wipe and drop what the application holds."""
+        if self._application is not None:
+            self._application.close()
+            self._application = None
+
+    def _failure(self, kind: int, seq: int, code: int, origin: int) -> bytes:
+        return encode(kind | REPLY_BIT, 0, code, 0, origin, seq, NO_VALUES)
+
+    def _route(self, frame: Frame) -> Values:
+        handler = self._kinds.get(frame.kind)
+        if handler is None or frame.origin:
+            raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unknown kind of request")
+        if self._open_fds and frame.kind != Kind.REGISTER_MEMORY:
+            raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unexpected descriptor")
+        if self._application is None and frame.kind != Kind.INITIALIZE:
+            raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "not initialised")
+        return handler(frame)
+
+    def _initialize(self, frame: Frame) -> Values:
+        if self._application is not None:
+            raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "initialised already")
+        root_key: bytearray | None = None
+        if frame.param_types == _VALUES_2:
+            root_key = bytearray().join(v.to_bytes(8, "little") for v in frame.values[:4])
+        elif frame.param_types:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
+        self._application = self._load(self._budget, root_key)
+        self._debug = root_key is not None
+        return NO_VALUES
+
+    def _open_session(self, frame: Frame) -> Values:
+        _expect(frame, _VALUE)
+        if self._application is None or frame.values[:2] != self._application.uuid:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such application")
+        if len(self._sessions) >= MAX_SESSIONS:
+            raise TeeError(ResultCode.BUSY, Origin.TEE, "too many sessions")
+        self._last_session += 1
+        self._sessions.add(self._last_session)
+        return (self._last_session, *NO_VALUES[1:])
+
+    def _close_session(self, frame: Frame) -> Values:
+        _expect(frame, 0)
+        self._check_session(frame.session)
+        self._sessions.remove(frame.session)
+        return NO_VALUES
+
+    def _check_session(self, session: int) -> None:
+        if session not in self._sessions:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such session")
+
+    def _invoke(self, frame: Frame) -> Values:
+        self._check_session(frame.session)
+        if self._panicked or self._application is None:
+            raise TeeError(ResultCode.TARGET_DEAD, Origin.TEE, "the application has panicked")
+        self._crossings += 1
+        entry = self._application.commands.get(frame.command)
+        if entry is None:
+            raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "unknown command")
+        types, handler = entry
+        _expect(frame, types)
+        try:
+            outputs = handler(Params(frame.values, self._memory))
+        except TeeError:
+            raise
+        except MemoryError:
+            raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP) from None
+        except Exception:
+            # A bug in the application: its state cannot be trusted any more. Nothing of the
+            # exception is reported, since its text may quote what the application was given.
+            self._panicked = True
+            raise TeeError(ResultCode.TARGET_DEAD, Origin.TRUSTED_APP, "panic") from None
+        return _declared_outputs(types, outputs)
+
+    def _register_memory(self, frame: Frame) -> Values:
+        _expect(frame, _VALUE)
+        size_bytes, kind = frame.values[:2]
+        if kind not in (MemoryKind.SHARED, MemoryKind.ARENA):
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "unknown kind of memory")
+        if len(self._open_fds) != 1:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "need exactly one descriptor")
+        memory_id = self._memory.register(self._open_fds.pop(), size_bytes, MemoryKind(kind))
+        return (memory_id, *NO_VALUES[1:])
+
+    def _release_memory(self, frame: Frame) -> Values:
+        _expect(frame, _VALUE)
+        self._memory.release(frame.values[0])
+        return NO_VALUES
+
+    def _status(self, frame: Frame) -> Values:
+        _expect(frame, 0)
+        epoch = self._application.epoch if self._application is not None else 0
+        budget = self._budget
+        flags = STATUS_DEBUG_BIT if self._debug else 0
+        return (
+            flags,
+            os.getpid(),
+            budget.limit_bytes,
+            budget.used_bytes,
+            epoch,
+            self._crossings,
+            self._hardening,
+            len(self._memory),
+        )
+
+
+def _expect(frame: Frame, types: int) -> None:
+    """Refuse parameters that are not exactly of the declared types, unused ones included."""
+    if frame.param_types != types:
+        raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
+    for index in range(4):
+        used_as_input = types >> (4 * index) & 0xF not in (
+            ParamType.NONE,
+            ParamType.VALUE_OUTPUT,
+        )
+        if not used_as_input and (frame.values[2 * index] or frame.values[2 * index + 1]):
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "unused parameter is not zero")
+
+
+def _declared_outputs(types: int, outputs: Values) -> Values:
+    """Keep the values a command declared as outputs and zero the rest."""
+    if outputs is NO_VALUES:
+        return outputs
+    return tuple(
+        value if types >> (4 * (index // 2)) & 0xF in _OUTPUT_VALUES else 0
+        for index, value in enumerate(outputs)
+    )

@@ -1,0 +1,69 @@
+"""Result codes, their origins and the exceptions that carry them.
+
+Names and numbers are GlobalPlatform's (TEE Internal Core API v1.3, table "API Return Codes"), so
+that a port to a real TEE keeps them.
+"""
+
+from enum import IntEnum
+
+
+class ResultCode(IntEnum):
+    """What a command came to; 0 is success."""
+
+    SUCCESS = 0x00000000
+    GENERIC = 0xFFFF0000
+    ACCESS_DENIED = 0xFFFF0001
+    BAD_FORMAT = 0xFFFF0005
+    BAD_PARAMETERS = 0xFFFF0006
+    BAD_STATE = 0xFFFF0007
+    ITEM_NOT_FOUND = 0xFFFF0008
+    NOT_SUPPORTED = 0xFFFF000A
+    OUT_OF_MEMORY = 0xFFFF000C
+    BUSY = 0xFFFF000D
+    COMMUNICATION = 0xFFFF000E
+    SECURITY = 0xFFFF000F
+    SHORT_BUFFER = 0xFFFF0010
+    TARGET_DEAD = 0xFFFF3024
+
+
+class Origin(IntEnum):
+    """Which layer produced a result code."""
+
+    API = 1
+    COMMS = 2
+    TEE = 3
+    TRUSTED_APP = 4
+
+
+def _name(enum: type[IntEnum], value: int) -> str:
+    try:
+        return enum(value).name
+    except ValueError:
+        return f"{value:#010x}"
+
+
+class TeeError(RuntimeError):
+    """A command was refused or failed.
+
+    Security: the text holds codes, sizes and handles, never user text, keys or permutations.
+
+    Args:
+        code: result code (`ResultCode` where known).
+        origin: layer that produced it (`Origin` where known).
+        message: what was being done; a default names the code.
+    """
+
+    def __init__(self, code: int, origin: int = Origin.TEE, message: str = "") -> None:
+        self.code = int(code)
+        self.origin = int(origin)
+        what = message or "the TEE refused the command"
+        super().__init__(f"{what} ({_name(ResultCode, code)}, origin {_name(Origin, origin)})")
+
+
+class TeeDeadError(TeeError):
+    """The TEE process is gone; its keys and permutations are gone with it. Launch a new one."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            ResultCode.TARGET_DEAD, Origin.COMMS, message or "the TEE process is not running"
+        )

@@ -1,0 +1,95 @@
+"""The key tree: pure functions from the root key down, one HKDF label per purpose.
+
+    root (HUK) -> SSK -> TSK(trusted application) -> epoch key(n) -> permutation key
+                                                                  -> session seal key
+
+HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
+is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
+for two purposes, and integers in labels have a fixed width, so two inputs never give one label.
+"""
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from tee_sim.protocol import TA_KV
+
+ROOT_KEY_BYTES = 32
+SEAL_KEY_BYTES = 16
+
+_SALT = b"ptmo-secure/tee/v1"
+_LABEL_SSK = b"ptmo/v1/ssk"
+_LABEL_TSK = b"ptmo/v1/tsk/"
+_LABEL_EPOCH = b"ptmo/v1/epoch/"
+_LABEL_PAIRS = b"ptmo/v1/permutation/rotary-pairs/"
+_LABEL_VALUES = b"ptmo/v1/permutation/values/"
+_LABEL_SEAL = b"ptmo/v1/seal/"
+
+
+def _expand(key: bytes | bytearray, label: bytes, length: int = 32) -> bytes:
+    return HKDFExpand(algorithm=SHA256(), length=length, info=label).derive(key)
+
+
+def storage_key(root_key: bytes | bytearray) -> bytes:
+    """Derive the SSK, the parent of every trusted application's key.
+
+    Security: 32 secret bytes; stays in the TEE.
+
+    Args:
+        root_key: the simulated hardware unique key, 32 bytes.
+    """
+    if len(root_key) != ROOT_KEY_BYTES:
+        raise ValueError(f"root key of {len(root_key)} bytes, expected {ROOT_KEY_BYTES}")
+    return HKDF(algorithm=SHA256(), length=32, salt=_SALT, info=_LABEL_SSK).derive(root_key)
+
+
+def application_key(root_key: bytes | bytearray, uuid: tuple[int, int]) -> bytes:
+    """Derive the TSK of the trusted application `uuid` (high and low u64).
+
+    Security: 32 secret bytes; two applications' keys are independent.
+    """
+    label = _LABEL_TSK + uuid[0].to_bytes(8, "big") + uuid[1].to_bytes(8, "big")
+    return _expand(storage_key(root_key), label)
+
+
+def epoch_key(root_key: bytes | bytearray, epoch: int) -> bytes:
+    """Derive the `kv` application's key of one epoch.
+
+    Security: 32 secret bytes; one epoch's key tells nothing about another's.
+
+    Args:
+        root_key: 32 bytes.
+        epoch: number drawn by open_model or new_epoch, 0 <= epoch < 2**64, never reused.
+    """
+    return _expand(application_key(root_key, TA_KV), _LABEL_EPOCH + epoch.to_bytes(8, "big"))
+
+
+def pair_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes:
+    """Derive the PRF key of the rotary-pair permutation of one layer and kv head.
+
+    Security: 32 secret bytes; whoever holds them holds that permutation.
+    """
+    return _expand(
+        key_of_epoch, _LABEL_PAIRS + layer.to_bytes(4, "big") + kv_head.to_bytes(4, "big")
+    )
+
+
+def value_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes:
+    """Derive the PRF key of the value permutation of one layer and kv head.
+
+    Security: 32 secret bytes; whoever holds them holds that permutation.
+    """
+    return _expand(
+        key_of_epoch, _LABEL_VALUES + layer.to_bytes(4, "big") + kv_head.to_bytes(4, "big")
+    )
+
+
+def seal_key(key_of_epoch: bytes, session: int) -> bytes:
+    """Derive the AES-128 key that seals one session's KV pages during one epoch.
+
+    Security: 16 secret bytes; the TEE writes them into the engine's secret arena and keeps none.
+
+    Args:
+        key_of_epoch: `epoch_key` of the epoch drawn for the session.
+        session: session handle, 0 <= session < 2**64.
+    """
+    return _expand(key_of_epoch, _LABEL_SEAL + session.to_bytes(8, "big"), SEAL_KEY_BYTES)

@@ -1,0 +1,111 @@
+"""Starts a TEE process and opens a session with its trusted application."""
+
+import importlib.util
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from tee_sim.channel import Channel
+from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_types
+
+# -I: no environment variables, no user site, no working directory on the path. -S: no site
+# packages and no .pth files, which could run code of any installed package inside the TEE.
+# The few directories it does need come as arguments and go behind the standard library.
+_BOOTSTRAP = (
+    "import sys; sys.path.extend(sys.argv[4:]); "
+    "from tee_sim.daemon import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+)
+_CORE_PACKAGES = ("cryptography", "_cffi_backend")
+
+
+def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
+    """Start a process of `role`, initialise it and open a session with its application.
+
+    Security: without `debug_root_key` the process draws its own root key.
+
+    Returns:
+        The channel, and the session number for INVOKE requests.
+
+    Raises:
+        TeeError: if the process does not start; the text holds its last line.
+        ValueError: on an unknown role or a wrong debug key.
+    """
+    if role not in ("core", "guard"):
+        raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
+    values, types = NO_VALUES, 0
+    one_value = param_types(ParamType.VALUE_INPUT)
+    if debug_root_key is not None:
+        if len(debug_root_key) != 32 or role != "core":
+            raise ValueError("debug_root_key must be 32 bytes, and only 'core' takes one")
+        values = (*struct.unpack("<4Q", debug_root_key), 0, 0, 0, 0)
+        types = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
+    uuid = TA_KV if role == "core" else TA_GUARD
+    channel = Channel(*spawn(role))
+    try:
+        channel.call(Kind.INITIALIZE, "initialise", types=types, values=values)
+        session = channel.call(
+            Kind.OPEN_SESSION, "open session", types=one_value, values=(*uuid, *NO_VALUES[2:])
+        )[0]
+    except TeeDeadError:
+        reason = channel.startup_failure() or "no message"
+        channel.close()
+        raise TeeError(
+            ResultCode.COMMUNICATION, Origin.API, f"the TEE did not start: {reason}"
+        ) from None
+    except BaseException:
+        channel.stop_listening()
+        channel.close()
+        raise
+    channel.stop_listening()
+    return channel, session
+
+
+def spawn(role: str) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """Start a TEE process of `role` and return it with the host's end of its socket.
+
+    Security: spawned, never forked, so that it inherits no memory, no environment and no open
+    file of the host; its own session, so that a terminal's Ctrl-C reaches only the host.
+
+    Raises:
+        TeeError: if the interpreter cannot be started.
+    """
+    paths = _search_path(role)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        arguments = [role, str(theirs.fileno()), str(os.getpid()), *paths]
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            close_fds=True,
+            pass_fds=(theirs.fileno(),),
+            env={},
+            cwd="/",
+            umask=0o077,
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        raise TeeError(
+            ResultCode.GENERIC, Origin.API, f"cannot start the TEE process: {error.strerror}"
+        ) from error
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def _search_path(role: str) -> list[str]:
+    """Directories of this package and of what the role imports beyond the standard library."""
+    paths = [str(Path(__file__).resolve().parent.parent)]
+    for name in _CORE_PACKAGES if role == "core" else ():
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise TeeError(ResultCode.GENERIC, Origin.API, f"package {name} is not installed")
+        depth = 1 if found.submodule_search_locations is None else 2
+        paths.append(str(Path(found.origin).resolve().parents[depth - 1]))
+    return list(dict.fromkeys(paths))

@@ -1,0 +1,1 @@
+"""Trusted applications: code that runs inside the TEE process, behind the dispatcher."""

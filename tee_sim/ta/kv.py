@@ -1,0 +1,190 @@
+"""The `kv` trusted application: permutations of loaded models, seal keys of sessions.
+
+A permutation epoch belongs to a loaded model, a seal key to a session. Epoch numbers come from one
+counter and are never reused. No command returns a key or a permutation; what PERMUTE_WEIGHTS and
+UNPERMUTE reveal by their very function is written down in docs/tee.md.
+"""
+
+from tee_sim import keys
+from tee_sim.dispatch import Handler, Params
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.layout import KvLayout
+from tee_sim.memory import Budget, wipe
+from tee_sim.protocol import NO_VALUES, TA_KV, KvCommand, ParamType, Values, WeightRole, param_types
+from tee_sim.ta.kv_model import LoadedModel
+
+MAX_ROW_BYTES = 1 << 24
+_SESSION_BYTES = 256  # what one session record costs in the budget
+_VALUE = ParamType.VALUE_INPUT
+
+
+class KvApplication:
+    """Holds the root key, the loaded models' permutations and the list of live sessions.
+
+    Security: `root_key` is owned by this object and overwritten by `close`. Keys below it are
+    derived when needed and not kept, except the permutations of loaded models.
+
+    Args:
+        budget: counts every byte held or copied.
+        root_key: 32 bytes.
+    """
+
+    def __init__(self, budget: Budget, root_key: bytearray) -> None:
+        self._budget = budget
+        self._root_key = root_key
+        self._models: dict[int, LoadedModel] = {}
+        self._sessions: set[int] = set()
+        self._last_model = 0
+        self._last_session = 0
+        self._epoch = 0
+        self.uuid = TA_KV
+        self.commands: dict[int, tuple[int, Handler]] = {
+            KvCommand.OPEN_MODEL: (
+                param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT),
+                self._open_model,
+            ),
+            KvCommand.CLOSE_MODEL: (param_types(_VALUE), self._close_model),
+            KvCommand.PERMUTE_WEIGHTS: (
+                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
+                self._permute_weights,
+            ),
+            KvCommand.UNPERMUTE: (
+                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE),
+                self._unpermute,
+            ),
+            KvCommand.NEW_EPOCH: (param_types(_VALUE, ParamType.VALUE_OUTPUT), self._new_epoch),
+            KvCommand.DROP_EPOCH: (param_types(_VALUE), self._drop_epoch),
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The epoch number drawn last; 0 before the first."""
+        return self._epoch
+
+    def close(self) -> None:
+        """Wipe the root key and every permutation."""
+        for model in self._models.values():
+            model.close()
+        self._models.clear()
+        wipe(self._root_key)
+
+    def _next_epoch(self) -> int:
+        self._epoch += 1
+        return self._epoch
+
+    def _model(self, handle: int) -> LoadedModel:
+        model = self._models.get(handle)
+        if model is None:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no model {handle}")
+        return model
+
+    def _open_model(self, params: Params) -> Values:
+        """In (n_layers | n_heads << 32, n_kv_heads | head_dim << 32), (rotary_dim | v_block << 32).
+
+        Out, in the third parameter: (model handle, epoch).
+        """
+        heads, dims, rotary, zero = params.values[:4]
+        try:
+            layout = KvLayout(*_split(heads), *_split(dims), *_split(rotary))
+        except ValueError:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout") from None
+        if zero:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout")
+        self._budget.charge(LoadedModel.budget_bytes(layout))
+        epoch = self._next_epoch()
+        self._last_model += 1
+        self._models[self._last_model] = LoadedModel(layout, keys.epoch_key(self._root_key, epoch))
+        return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
+
+    def _close_model(self, params: Params) -> Values:
+        """In (model handle, 0)."""
+        model = self._model(params.values[0])
+        del self._models[params.values[0]]
+        model.close()
+        self._budget.refund(LoadedModel.budget_bytes(model.layout))
+        return NO_VALUES
+
+    def _permute_weights(self, params: Params) -> Values:
+        """In/out rows; in (model, layer), (role, row_bytes), (first head, heads)."""
+        rows = params.memory(0)
+        handle, layer, role_code, row_bytes, first_head, n_heads = params.values[2:]
+        model = self._model(handle)
+        try:
+            role = WeightRole(role_code)
+        except ValueError:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "role") from None
+        model.check_layer(layer)
+        total_heads, head_rows = model.role_shape(role)
+        if (
+            not 1 <= row_bytes <= MAX_ROW_BYTES
+            or not 1 <= n_heads <= total_heads
+            or first_head > total_heads - n_heads
+            or len(rows) != n_heads * head_rows * row_bytes
+        ):
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "rows")
+        scratch = 2 * len(rows)
+        self._budget.charge(scratch)
+        try:
+            source = bytearray(rows)
+            gathered = model.gather_rows(layer, role, first_head, n_heads, source, row_bytes)
+            rows[:] = gathered
+            wipe(source, gathered)
+        finally:
+            self._budget.refund(scratch)
+        return NO_VALUES
+
+    def _unpermute(self, params: Params) -> Values:
+        """In/out float32 [n_tokens, n_heads * head_dim]; in (model, layer), (n_tokens, 0).
+
+        Security: every TEE-side copy of the vectors is overwritten before the reply.
+        """
+        vectors = params.memory(0)
+        values = params.values
+        model = self._model(values[2])
+        layer, n_tokens = values[3], values[4]
+        model.check_layer(layer)
+        if n_tokens < 1 or len(vectors) != n_tokens * model.row_bytes or values[5]:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "vectors")
+        scratch = 4 * len(vectors)
+        self._budget.charge(scratch)
+        try:
+            source = bytearray(vectors)
+            restored = model.unpermute(layer, source)
+            vectors[:] = restored
+            wipe(source, restored)
+        finally:
+            self._budget.refund(scratch)
+        return NO_VALUES
+
+    def _new_epoch(self, params: Params) -> Values:
+        """In (arena id, offset); out, in the second parameter: (session handle, epoch).
+
+        Security: the 16-byte seal key goes into the arena and nowhere else; the number of the
+        epoch is spent also when the arena turns out not to be writable.
+        """
+        arena_id, offset = params.values[:2]
+        self._budget.charge(_SESSION_BYTES)
+        try:
+            epoch = self._next_epoch()
+            self._last_session += 1
+            session = self._last_session
+            secret = keys.seal_key(keys.epoch_key(self._root_key, epoch), session)
+            params.write_arena_secret(arena_id, offset, secret)
+        except TeeError:
+            self._budget.refund(_SESSION_BYTES)
+            raise
+        self._sessions.add(session)
+        return (0, 0, session, epoch, 0, 0, 0, 0)
+
+    def _drop_epoch(self, params: Params) -> Values:
+        """In (session handle, 0). The engine wipes its own arena."""
+        session = params.values[0]
+        if session not in self._sessions:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
+        self._sessions.remove(session)
+        self._budget.refund(_SESSION_BYTES)
+        return NO_VALUES
+
+
+def _split(packed: int) -> tuple[int, int]:
+    return packed & 0xFFFFFFFF, packed >> 32

@@ -1,0 +1,162 @@
+// What the `permute` shield rests on: reordering columns inside a 32-column block, elements of a
+// head or rotary pairs changes no bit of any result, on every level.
+#include "check.h"
+#include "samples.h"
+
+#include <numeric>
+
+namespace ptmo::test {
+namespace {
+
+// A permutation of `cols` columns that keeps each inside its block of 32.
+std::vector<int> block_permutation(Random& random, int cols) {
+  std::vector<int> p(static_cast<size_t>(cols));
+  for (int b = 0; b < cols; b += 32) {
+    const std::vector<int> inner = random.permutation(32);
+    for (int i = 0; i < 32; ++i)
+      p[b + i] = b + inner[i];
+  }
+  return p;
+}
+
+template <typename T> std::vector<T> gather(const std::vector<T>& x, const std::vector<int>& p) {
+  std::vector<T> out(x.size());
+  for (size_t row = 0; row < x.size(); row += p.size())
+    for (size_t i = 0; i < p.size(); ++i)
+      out[row + i] = x[row + p[i]];
+  return out;
+}
+
+std::vector<float> product(const kernels::Table& level, const PlainMatrix& w,
+                           const std::vector<float>& x) {
+  const PanelMatrix panels(w);
+  const Inputs in(level, x, w.cols);
+  std::vector<float> y(static_cast<size_t>(in.tokens) * w.rows);
+  level.matmul(panels.packed, 0, (w.rows + 15) / 16, in.integers(), in.tokens, y.data(),
+               static_cast<size_t>(w.rows));
+  return y;
+}
+
+template <typename Code, typename Kernel>
+void check_weighted_rows(const kernels::Table& level, const std::vector<Code>& v, Kernel kernel,
+                         Random& random, int rows, int dim) {
+  const std::vector<float> p = random.normals(static_cast<size_t>(rows));
+  const std::vector<float> start = random.normals(static_cast<size_t>(dim));
+  const std::vector<int> order = random.permutation(dim);
+  std::vector<float> plain = start, permuted = gather(start, order);
+  kernel(p.data(), v.data(), rows, dim, plain.data());
+  kernel(p.data(), gather(v, order).data(), rows, dim, permuted.data());
+  set_context(level.name, " rows ", rows, " dim ", dim);
+  CHECK(same_bits(permuted, gather(plain, order)));
+}
+
+} // namespace
+
+TEST(columns_permuted_inside_their_blocks_give_bit_equal_products) {
+  Random random(11);
+  for (const kernels::Table* level : levels()) {
+    for (const int group : {32, 64, 128, 0}) { // 0: INT8
+      for (const int cols : {128, 576, 1536}) {
+        if (group != 0 && cols % group != 0)
+          continue;
+        const auto type = group ? WeightType::kInt4 : WeightType::kInt8;
+        const PlainMatrix w = random_matrix(random, type, 33, cols, group ? group : 32);
+        const std::vector<float> x = random.normals(static_cast<size_t>(6) * cols);
+        const std::vector<int> p = block_permutation(random, cols);
+        PlainMatrix moved = w;
+        moved.codes = gather(w.codes, p);
+        set_context(level->name, " group ", group, " cols ", cols);
+        CHECK(!same_bits(moved.codes, w.codes));
+        CHECK(same_bits(product(*level, moved, gather(x, p)), product(*level, w, x)));
+      }
+    }
+  }
+}
+
+// The test above can fail: a column that leaves its block changes the result.
+TEST(columns_permuted_across_blocks_do_change_products) {
+  Random random(12);
+  for (const kernels::Table* level : levels()) {
+    const PlainMatrix w = random_matrix(random, WeightType::kInt4, 16, 128, 32);
+    const std::vector<float> x = random.normals(128);
+    std::vector<int> p(128);
+    std::iota(p.begin(), p.end(), 0);
+    std::swap(p[3], p[77]);
+    PlainMatrix moved = w;
+    moved.codes = gather(w.codes, p);
+    set_context(level->name);
+    CHECK(!same_bits(product(*level, moved, gather(x, p)), product(*level, w, x)));
+  }
+}
+
+TEST(integer_scores_do_not_depend_on_the_order_of_a_heads_elements) {
+  Random random(13);
+  for (const kernels::Table* level : levels()) {
+    for (const int dim : {16, 32, 48, 64, 80, 128, 512}) {
+      const int rows = 19;
+      const std::vector<float> q = random.normals(static_cast<size_t>(dim));
+      std::vector<int8_t> k(static_cast<size_t>(rows) * dim);
+      for (int8_t& code : k)
+        code = static_cast<int8_t>(random.between(-127, 127));
+      const std::vector<int> p = random.permutation(dim);
+      std::vector<int16_t> codes(q.size()), moved(q.size());
+      set_context(level->name, " dim ", dim);
+      CHECK_EQ(level->quantize_row_i16(q.data(), dim, codes.data()),
+               level->quantize_row_i16(gather(q, p).data(), dim, moved.data()));
+      CHECK(same_bits(moved, gather(codes, p)));
+      std::vector<int32_t> plain(rows), permuted(rows);
+      level->dot_rows_i8(codes.data(), k.data(), rows, dim, plain.data());
+      level->dot_rows_i8(moved.data(), gather(k, p).data(), rows, dim, permuted.data());
+      CHECK(same_bits(permuted, plain));
+    }
+  }
+}
+
+TEST(weighted_rows_commute_with_a_permutation_of_elements) {
+  Random random(14);
+  for (const kernels::Table* level : levels()) {
+    for (const int dim : {16, 32, 48, 64, 80, 128, 144}) {
+      for (const int rows : {1, 7, 32}) {
+        const std::vector<float> v = random.normals(static_cast<size_t>(rows) * dim);
+        std::vector<int8_t> bytes;
+        std::vector<uint16_t> halves;
+        for (const float x : v) {
+          bytes.push_back(static_cast<int8_t>(random.between(-127, 127)));
+          halves.push_back(float_to_half(x));
+        }
+        check_weighted_rows(*level, bytes, level->weighted_rows_i8, random, rows, dim);
+        check_weighted_rows(*level, halves, level->weighted_rows_f16, random, rows, dim);
+        check_weighted_rows(*level, v, level->weighted_rows_f32, random, rows, dim);
+      }
+    }
+  }
+}
+
+TEST(rope_and_its_tables_commute_with_a_permutation_of_pairs) {
+  Random random(15);
+  for (const kernels::Table* level : levels()) {
+    for (const int half : {1, 7, 8, 16, 24, 33, 64}) { // also lengths with a tail
+      const std::vector<int> p = random.permutation(half);
+      std::vector<int> pairs = p;
+      for (const int i : p)
+        pairs.push_back(i + half);
+      std::vector<float> angle(static_cast<size_t>(half));
+      for (float& a : angle)
+        a = random.uniform(-3000.0f, 3000.0f);
+      const std::vector<float> x = random.normals(2 * angle.size());
+      const auto rotated = [&](const std::vector<float>& angles, std::vector<float> y) {
+        std::vector<float> c(angles.size()), s(angles.size());
+        level->cos_sin(angles.data(), half, c.data(), s.data());
+        level->rope(y.data(), c.data(), s.data(), half);
+        return y;
+      };
+      set_context(level->name, " half ", half);
+      CHECK(
+          same_bits(rotated(gather(angle, p), gather(x, pairs)), gather(rotated(angle, x), pairs)));
+    }
+  }
+}
+
+} // namespace ptmo::test
+
+PTMO_TEST_MAIN()

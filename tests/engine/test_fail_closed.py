@@ -1,0 +1,122 @@
+"""A dead TEE stops the run, wipes the cache, and does not stop the next run."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from ptmo_secure.engine.engine import Engine
+from ptmo_secure.errors import EngineError, InputError
+from tests.tiny_models import make_tiny_model
+
+CASES = [
+    {"shield": "seal"},
+    {"shield": "permute", "restore": "folded"},
+    {"shield": "permute", "restore": "tee"},
+    {"shield": "permute+seal"},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1").path
+
+
+def kill_tee(engine):
+    os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while engine._tee.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("fields", CASES)
+def test_tee_killed_in_mid_generation_fails_closed_and_the_next_run_works(model, fields):
+    with Engine.load(model, threads=1, **fields) as engine:
+        expected = "".join(engine.generate("hello there", max_tokens=12))
+        engine.reset()
+        pieces = engine.generate("hello there", max_tokens=400)
+        next(pieces)
+        kill_tee(engine)
+        with pytest.raises(EngineError, match="the TEE process is gone"):
+            list(pieces)
+        assert engine.dump_device_memory().pages == b""
+        assert "".join(engine.generate("hello there", max_tokens=12)) == expected
+
+
+def test_tee_killed_between_layers_fails_closed(model):
+    with Engine.load(model, threads=1, shield="permute", restore="tee") as engine:
+        restore = engine._tee.restore
+
+        def restore_then_die(layer, n_tokens):
+            restore(layer, n_tokens)
+            kill_tee(engine)
+
+        engine._tee.restore = restore_then_die
+        session = engine.start_session()
+        with pytest.raises(EngineError, match="the TEE process is gone"):
+            session.feed([1, 2, 3])
+        assert session.closed
+        assert engine.dump_device_memory().pages == b""
+
+
+def test_a_dead_tee_is_noticed_before_the_first_row(model):
+    with Engine.load(model, threads=1, shield="seal") as engine:
+        session = engine.start_session()
+        kill_tee(engine)
+        with pytest.raises(EngineError, match="the TEE process is gone"):
+            session.feed([1])
+
+
+def test_no_engine_without_its_tee(model, monkeypatch):
+    from tee_sim.client import TeeClient, TeeError
+
+    def refuse(*_, **__):
+        raise TeeError(0xFFFF0000, 1, "no process")
+
+    monkeypatch.setattr(TeeClient, "launch", refuse)
+    with pytest.raises(EngineError, match="the TEE could not be started"):
+        Engine.load(model, shield="seal")
+
+
+def test_shield_none_starts_no_tee(model):
+    with Engine.load(model, shield="none") as engine:
+        assert engine.stats()["tee_pid"] is None
+
+
+def test_forked_child_refuses_to_run(model):
+    with Engine.load(model, shield="none", threads=1) as engine:
+        session = engine.start_session()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                session.feed([1])
+                os.write(writer, b"ran")
+            except EngineError:
+                os.write(writer, b"refused")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 100) == b"refused"
+
+
+def test_failed_feed_leaves_the_session_as_it_was(model):
+    with Engine.load(model, threads=1) as engine:
+        session = engine.start_session()
+        before = session.feed([5, 6, 7])
+        with pytest.raises(InputError, match="token id 100000"):
+            session.feed([1, 100000])
+        assert session.tokens == [5, 6, 7]
+        again = engine.start_session().feed([5, 6, 7])
+        assert np.array_equal(before, again)
+
+
+def test_starting_another_run_ends_the_first_with_an_error(model):
+    with Engine.load(model, threads=1) as engine:
+        first = engine.generate("one", max_tokens=200)
+        next(first)
+        list(engine.generate("two", max_tokens=2))
+        with pytest.raises(EngineError, match="took this engine over"):
+            list(first)

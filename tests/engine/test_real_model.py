@@ -1,0 +1,146 @@
+"""SmolLM2-135M-Instruct: the engine against transformers on the same dequantised weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptmo_secure.engine import registry
+from ptmo_secure.engine.engine import Engine
+from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.errors import InputError
+from tests.tiny_models import load_importer_weights
+
+MODEL = "smollm2-135m"
+TEXT = (Path(__file__).parents[1] / "data" / "mixed_text.txt").read_text(encoding="utf-8")
+WINDOW = 512
+PROMPTS = [
+    "What is Python?",
+    "Write a haiku about rain.",
+    "List three uses for an old newspaper.",
+    "What is 17 times 23?",
+    "Translate to French: the cat sleeps on the chair.",
+    "Why is the sky blue?",
+    "def fibonacci(n):",
+    "Give me a recipe for pancakes.",
+    "Summarise: the meeting moved from Monday to Thursday at noon.",
+    "Who wrote Romeo and Juliet?",
+    "Explain recursion to a child.",
+    "1, 1, 2, 3, 5, 8,",
+    "What should I pack for a week in the mountains?",
+    "Write an e-mail asking for a day off.",
+    '{"name": "Ada", "age":',
+    "Is a tomato a fruit?",
+    "How do vaccines work?",
+    "Name the planets in order.",
+    "안녕하세요. 오늘 날씨가 어때요?",
+    "SELECT name FROM users WHERE",
+]
+
+
+@pytest.fixture(scope="module")
+def hf():
+    try:
+        path = registry.resolve(MODEL)
+    except InputError:
+        pytest.skip(f"{MODEL} is not pulled (ptmo model pull {MODEL})")
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(2)
+    with ModelSource(path) as source:
+        c = source.config
+        config = LlamaConfig(
+            hidden_size=c.d_model,
+            intermediate_size=c.d_ff,
+            num_hidden_layers=c.n_layers,
+            num_attention_heads=c.n_heads,
+            num_key_value_heads=c.n_kv_heads,
+            head_dim=c.head_dim,
+            vocab_size=c.vocab_size,
+            rms_norm_eps=c.rms_eps,
+            rope_theta=c.rope_theta,
+            max_position_embeddings=c.context_length,
+            tie_word_embeddings=c.tied_head,
+        )
+        model = load_importer_weights(LlamaForCausalLM(config).float().eval(), source)
+
+    def logits(ids):
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0].numpy()
+
+    return logits
+
+
+def log_softmax(logits):
+    x = logits.astype(np.float64)
+    x -= x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def windows(hf):
+    """(token ids, reference log-probabilities) of the text, window by window."""
+    with Engine.load(MODEL, shield="none") as engine:
+        ids = engine.tokenizer.encode(TEXT)
+    assert len(ids) >= 2000
+    parts = [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)]
+    return [(part, log_softmax(hf(part)).astype(np.float32)) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def reference_engine():
+    with Engine.load(MODEL, shield="none", activations="fp32", kv_dtype="fp32") as engine:
+        yield engine
+
+
+def test_reference_path_is_within_5e_3_of_transformers(hf, reference_engine):
+    ids = reference_engine.tokenizer.encode(TEXT)[:256]
+    assert np.abs(reference_engine.forward(ids) - hf(ids)).max() < 5e-3
+
+
+def test_reference_path_decodes_the_same_greedy_tokens(hf, reference_engine):
+    """Greedy decoding equals transformers' if its argmax agrees at every generated position."""
+    for prompt in PROMPTS:
+        session = reference_engine.start_session()
+        ids = list(reference_engine.render(prompt).ids)
+        made = [int(session.feed(ids)[-1].argmax())]
+        while len(made) < 64:
+            made.append(int(session.feed(made[-1:])[-1].argmax()))
+        expected = hf(ids + made[:-1])[len(ids) - 1 :].argmax(axis=-1)
+        assert made == expected.tolist(), prompt
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp16"])
+def test_fast_path_stays_within_the_quality_bounds(kv_dtype, windows, record_property, capsys):
+    divergences, agreements, loss, reference_loss, count = [], [], 0.0, 0.0, 0
+    with Engine.load(MODEL, shield="none", kv_dtype=kv_dtype) as engine:
+        for ids, expected in windows:
+            got = log_softmax(engine.forward(ids))
+            expected = expected.astype(np.float64)
+            divergences.append((np.exp(expected) * (expected - got)).sum(axis=-1))
+            agreements.append(expected.argmax(axis=-1) == got.argmax(axis=-1))
+            at = np.arange(len(ids) - 1)
+            loss -= got[at, ids[1:]].sum()
+            reference_loss -= expected[at, ids[1:]].sum()
+            count += len(ids) - 1
+    kl = float(np.concatenate(divergences).mean())
+    top1 = float(np.concatenate(agreements).mean())
+    ratio = float(np.exp((loss - reference_loss) / count))
+    with capsys.disabled():
+        print(f"\n  {kv_dtype} KV: KL {kl:.5f} nats, top-1 {top1:.4f}, perplexity x {ratio:.5f}")
+    assert kl < 0.01
+    assert top1 >= 0.965
+    assert abs(ratio - 1.0) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("shield", "restore"),
+    [("permute", "folded"), ("permute", "tee"), ("seal", "folded"), ("permute+seal", "folded")],
+)
+def test_shields_and_threads_change_no_bit_of_the_logits(hf, shield, restore):
+    with Engine.load(MODEL, shield="none", threads=1) as engine:
+        ids = engine.tokenizer.encode(TEXT)[:300]
+        plain = engine.forward(ids)
+    with Engine.load(MODEL, shield=shield, restore=restore, threads=2) as engine:
+        assert np.array_equal(plain, engine.forward(ids))

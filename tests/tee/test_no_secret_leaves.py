@@ -1,0 +1,231 @@
+"""Looks for keys and permutations where they must not be: the socket, and the host's memory.
+
+The scan reads a separate host process from this one: a needle held by the scanned process itself
+would always be found. Planted needles prove each time that the scanner finds what is there.
+"""
+
+import array
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from memory_scan import scan_process
+from tee_helpers import ROLES, ROOT_KEY, SMOL, Arena, permutations, seal_key
+
+from tee_sim import keys
+from tee_sim.client import TeeClient
+from tee_sim.permutation import expand_pairs, invert
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+WIDTHS = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
+
+
+def key_needles(epoch, layers):
+    """Every key of a model's epoch: {name: bytes}."""
+    key = keys.epoch_key(ROOT_KEY, epoch)
+    needles = {"epoch key": key}
+    for layer in layers:
+        for head in range(SMOL.n_kv_heads):
+            needles[f"pair key {layer}.{head}"] = keys.pair_permutation_key(key, layer, head)
+            needles[f"value key {layer}.{head}"] = keys.value_permutation_key(key, layer, head)
+    return needles
+
+
+def permutation_needles(epoch, layers):
+    """Every permutation of a model's epoch in every form the host could hold: {name: list}."""
+    needles = {}
+    for layer in layers:
+        for head, (pairs, values) in enumerate(permutations(SMOL, epoch, layer)):
+            at = f"{layer}.{head}"
+            needles[f"pairs {at}"] = pairs
+            needles[f"values {at}"] = values
+            needles[f"pairs inverted {at}"] = invert(pairs)
+            needles[f"values inverted {at}"] = invert(values)
+            needles[f"elements inverted {at}"] = invert(expand_pairs(pairs))
+    return needles
+
+
+def tree_needles():
+    return {
+        "SSK": keys.storage_key(ROOT_KEY),
+        "TSK": keys.application_key(ROOT_KEY, (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)),
+    }
+
+
+class Recorder:
+    """Stands between the client and its socket and keeps every byte, both ways."""
+
+    def __init__(self, real):
+        self._real = real
+        self.seen = bytearray()
+
+    def send(self, data):
+        self.seen += data
+        return self._real.send(data)
+
+    def sendmsg(self, buffers, ancillary=(), *rest):
+        self.seen += b"".join(buffers)
+        return self._real.sendmsg(buffers, ancillary, *rest)
+
+    def recv(self, *args):
+        data = self._real.recv(*args)
+        self.seen += data
+        return data
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+def use_everything(tee, arena):
+    """Make every command carry something; return what was handed out."""
+    model = tee.open_model(SMOL)
+    for role in ROLES:
+        n = {"q": 576, "o": 576, "k": 192, "v": 192, "freq": 96}[role]
+        tee.permute_weights(model, 0, role, os.urandom(4 * n), 4)
+    shared = tee.register_memory(576 * 4)
+    shared.buffer[:] = os.urandom(576 * 4)
+    tee.unpermute(model, 0, shared, 1)
+    arena_id = tee.register_fd(arena.fd, arena.size)
+    sessions = [tee.new_epoch(arena_id, 16 * i) for i in range(4)]
+    tee.drop_epoch(sessions[0][0])
+    tee.status()
+    return model, sessions
+
+
+def test_the_seal_key_reaches_the_arena_and_the_socket_carries_no_secret(arena):
+    with TeeClient.launch() as probe:  # the recorder itself works
+        probe._channel._socket = recorder = Recorder(probe._channel._socket)
+        probe.open_model(SMOL)
+        assert b"PMTE" in recorder.seen and len(recorder.seen) == 2 * 96
+    with TeeClient.launch(debug_root_key=ROOT_KEY) as tee:
+        tee._channel._socket = recorder = Recorder(tee._channel._socket)
+        model, sessions = use_everything(tee, arena)
+        epoch = tee.model_epoch(model)
+    seal_keys = {f"seal key {s}": seal_key(e, s) for s, e in sessions}
+    for i, key in enumerate(seal_keys.values()):
+        assert arena.map[16 * i : 16 * i + 16] == key
+    needles = {**tree_needles(), **seal_keys, **key_needles(epoch, (0,))}
+    for name, perm in permutation_needles(epoch, (0,)).items():
+        for width, code in WIDTHS.items():
+            needles[f"{name} {width}"] = array.array(code, perm[:16]).tobytes()
+    seen = bytes(recorder.seen)
+    for name, needle in needles.items():
+        forms = [needle, needle[::-1], needle.hex().encode()]
+        if "key" in name:
+            forms += [needle[at : at + 8] for at in range(0, len(needle), 8)]
+        for form in forms:
+            assert form not in seen, f"{name} crossed the socket"
+
+
+HOST_PROGRAM = """
+import ctypes, hashlib, mmap, os, random, sys
+from tee_sim.client import KvLayout, TeeClient
+root = bytes.fromhex(sys.stdin.readline())
+tee = TeeClient.launch(debug_root_key=root)
+layout = KvLayout(30, 9, 3, 64, 64, 32)
+model = tee.open_model(layout)
+kept = []
+for layer in range(30):
+    for role, n in (("q", 576), ("k", 192), ("v", 192), ("o", 576), ("freq", 96)):
+        kept.append(tee.permute_weights(model, layer, role, os.urandom(4 * n), 4))
+shared = tee.register_memory(576 * 4)
+shared.buffer[:] = os.urandom(576 * 4)
+for layer in range(30):
+    tee.unpermute(model, layer, shared, 1)
+size = 4096
+fd = os.memfd_create("ptmo-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+os.ftruncate(fd, size)
+import fcntl
+fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+arena = mmap.mmap(fd, size)
+session, epoch = tee.new_epoch(tee.register_fd(fd, size), 0)
+planted = list(range(64))
+random.Random("plant").shuffle(planted)
+import array
+controls = [array.array(c, planted) for c in "BHIQ"]
+secret = hashlib.sha256(b"planted key").digest()
+print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def host():
+    """A host process that used everything a TEE offers: (process, facts it printed)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOST_PROGRAM],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process.stdin.write(ROOT_KEY.hex() + "\n")
+    process.stdin.flush()
+    facts = process.stdout.readline().split()
+    assert len(facts) == 4, "the host process failed to start"
+    yield process, [int(fact) for fact in facts]
+    process.stdin.close()
+    process.wait(10)
+    process.stdout.close()
+
+
+def test_the_hosts_memory_holds_no_permutation_and_no_key(host):
+    process, (_, model_epoch, session, epoch) = host
+    planted = list(range(64))
+    random.Random("plant").shuffle(planted)
+    layers = range(SMOL.n_layers)
+    found = scan_process(
+        process.pid,
+        keys={
+            "control key": hashlib.sha256(b"planted key").digest(),
+            **tree_needles(),
+            **key_needles(model_epoch, layers),
+            "session epoch key": keys.epoch_key(ROOT_KEY, epoch),
+            "seal key": seal_key(epoch, session),
+        },
+        permutations={"control": planted, **permutation_needles(model_epoch, layers)},
+    )
+    assert found.pop("seal key") == ["/memfd:ptmo-arena (deleted)"]  # in the arena, once
+    controls = {"control key", *(f"control {width}" for width in WIDTHS)}
+    assert controls <= set(found), "the scanner misses what is there"
+    assert set(found) == controls
+
+
+def test_a_secret_arena_can_not_be_read_from_another_process(host):
+    arena = Arena()
+    if not os.readlink(f"/proc/self/fd/{arena.fd}").startswith("/secretmem"):
+        pytest.skip("this kernel has no memfd_secret")
+    with TeeClient.launch(debug_root_key=ROOT_KEY) as tee:
+        session, epoch = tee.new_epoch(tee.register_fd(arena.fd, arena.size), 0)
+        key = seal_key(epoch, session)
+        assert arena.map[:16] == key
+        program = (
+            "import os, sys; pid, address = map(int, sys.argv[1:])\n"
+            "fd = os.open(f'/proc/{pid}/mem', os.O_RDONLY)\n"
+            "try: print('read', len(os.pread(fd, 16, address)))\n"
+            "except OSError as error: print('refused', error.errno)\n"
+        )
+        with open("/proc/self/maps") as maps:
+            address = int(next(line for line in maps if "secretmem" in line).split("-")[0], 16)
+        out = subprocess.run(
+            [sys.executable, "-c", program, str(os.getpid()), str(address)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert out.stdout.startswith("refused")
+    arena.close()
+
+
+def test_the_tees_own_files_hold_no_key(tmp_path, arena):
+    """Nothing is written to disk: the working directory stays empty and /dev/shm unchanged."""
+    shm = Path("/dev/shm")
+    before = set(shm.iterdir()) if shm.is_dir() else set()
+    with TeeClient.launch() as tee:
+        use_everything(tee, arena)
+        assert (set(shm.iterdir()) if shm.is_dir() else set()) == before
+    assert (set(shm.iterdir()) if shm.is_dir() else set()) == before

@@ -1,0 +1,266 @@
+"""Random and mutated packets against a live TEE: one reply or a clean close each, and no leak."""
+
+import collections
+import os
+import random
+import select
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from tee_helpers import SMALL, memfd, with_crc
+
+from tee_sim.dispatch import MAX_SEQ_GAP
+from tee_sim.protocol import (
+    FRAME_BYTES,
+    REPLY_BIT,
+    TA_GUARD,
+    TA_KV,
+    GuardCommand,
+    Kind,
+    KvCommand,
+    decode,
+    encode,
+    memref,
+)
+from tee_sim.spawn import spawn
+
+INTERESTING = (0, 1, 2, 3, 7, 8, 16, 31, 32, 64, 255, 256, 4096, 2**31, 2**32 - 1, 2**32, 2**64 - 1)
+REPLY_SECONDS = 10
+
+
+class Peer:
+    """A hostile host: raw packets over the socket of a real TEE process."""
+
+    def __init__(self, role, rng):
+        self.rng = rng
+        self.process, self.socket = spawn(role)
+        self.seq = self.taken = 0
+        self.role = role
+        self.session = self.memory = self.arena = self.model = 0
+        self.ask(Kind.INITIALIZE)
+        self.prepare()
+
+    def prepare(self):
+        """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
+        uuid = TA_KV if self.role == "core" else TA_GUARD
+        self.ask(Kind.CLOSE_SESSION, session=self.session)
+        self.session = self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
+        for name, size, kind in (("memory", 1 << 16, 1), ("arena", 4096, 2)):
+            self.ask(Kind.RELEASE_MEMORY, 1, (getattr(self, name), *[0] * 7))
+            fd = memfd(size)
+            values = self.ask(Kind.REGISTER_MEMORY, 1, (size, kind, *[0] * 6), (fd,))
+            setattr(self, name, values[0])
+            os.close(fd)
+        if self.role == "core":
+            values = (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
+            self.model = self.ask(
+                Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
+            )[4]
+
+    def close(self):
+        self.socket.close()
+        self.process.wait(5)
+        self.process.stderr.close()
+
+    def frame(self, kind, types=0, values=(0,) * 8, session=0, command=0):
+        self.seq += 1
+        return encode(kind, session, command, types, 0, self.seq, values)
+
+    def ask(self, kind, types=0, values=(0,) * 8, fds=(), session=0, command=0):
+        """Make a request that may be refused and return the reply's values."""
+        packet = self.frame(kind, types, values, session, command)
+        return decode(self.exchange(packet, fds)).values
+
+    def exchange(self, packet, fds=()):
+        """Send, and return the reply, or None when the TEE closed cleanly."""
+        if fds:
+            socket.send_fds(self.socket, [packet], list(fds))
+        else:
+            self.socket.send(packet)
+        ready, _, _ = select.select([self.socket], [], [], REPLY_SECONDS)
+        assert ready, "the TEE hangs"
+        reply = self.socket.recv(8192)
+        if not reply:
+            return None
+        seq = decode(reply).seq  # 0 when the packet was no frame
+        if 0 < seq - self.taken <= MAX_SEQ_GAP:
+            self.taken = seq  # a mutation in the number moves the TEE forward
+            self.seq = max(self.seq, seq)
+        return reply
+
+    def valid(self):
+        """A well-formed request, most of them of the kind that does something."""
+        rng = self.rng
+        region = memref(self.memory, rng.choice((0, 1, 64)), rng.choice((32, 64, 128, 8192)))
+        requests = [
+            (Kind.STATUS, 0, (0,) * 8),
+            (Kind.OPEN_SESSION, 1, (*(TA_KV if self.role == "core" else TA_GUARD), *[0] * 6)),
+            (Kind.CLOSE_SESSION, 0, (0,) * 8),
+            (Kind.CLOSE_SESSION, 0, (0,) * 8),
+            (Kind.INITIALIZE, 0, (0,) * 8),
+            (Kind.REGISTER_MEMORY, 1, (4096, 1, *[0] * 6)),
+            (
+                Kind.RELEASE_MEMORY,
+                1,
+                (rng.randrange(self.arena - 3, self.arena + 3) % 2**64, *[0] * 7),
+            ),
+        ]
+        commands = [
+            (1, 0x211, (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)),
+            (2, 0x1, (rng.randrange(self.model + 2), *[0] * 7)),
+            (3, 0x111F, (*region, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
+            (4, 0x11F, (*region, self.model, rng.randrange(3), 1, 0, 0, 0)),
+            (5, 0x21, (self.arena, rng.choice((0, 4080, 4090)), *[0] * 6)),
+            (6, 0x1, (rng.randrange(50), *[0] * 7)),
+        ]
+        if self.role == "guard":
+            commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
+        if rng.random() < 0.35:
+            kind, types, values = rng.choice(requests)
+            return self.frame(kind, types, values, session=rng.randrange(60))
+        command, types, values = rng.choice(commands)
+        return self.frame(Kind.INVOKE, types, values, session=self.session, command=command)
+
+    def mutated(self):
+        """A valid request with some fields changed and its checksum made right again."""
+        rng = self.rng
+        body = bytearray(self.valid()[:-4])
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            way = rng.randrange(3)
+            if way == 0:
+                body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+            elif way == 1:
+                at = 28 + 8 * rng.randrange(8)
+                struct.pack_into("<Q", body, at, rng.choice(INTERESTING))
+            else:
+                at = rng.choice((6, 8, 12, 16, 18))
+                struct.pack_into("<H", body, at, rng.choice(INTERESTING) & 0xFFFF)
+        return with_crc(bytes(body))
+
+    def random_packet(self):
+        rng = self.rng
+        way = rng.randrange(4)
+        if way == 0:
+            return rng.randbytes(rng.choice((1, 2, 95, 96, 97, 200, 4096, 4097, 6000)))
+        if way == 1:
+            return self.valid()[: rng.randrange(1, FRAME_BYTES)]
+        if way == 2:
+            return self.valid() + rng.randbytes(rng.randrange(1, 50))
+        packet = bytearray(self.valid())
+        packet[rng.randrange(len(packet))] ^= 1 << rng.randrange(8)
+        return bytes(packet)
+
+    def descriptors(self):
+        """Now and then attach descriptors of the wrong kind or number."""
+        rng = self.rng
+        if rng.random() > 0.05:
+            return []
+        kind = rng.randrange(5)
+        if kind == 0:
+            return [memfd(4096)]
+        if kind == 1:
+            return [memfd(4096, 0), memfd(64)]
+        if kind == 2:
+            return list(os.pipe())
+        if kind == 3:
+            return [os.open("/dev/null", os.O_RDWR)]
+        return [os.dup(0) for _ in range(rng.choice((1, 8, 12)))]
+
+
+def fuzz(role, count, seed):
+    """Send `count` packets and return what was accepted: {(kind, command): times}."""
+    rng = random.Random(seed)
+    peer = Peer(role, rng)
+    accepted = collections.Counter()
+    for i in range(count):
+        if i % 100 == 0:
+            peer.prepare()
+        packet = (peer.mutated, peer.valid, peer.random_packet)[rng.choice((0, 0, 1, 2))]()
+        fds = peer.descriptors()
+        reply = peer.exchange(packet, fds)
+        for fd in fds:
+            os.close(fd)
+        assert reply is not None, f"packet {i} closed the connection"  # only an empty one may
+        frame = decode(reply)
+        assert frame.kind & REPLY_BIT
+        if frame.command == 0:
+            kind = frame.kind & ~REPLY_BIT
+            accepted[kind, decode(packet).command if kind == Kind.INVOKE else 0] += 1
+        assert peer.process.poll() is None
+    assert select.select([peer.socket], [], [], 0)[0] == []  # one reply each, no more
+    assert peer.ask(Kind.STATUS)[1] == peer.process.pid
+    if os.geteuid() == 0:
+        open_fds = len(list(Path(f"/proc/{peer.process.pid}/fd").iterdir()))
+        assert open_fds < 64 + 16, "the TEE leaks descriptors"
+    peer.close()
+    assert peer.process.returncode == 0
+    return accepted
+
+
+def check_reach(role, accepted):
+    """The fuzzer must get past the checks, into every command."""
+    commands = KvCommand if role == "core" else GuardCommand
+    assert {command for kind, command in accepted if kind == Kind.INVOKE} == set(commands)
+    assert {kind for kind, _ in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
+
+
+@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500)])
+def test_two_thousand_hostile_packets_get_one_reply_each(role, count):
+    check_reach(role, fuzz(role, count, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role,count", [("core", 75_000), ("guard", 25_000)])
+def test_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
+    check_reach(role, fuzz(role, count, seed=2))
+
+
+def test_an_empty_packet_closes_cleanly():
+    peer = Peer("core", random.Random(0))
+    peer.socket.send(b"")
+    assert peer.socket.recv(4096) == b""
+    assert peer.process.wait(5) == 0
+    peer.close()
+
+
+def test_nothing_is_served_before_initialisation_and_nothing_is_initialised_twice():
+    process, connection = spawn("core")
+    connection.send(encode(Kind.STATUS, 0, 0, 0, 0, 1, (0,) * 8))
+    assert decode(connection.recv(4096)).command == 0xFFFF0007
+    connection.send(encode(Kind.INITIALIZE, 0, 0, 0, 0, 2, (0,) * 8))
+    assert decode(connection.recv(4096)).command == 0
+    connection.send(encode(Kind.INITIALIZE, 0, 0, 0x11, 0, 3, (9,) * 4 + (0,) * 4))
+    assert decode(connection.recv(4096)).command == 0xFFFF0007
+    connection.close()
+    assert process.wait(5) == 0
+    process.stderr.close()
+
+
+def test_a_replayed_packet_is_refused():
+    peer = Peer("core", random.Random(0))
+    packet = peer.frame(Kind.STATUS)
+    assert decode(peer.exchange(packet)).command == 0
+    assert decode(peer.exchange(packet)).command == 0xFFFF0005
+    peer.close()
+
+
+def test_outputs_carry_only_what_the_command_declares():
+    peer = Peer("core", random.Random(0))
+    values = (SMALL.n_layers | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
+    packet = peer.frame(Kind.INVOKE, 0x211, values, session=peer.session, command=1)
+    assert decode(peer.exchange(packet)).values == (0, 0, 0, 0, 2, 2, 0, 0)
+    peer.close()
+
+
+def test_a_host_that_hangs_up_in_mid_call_leaves_no_process_behind():
+    for _ in range(5):
+        peer = Peer("core", random.Random(0))
+        peer.socket.send(peer.valid())
+        peer.socket.close()
+        start = time.monotonic()
+        assert peer.process.wait(5) == 0
+        assert time.monotonic() - start < 5
+        peer.process.stderr.close()

@@ -1,0 +1,83 @@
+import hashlib
+import hmac
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tee_helpers import ROOT_KEY
+
+from tee_sim import keys, permutation
+from tee_sim.layout import KvLayout
+
+VECTORS = Path(__file__).resolve().parent.parent / "vectors"
+GOLDEN = json.loads((VECTORS / "tee_keys.json").read_text())
+
+
+def hkdf_expand(key, info, length):
+    """RFC 5869 section 2.3 from the standard library alone, one block."""
+    return hmac.digest(key, info + b"\x01", hashlib.sha256)[:length]
+
+
+@pytest.mark.parametrize("vector", GOLDEN["key_tree"])
+def test_the_key_tree_gives_the_checked_in_keys(vector):
+    key = keys.epoch_key(bytes.fromhex(vector["root"]), vector["epoch"])
+    assert key.hex() == vector["epoch_key"]
+    assert keys.pair_permutation_key(key, 3, 1).hex() == vector["pair_key_layer3_head1"]
+    assert keys.value_permutation_key(key, 3, 1).hex() == vector["value_key_layer3_head1"]
+    assert keys.seal_key(key, vector["session"]).hex() == vector["seal_key"]
+
+
+@pytest.mark.parametrize("vector", GOLDEN["permutations"])
+def test_permutations_are_the_checked_in_ones(vector):
+    layout = KvLayout(**vector["layout"])
+    key = keys.epoch_key(bytes.fromhex(vector["root"]), vector["epoch"])
+    heads = permutation.layer_permutations(key, layout, vector["layer"])
+    assert [list(head.pairs) for head in heads] == [h["pairs"] for h in vector["heads"]]
+    assert [list(head.values) for head in heads] == [h["values"] for h in vector["heads"]]
+
+
+def test_the_generator_reproduces_the_checked_in_file():
+    sys.path.insert(0, str(VECTORS))
+    try:
+        import generate_tee
+    finally:
+        sys.path.remove(str(VECTORS))
+    assert json.loads(json.dumps(generate_tee.vectors())) == GOLDEN
+
+
+def test_the_tree_is_hkdf_as_an_independent_implementation_computes_it():
+    ssk = hkdf_expand(
+        hmac.digest(b"ptmo-secure/tee/v1", ROOT_KEY, hashlib.sha256), b"ptmo/v1/ssk", 32
+    )
+    uuid = bytes.fromhex("1f0a6c1e3d5b4c579b1e7a42c0d85e31")
+    tsk = hkdf_expand(ssk, b"ptmo/v1/tsk/" + uuid, 32)
+    epoch = hkdf_expand(tsk, b"ptmo/v1/epoch/" + (9).to_bytes(8, "big"), 32)
+    seal = hkdf_expand(epoch, b"ptmo/v1/seal/" + (4).to_bytes(8, "big"), 16)
+    assert keys.epoch_key(ROOT_KEY, 9) == epoch
+    assert keys.seal_key(epoch, 4) == seal
+
+
+def test_no_two_purposes_share_a_key():
+    drawn = [keys.storage_key(ROOT_KEY), keys.application_key(ROOT_KEY, (1, 2))]
+    for epoch in range(3):
+        key = keys.epoch_key(ROOT_KEY, epoch)
+        drawn.append(key)
+        for i in range(3):
+            drawn.append(keys.seal_key(key, i))
+            for j in range(3):
+                drawn += [keys.pair_permutation_key(key, i, j)]
+                drawn += [keys.value_permutation_key(key, i, j)]
+    prefixes = {k[:16] for k in drawn}
+    assert len(prefixes) == len(drawn)
+
+
+def test_one_flipped_root_bit_changes_every_key():
+    flipped = bytes([ROOT_KEY[0] ^ 1]) + ROOT_KEY[1:]
+    assert keys.epoch_key(ROOT_KEY, 1) != keys.epoch_key(flipped, 1)
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_a_root_key_of_the_wrong_length_is_refused(length):
+    with pytest.raises(ValueError, match="root key"):
+        keys.epoch_key(bytes(length), 1)

@@ -1,0 +1,173 @@
+"""`ptmo bench`: what it measures, in which order, and the shape of its result."""
+
+import json
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from ptmo_secure import bench, cli
+from ptmo_secure.bench import BenchmarkResult, prompt_ids, run_bench, settings
+from ptmo_secure.config import BenchConfig
+from ptmo_secure.engine import registry
+from ptmo_secure.errors import InputError
+
+KEYS = [
+    *("shield", "restore", "kv_dtype", "threads", "prompt_tokens", "decode_tokens"),
+    *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
+    "tee_crossings_per_token",
+]
+
+
+class FakeSession:
+    """Counts a crossing per decoded token where the shield needs them."""
+
+    def __init__(self, engine: "FakeBenchEngine") -> None:
+        self.engine = engine
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        if len(ids) == 1:
+            self.engine.crossings += self.engine.crossings_per_token
+        self.engine.fed.append(list(ids))
+        return np.eye(1, 50, 42, dtype=np.float32)[0]
+
+
+class FakeBenchEngine:
+    """An engine with the parts that the benchmark touches."""
+
+    order: ClassVar[list[str]] = []
+
+    def __init__(self, name: str = "", crossings_per_token: int = 0) -> None:
+        self.name, self.crossings_per_token = name, crossings_per_token
+        self.crossings = 0
+        self.fed: list[list[int]] = []
+        self.tokenizer = self
+
+    def encode(self, text: str) -> list[int]:
+        return [3, 4, 5]
+
+    def start_session(self) -> FakeSession:
+        self.order.append(self.name)
+        return FakeSession(self)
+
+    def stats(self) -> dict[str, object]:
+        return {
+            "tee_crossings": self.crossings,
+            "kv_bytes_per_token": 640,
+            "weights_bytes": 1000,
+        }
+
+    def reset(self) -> None:
+        pass
+
+    def __enter__(self) -> "FakeBenchEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBenchEngine]:
+    """The engines opened, by shield and restore."""
+    opened: dict[str, FakeBenchEngine] = {}
+
+    def open_fake(config: BenchConfig, setting: bench.Setting) -> FakeBenchEngine:
+        engine = FakeBenchEngine(setting.label, 30 if setting.restore == "tee" else 0)
+        opened[setting.label] = engine
+        return engine
+
+    monkeypatch.setattr(bench, "_open", open_fake)
+    monkeypatch.setattr(FakeBenchEngine, "order", [])
+    return opened
+
+
+def test_shields_with_a_permutation_are_measured_once_per_restore() -> None:
+    found = [(s.shield, s.restore) for s in settings(BenchConfig())]
+    assert found == [
+        ("none", None),
+        ("permute", "folded"),
+        ("permute", "tee"),
+        ("seal", None),
+        ("permute+seal", "folded"),
+        ("permute+seal", "tee"),
+    ]
+
+
+def test_rounds_are_interleaved(engines: dict[str, FakeBenchEngine]) -> None:
+    run_bench(BenchConfig(shields=("none", "seal"), contexts=(4,), decode_tokens=2, rounds=3))
+    assert FakeBenchEngine.order == ["none int8 2 threads", "seal int8 2 threads"] * 3
+
+
+def test_a_measurement_prefills_the_prompt_and_decodes_greedily() -> None:
+    engine = FakeBenchEngine()
+    bench.measure(engine, prompt_tokens=7, decode_tokens=2)
+    assert engine.fed == [[3, 4, 5, 3, 4, 5, 3], [42], [42]]
+
+
+def test_crossings_are_counted_per_decoded_token(engines: dict[str, FakeBenchEngine]) -> None:
+    config = BenchConfig(shields=("none", "permute"), contexts=(4,), decode_tokens=5, rounds=1)
+    found = {(r.shield, r.restore): r.tee_crossings_per_token for r in run_bench(config)}
+    assert found == {("none", None): 0, ("permute", "folded"): 0, ("permute", "tee"): 30}
+
+
+def test_a_speed_is_the_median_of_its_rounds(
+    engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([bench._Sample(1.0, 4.0, 0), bench._Sample(2.0, 1.0, 0), bench._Sample(8.0, 2, 0)])
+    monkeypatch.setattr(bench, "measure", lambda *_: next(taken))
+    config = BenchConfig(shields=("none",), contexts=(16,), decode_tokens=8, rounds=3)
+    (result,) = run_bench(config)
+    assert (result.prefill_tps, result.decode_tps) == (8.0, 4.0)
+
+
+def test_progress_counts_every_measurement(engines: dict[str, FakeBenchEngine]) -> None:
+    seen: list[tuple[int, int]] = []
+    config = BenchConfig(shields=("none",), contexts=(2, 3), decode_tokens=2, rounds=2)
+    run_bench(config, lambda done, total, _: seen.append((done, total)))
+    assert seen == [(0, 4), (0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_json_has_the_documented_keys(
+    engines: dict[str, FakeBenchEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(registry, "resolve", lambda name: name)
+    command = ["bench", "--shields", "none", "--contexts", "4", "--rounds", "1", "--json"]
+    assert cli.main(command) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert list(value) == ["command", "commit", "machine", "config", "results"]
+    assert value["command"] == "ptmo " + " ".join(command)
+    assert value["config"]["contexts"] == [4]
+    (row,) = value["results"]
+    assert list(row) == KEYS
+    assert (row["restore"], row["weights_bytes"]) == (None, 1000)
+
+
+def test_the_table_names_the_restore_of_a_permutation() -> None:
+    row = BenchmarkResult("permute", "tee", "int8", 2, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0)
+    (cells,) = bench.iterate_rows([row])
+    assert cells[0] == "permute (tee)"
+    assert cells[3:6] == ("128 + 64", "402", "80.3")
+
+
+def test_a_short_text_is_repeated_to_the_length_asked() -> None:
+    assert prompt_ids([1, 2], 5) == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"shields": ("foil",)}, "unknown shield 'foil'"),
+        ({"kv_dtypes": ("int3",)}, "unknown kv-dtype 'int3'"),
+        ({"contexts": (0,)}, "contexts is 0"),
+        ({"threads": (0,)}, "threads is 0"),
+        ({"decode_tokens": 1}, "decode-tokens is 1"),
+        ({"rounds": 0}, "rounds is 0"),
+    ],
+)
+def test_a_bad_configuration_names_the_field(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        BenchConfig(**fields)

@@ -1,0 +1,92 @@
+"""`ptmo doctor`, `ptmo tee status` and the JSON envelope."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from ptmo_secure import cli, doctor
+from ptmo_secure.doctor import Check, run_checks
+from ptmo_secure.results import envelope, machine_facts, to_json
+
+NAMES = [
+    *("python", "compiler", "cpu", "memory", "gpu", "native module", "memfd_secret"),
+    *("memlock limit", "seccomp", "ptrace scope", "swap", "model cache", "TEE core", "TEE guard"),
+]
+
+
+def test_doctor_looks_at_everything_and_says_something_of_each() -> None:
+    checks = run_checks()
+    assert [check.name for check in checks] == NAMES
+    assert all(check.status in ("ok", "warn", "fail") for check in checks)
+    assert all(check.detail and "\n" not in check.detail for check in checks)
+
+
+def test_both_tee_processes_start() -> None:
+    found = {check.name: check for check in run_checks()}
+    for role in ("TEE core", "TEE guard"):
+        assert found[role].detail.startswith("starts"), found[role]
+
+
+def test_a_check_that_raises_is_a_failure_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down() -> tuple[doctor.Status, str]:
+        raise OSError("no /proc here")
+
+    monkeypatch.setattr(doctor, "_swap", break_down)
+    found = {check.name: check for check in run_checks()}
+    assert found["swap"] == Check("swap", "fail", "OSError: no /proc here")
+    assert found["python"].status == "ok"
+
+
+def test_a_missing_native_module_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ptmo_secure
+
+    monkeypatch.delattr(ptmo_secure, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "ptmo_secure._native", None)
+    found = {check.name: check for check in run_checks()}
+    assert found["native module"].status == "fail"
+    assert "pip install" in found["native module"].detail
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_doctor_exits_1_only_on_a_failure(
+    status: doctor.Status,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(doctor, "run_checks", lambda: [Check("thing", status, "detail")])
+    assert cli.main(["doctor", "--json"]) == code
+    value = json.loads(capsys.readouterr().out)
+    assert value["results"] == [{"name": "thing", "status": status, "detail": "detail"}]
+    assert cli.main(["doctor"]) == code
+    assert "thing" in capsys.readouterr().out
+
+
+def test_tee_status_reports_two_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tee", "status", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert [value[role]["role"] for role in ("core", "guard")] == ["core", "guard"]
+    assert value["core"]["pid"] != value["guard"]["pid"]
+    assert value["core"]["debug"] is False
+
+
+def test_the_envelope_says_what_ran_and_where() -> None:
+    value = envelope("ptmo x", {"seed": 1}, [{"a": 2}])
+    assert list(value) == ["command", "commit", "machine", "config", "results"]
+    assert (value["command"], value["config"], value["results"]) == (
+        "ptmo x",
+        {"seed": 1},
+        [{"a": 2}],
+    )
+    assert set(machine_facts()) == {"cpu", "cores", "ram_bytes", "gpu", "python"}
+    cores, ram = machine_facts()["cores"], machine_facts()["ram_bytes"]
+    assert isinstance(cores, int) and cores >= 1
+    assert isinstance(ram, int) and ram > 1 << 28
+
+
+def test_json_takes_numpy_scalars_and_refuses_nan() -> None:
+    assert to_json({"a": np.float32(0.5), "b": np.int64(3)}) == '{"a": 0.5, "b": 3}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"a": float("nan")})
