@@ -138,9 +138,9 @@ struct V {
 #endif
 
 // exp(x) for x <= 0, to about 1 ulp: 2^n e^r with |r| <= ln2 / 2 and a degree-6 polynomial
-// (coefficients: Cephes expf). Below -87 the result is flushed to zero.
+// (coefficients: Cephes expf). Below -87 the result stays at e^-87 = 1.6e-38; a NaN stays a NaN.
 inline V::reg exp_nonpositive(V::reg x) {
-  const V::reg clamped = V::max(x, V::set1(-87.0f));
+  const V::reg clamped = V::max(V::set1(-87.0f), x);
   const V::reg n = V::round(V::mul(clamped, V::set1(1.44269504088896341f)));
   V::reg r = V::fma(n, V::set1(-0.693359375f), clamped);
   r = V::fma(n, V::set1(2.12194440e-4f), r);

@@ -114,7 +114,7 @@ template <typename Code, typename Store>
 inline float quantize_row(const float* x, int n, float qmax, Code* codes, Store store) {
   V::reg m = V::zero();
   for (int i = 0; i < n; i += V::lanes)
-    m = V::max(m, V::abs(V::load(x + i)));
+    m = V::max(V::abs(V::load(x + i)), m); // this order: max(NaN, m) is m
   const float amax = V::reduce_max(m);
   const bool tiny = !(amax > 1e-30f);
   const V::reg inv = V::set1(tiny ? 0.0f : qmax / amax);

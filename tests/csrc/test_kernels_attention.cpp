@@ -113,6 +113,18 @@ TEST(exp_of_the_maximum_itself_is_one) {
   }
 }
 
+TEST(exp_sum_passes_a_nan_on) {
+  for (const kernels::Table* level : levels()) {
+    for (const int at : {0, 5, 16, 20}) {
+      std::vector<float> x(21, -1.0f);
+      x[at] = std::nanf("");
+      set_context(level->name, " at ", at);
+      CHECK(std::isnan(level->exp_sum(x.data(), 21, 0.0f)));
+      CHECK(std::isnan(x[at]));
+    }
+  }
+}
+
 TEST(weighted_rows_equal_the_reference_bit_for_bit_and_float64_closely) {
   Random random(44);
   const kernels::Table& reference = kernels::reference();

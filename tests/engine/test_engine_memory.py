@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptmo_secure import _native
 from ptmo_secure.engine.engine import Engine
+from tee_sim import keys
+from tee_sim.client import KvLayout
+from tee_sim.permutation import invert, layer_permutations
+from tests.tee.memory_scan import Needles, narrowed
 from tests.tiny_models import make_tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(11).integers(0, 250, 45)]
@@ -19,7 +24,9 @@ import json, sys
 sys.path.insert(0, {root!r})
 from ptmo_secure.engine.engine import Engine
 path, fields, ids, fail = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
-engine = Engine.load(path, threads=2, **fields)
+root = bytes.fromhex(sys.argv[5]) or None
+engine = Engine.load(path, threads=2, tee_debug_root_key=root, **fields)
+planted = bytes(range(1, 17)) if root else b""
 session = engine.start_session()
 session.feed(ids)
 if fail == "exception":
@@ -39,8 +46,8 @@ sys.stdin.readline()
 class Victim:
     """An engine in a process of its own, paused between two tokens."""
 
-    def __init__(self, path, fields, fail="no"):
-        arguments = [str(path), json.dumps(fields), json.dumps(IDS), fail]
+    def __init__(self, path, fields, fail="no", root_key=b""):
+        arguments = [str(path), json.dumps(fields), json.dumps(IDS), fail, root_key.hex()]
         self.process = subprocess.Popen(
             [sys.executable, "-c", VICTIM.format(root=str(ROOT)), *arguments],
             stdin=subprocess.PIPE,
@@ -75,11 +82,9 @@ class Victim:
                     continue  # memfd_secret and special mappings refuse to be read
 
     def count(self, needles):
-        """How many of the needles occur anywhere in the writable memory."""
-        found = set()
-        for block in self.writable_memory():
-            found |= {i for i, needle in enumerate(needles) if needle in block}
-        return len(found)
+        """How many of the needles (16 bytes or more) occur anywhere in the writable memory."""
+        named = Needles(dict(enumerate(needles)))
+        return len({name for block in self.writable_memory() for name, _ in named.find(block)})
 
 
 def kv_codes(path, **fields):
@@ -140,3 +145,82 @@ def test_scratch_of_the_last_chunk_is_wiped(model):
     rows = kv_codes(model, kv_dtype="fp32", activations="int8")
     with Victim(model, {"shield": "seal", "kv_dtype": "int8"}) as victim:
         assert victim.count(rows) == 0
+
+
+def aes128_round_keys(key):
+    box = aes_sbox()
+    words = [key[i : i + 4] for i in range(0, 16, 4)]
+    rcon = 1
+    while len(words) < 44:
+        last = words[-1]
+        if len(words) % 4 == 0:
+            last = bytes(box[b] for b in last[1:] + last[:1])
+            last = bytes([last[0] ^ rcon]) + last[1:]
+            rcon = (rcon << 1) ^ (0x11B if rcon & 0x80 else 0)
+        words.append(bytes(a ^ b for a, b in zip(last, words[-4], strict=True)))
+    return [b"".join(words[i : i + 4]) for i in range(0, 44, 4)]
+
+
+def aes_sbox():
+    box, p, q = [0] * 256, 1, 1
+    while True:
+        p ^= (p << 1) ^ (0x11B if p & 0x80 else 0)
+        p &= 0xFF
+        for shift in (1, 2, 4):
+            q ^= q << shift & 0xFF
+        q ^= 0x09 if q & 0x80 else 0
+        turned = [(q << n | q >> (8 - n)) & 0xFF for n in range(5)]
+        box[p] = turned[0] ^ turned[1] ^ turned[2] ^ turned[3] ^ turned[4] ^ 0x63
+        if p == 1:
+            box[0] = 0x63
+            return box
+
+
+@pytest.mark.parametrize("fail", ["no", "exception"])
+def test_seal_key_and_round_keys_stand_nowhere_but_in_the_arena(model, fail):
+    root = bytes(range(32))
+    # The first epoch a fresh TEE draws is 1, and the engine's first sealed session is its first.
+    candidates = [
+        keys.seal_key(keys.epoch_key(root, epoch), session)
+        for epoch in range(8)
+        for session in range(8)
+    ]
+    needles = [part for key in candidates for part in aes128_round_keys(key)]
+    with Victim(model, {"shield": "seal"}, fail, root) as victim:
+        found = victim.count(needles)
+        assert victim.count([bytes(range(1, 17))]) == 1  # the scanner sees what is there
+        dump = bytes.fromhex(victim.said["pages"])
+        layout = _native.PageLayout(2, 2, 32, 32, _native.KvType.int8)
+        row = dump[layout.data_offset : layout.data_offset + 32]
+        opened = [_native.aes128_ctr_xor(key, [0], 0, 0, 0, row) for key in candidates]
+    plain = kv_codes(model)[0]
+    assert plain in opened  # one of the needles is the very key in use
+    assert found == 0
+
+
+@pytest.mark.parametrize("restore", ["folded", "tee"])
+def test_no_permutation_stands_in_the_engine_process(model, restore):
+    root = bytes(range(32))
+    block = 32  # head_dim of this model, and of a quantisation block
+    layout = KvLayout(2, 4, 2, 32, 32, block)
+    permutations = {
+        (epoch, layer, head, kind, turned): invert(perm) if turned else perm
+        for epoch in range(4)
+        for layer in range(2)
+        for head, drawn in enumerate(layer_permutations(keys.epoch_key(root, epoch), layout, layer))
+        for kind, perm in (("pairs", list(drawn.pairs)), ("values", list(drawn.values)))
+        for turned in (False, True)
+    }
+    with Victim(model, {"shield": "permute", "restore": restore}, "no", root) as victim:
+        blocks = list(victim.writable_memory())
+    needles = Needles({name: bytes(perm) for name, perm in permutations.items()})
+    found = {name for block in blocks for name, _ in needles.find(block)}
+    found |= {
+        name
+        for block in blocks
+        for _, narrow in narrowed(block)
+        for name, _ in needles.find(narrow)
+    }
+    assert found == set()
+    stored = b"".join(np.array(perm, "<u4").tobytes() for perm in permutations.values())
+    assert any(list(needles.find(narrow)) for _, narrow in narrowed(stored))  # the scan can see one
