@@ -27,10 +27,9 @@ struct Attention::Job {
 void Attention::Scratch::wipe() {
   secure_wipe(tile.data(), tile.size());
   wipe_vector(q_codes);
-  wipe_vector(q);
-  wipe_vector(scores);
+  for (auto* v : {&q, &q_scales, &max, &sum, &acc, &scores})
+    wipe_vector(*v);
   wipe_vector(dots);
-  wipe_vector(acc);
 }
 
 Attention::Attention(const ModelConfig& config, const PageLayout& layout, int threads)

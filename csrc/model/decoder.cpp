@@ -12,6 +12,15 @@ namespace {
 
 constexpr int kOutputRows = 8; // tokens whose logits are computed together
 
+bool reads_integers(const Matrix& w) {
+  return w.packed.type == kernels::WeightType::kInt4 || w.packed.type == kernels::WeightType::kInt8;
+}
+
+bool same_layout(const PageLayout& a, const PageLayout& b) {
+  return a.n_layers == b.n_layers && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim &&
+         a.rows == b.rows && a.type == b.type;
+}
+
 } // namespace
 
 Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int threads,
@@ -21,6 +30,9 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
       pool_(threads), weights_(config), attention_(config, layout, threads) {
   require(chunk_tokens >= 1 && chunk_tokens <= 4096, "chunk_tokens=", chunk_tokens,
           " is not in 1..4096");
+  require(layout.n_layers == config.n_layers && layout.n_kv_heads == config.n_kv_heads &&
+              layout.head_dim == config.head_dim,
+          "the page layout is not this model's");
   const auto n = static_cast<size_t>(chunk_tokens);
   const size_t widest =
       static_cast<size_t>(std::max({config.d_model, config.d_ff, config.q_size()}));
@@ -51,6 +63,7 @@ void Decoder::forward(KvSession& session, const int32_t* tokens, int n, Logits w
          ": load one of your own after a fork");
   weights_.require_complete();
   require(!session.closed(), "the session is closed");
+  require(same_layout(session.layout(), layout_), "the session's page layout is not the decoder's");
   require(restore.buffer == nullptr || restore.max_tokens >= std::min(n, chunk_),
           "the attention buffer holds ", restore.max_tokens, " rows, a chunk has ",
           std::min(n, chunk_));
@@ -251,7 +264,7 @@ void Decoder::output(int row, int n, float* logits) {
                         normed_.data() + t * d);
     float* out = logits + static_cast<size_t>(done) * vocab;
     set_input(normed_.data(), config_.d_model, now);
-    if (input_.codes == nullptr) {
+    if (input_.codes == nullptr || !reads_integers(weights_.output())) {
       linear(weights_.output(), {}, now, out);
       continue;
     }

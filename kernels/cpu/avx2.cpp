@@ -116,6 +116,8 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
       int t = 0;
       for (; t + 4 <= tokens; t += 4)
         (int4 ? int4_half<4> : int8_half<4>)(w, panel, half, rows, x, t, out, y_stride);
+      for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
+        (int4 ? int4_half<2> : int8_half<2>)(w, panel, half, rows, x, t, out, y_stride);
       for (; t < tokens; ++t)
         (int4 ? int4_half<1> : int8_half<1>)(w, panel, half, rows, x, t, out, y_stride);
     }

@@ -60,7 +60,8 @@ private:
 
 // Equal as bytes: tells -0 from 0 and compares NaNs.
 template <typename T> bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 inline std::vector<const kernels::Table*> levels() {

@@ -93,7 +93,7 @@ TEST(offsets_inside_a_page_are_those_of_its_description) {
   CHECK_EQ(int8.bytes_per_token(), 6u * (128 + 8));
   const PageLayout f16(1, 1, 32, 32, KvType::kF16);
   CHECK_EQ(f16.head_bytes(), 2u * 32 * 64);
-  CHECK_EQ(f16.page_bytes(), 288u + 4096 + 0);
+  CHECK_EQ(f16.page_bytes(), 4416u); // 288 + 4096 = 4384, rounded up to 64
   CHECK_EQ(PageLayout(1, 1, 32, 32, KvType::kF32).row_bytes(), 128u);
   CHECK_THROWS(PageLayout(1, 1, 24, 16, KvType::kInt8), std::invalid_argument, "head_dim=24");
   CHECK_THROWS(PageLayout(1, 1, 32, 20, KvType::kInt8), std::invalid_argument, "rows_per_page=20");

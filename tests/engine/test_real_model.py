@@ -144,3 +144,23 @@ def test_shields_and_threads_change_no_bit_of_the_logits(hf, shield, restore):
         plain = engine.forward(ids)
     with Engine.load(MODEL, shield=shield, restore=restore, threads=2) as engine:
         assert np.array_equal(plain, engine.forward(ids))
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp16", "fp32"])
+def test_permuting_a_float_cache_reorders_sums_and_no_more(hf, kv_dtype, capsys):
+    """With float K the dot product's order follows the permutation: close, never bit-equal."""
+    with Engine.load(MODEL, shield="none", kv_dtype=kv_dtype) as engine:
+        ids = engine.tokenizer.encode(TEXT)[:WINDOW]
+        plain = log_softmax(engine.forward(ids))
+    with Engine.load(MODEL, shield="permute", kv_dtype=kv_dtype) as engine:
+        permuted = log_softmax(engine.forward(ids))
+    kl = float((np.exp(plain) * (plain - permuted)).sum(axis=-1).mean())
+    agree = plain.argmax(axis=-1) == permuted.argmax(axis=-1)
+    top2 = np.sort(plain, axis=-1)[:, -2:]
+    gaps = (top2[:, 1] - top2[:, 0])[~agree]
+    with capsys.disabled():
+        print(f"\n  permute at {kv_dtype} KV: KL {kl:.2e} nats, top-1 {agree.mean():.4f}, ", end="")
+        print(f"top-2 gaps where they part: {np.round(gaps, 4).tolist()}")
+    assert kl < 0.01
+    assert agree.mean() >= 0.965
+    assert np.all(gaps < 0.5)  # nats: only near-ties may flip

@@ -1,9 +1,8 @@
 """Show an attack matrix to people, and write it for programs."""
 
 import os
-import platform
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -146,45 +145,8 @@ def plot(rows: Sequence[ResultRow], path: str | os.PathLike[str]) -> None:
     axes.set_ylabel("distinct tokens recovered, %")
     axes.set_ylim(0, 105)
     axes.axhline(1, color="grey", linewidth=0.6, linestyle="--")
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=3)
     try:
         figure.savefig(target)
     except OSError as refused:
         raise InputError(f"cannot write {target}: {refused.strerror}") from refused
-
-
-def result_file(
-    rows: Sequence[ResultRow], config: Mapping[str, object], *, commit: str | None = None
-) -> dict[str, object]:
-    """The JSON object of `ptmo attack kv`: command, commit, machine, config, results."""
-    return {
-        "command": "ptmo attack kv",
-        "commit": commit,
-        "machine": machine(),
-        "config": dict(config),
-        "results": [row.as_json() for row in rows],
-    }
-
-
-def machine() -> dict[str, object]:
-    """CPU, cores, memory, GPU and Python of this machine; what cannot be read is None."""
-    cpu, gpu = None, None
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        names = [
-            line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line
-        ]
-        cpu = names[0] if names else None
-    except OSError:
-        cpu = platform.processor() or None
-    for info in Path("/proc/driver/nvidia/gpus").glob("*/information"):
-        lines = info.read_text(encoding="utf-8").splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]
-        gpu = models[0] if models else None
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpu": gpu,
-        "python": platform.python_version(),
-    }

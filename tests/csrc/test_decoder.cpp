@@ -1,0 +1,196 @@
+// The whole forward pass of a tiny model: right against float64, and the same bits however the
+// work is split, chunked or sealed. Runs itself once for every kernel level of this CPU.
+#include "check.h"
+#include "sealed_session.h"
+#include "tiny_model.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace ptmo::test {
+namespace {
+
+constexpr int kTokens = 45; // three pages of 16 rows, the last one partly filled
+
+std::vector<int32_t> prompt() {
+  Random random(80);
+  std::vector<int32_t> out;
+  for (int i = 0; i < kTokens; ++i)
+    out.push_back(random.below(50));
+  return out;
+}
+
+struct Setting {
+  KvType type;
+  bool integer;
+  int threads = 1, chunk = 128, step = kTokens; // tokens a forward call
+  bool sealed = false;
+};
+
+std::vector<float> logits_of(const TinyModel& model, const Setting& s) {
+  const auto decoder = model.decoder(s.type, s.threads, s.integer, s.chunk);
+  PageArena pages(model.layout(s.type), 4);
+  SecretArena secrets(4096);
+  const auto session =
+      s.sealed ? sealed_session(pages, secrets, 1, 9) : std::make_unique<KvSession>(pages, 1);
+  const std::vector<int32_t> tokens = prompt();
+  std::vector<float> out(static_cast<size_t>(kTokens) * 50);
+  for (int done = 0; done < kTokens; done += s.step)
+    decoder->forward(*session, tokens.data() + done, std::min(s.step, kTokens - done), Logits::kAll,
+                     out.data() + static_cast<size_t>(done) * 50, {});
+  CHECK_EQ(session->length(), kTokens);
+  return out;
+}
+
+// Root mean square of the difference over that of the float64 logits.
+double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
+} // namespace
+
+TEST(logits_are_those_of_the_float64_decoder) {
+  for (const int dim : {16, 32}) {
+    const TinyModel model(81, dim);
+    const std::vector<double> want = model.logits(prompt());
+    const auto error = [&](KvType type, bool integer) {
+      return relative_error(logits_of(model, {type, integer}), want);
+    };
+    set_context("head_dim ", dim);
+    CHECK_NEAR(error(KvType::kF32, false), 0.0, 1e-5);  // float roundings over two layers
+    CHECK_NEAR(error(KvType::kF16, false), 0.0, 2e-3);  // K and V of 11 bits
+    CHECK_NEAR(error(KvType::kInt8, false), 0.0, 3e-2); // K and V of 8 bits
+    CHECK_NEAR(error(KvType::kInt8, true), 0.0, 5e-2);  // and activations of 8 bits
+  }
+}
+
+TEST(threads_chunks_calls_and_sealing_change_no_bit_of_the_logits) {
+  for (const int dim : {16, 32}) {
+    const TinyModel model(82, dim);
+    for (const KvType type : {KvType::kInt8, KvType::kF16, KvType::kF32}) {
+      for (const bool integer : {true, false}) {
+        const std::vector<float> want = logits_of(model, {type, integer});
+        const auto same = [&](const Setting& s) {
+          set_context("head_dim ", dim, " kv ", static_cast<int>(type), " integer ", integer,
+                      " threads ", s.threads, " chunk ", s.chunk, " step ", s.step, " sealed ",
+                      s.sealed);
+          CHECK(same_bits(logits_of(model, s), want));
+        };
+        same({type, integer, 2});
+        same({type, integer, 3});
+        same({type, integer, 1, 128, kTokens, true});
+        same({type, integer, 3, 7, kTokens, true});
+        same({type, integer, 1, 1});
+        same({type, integer, 2, 7});
+        same({type, integer, 1, 128, 1}); // token by token, as in decoding
+        same({type, integer, 2, 7, 20, true});
+      }
+    }
+  }
+}
+
+TEST(the_last_logits_alone_equal_the_last_of_all) {
+  const TinyModel model(83, 16);
+  const std::vector<float> all = logits_of(model, {KvType::kInt8, true});
+  const auto decoder = model.decoder(KvType::kInt8, 2, true, 7);
+  PageArena pages(model.layout(KvType::kInt8), 4);
+  KvSession session(pages, 1);
+  std::vector<float> last(50);
+  decoder->forward(session, prompt().data(), kTokens, Logits::kLast, last.data(), {});
+  CHECK(same_bits(last, {all.end() - 50, all.end()}));
+}
+
+TEST(heads_of_every_type_give_close_logits_with_integer_activations) {
+  for (const WeightType type :
+       {WeightType::kInt4, WeightType::kInt8, WeightType::kF16, WeightType::kF32}) {
+    const TinyModel model(84, 16, type);
+    set_context("head type ", static_cast<int>(type));
+    CHECK_NEAR(relative_error(logits_of(model, {KvType::kInt8, true}), model.logits(prompt())), 0.0,
+               5e-2);
+    CHECK(same_bits(logits_of(model, {KvType::kInt8, true, 1, 1}),
+                    logits_of(model, {KvType::kInt8, true, 2, 128})));
+  }
+}
+
+TEST(a_restore_hook_that_changes_nothing_changes_no_logit_and_sees_every_layer_and_chunk) {
+  const TinyModel model(85, 32);
+  const auto decoder = model.decoder(KvType::kInt8, 2, true, 20);
+  PageArena pages(model.layout(KvType::kInt8), 4);
+  KvSession session(pages, 1);
+  std::vector<float> out(kTokens * 50), buffer(20 * 128);
+  std::string seen;
+  const AttentionRestore hook{buffer.data(), 20, [&](int layer, int tokens) {
+                                seen += std::to_string(layer) + ":" + std::to_string(tokens) + " ";
+                              }};
+  decoder->forward(session, prompt().data(), kTokens, Logits::kAll, out.data(), hook);
+  CHECK(same_bits(out, logits_of(model, {KvType::kInt8, true})));
+  CHECK_EQ(seen, std::string("0:20 1:20 0:20 1:20 0:5 1:5 "));
+}
+
+TEST(refused_calls_leave_the_session_unchanged) {
+  const TinyModel model(86, 16);
+  const auto decoder = model.decoder(KvType::kInt8, 1, true, 8);
+  PageArena pages(model.layout(KvType::kInt8), 2);
+  KvSession session(pages, 1);
+  std::vector<float> out(50);
+  std::vector<int32_t> tokens = prompt();
+  const auto forward = [&](int n) {
+    decoder->forward(session, tokens.data(), n, Logits::kLast, out.data(), {});
+  };
+  forward(10);
+  CHECK_THROWS(forward(0), std::invalid_argument, "no tokens");
+  CHECK_THROWS(forward(291), std::invalid_argument, "exceed the context");
+  CHECK_THROWS(forward(40), std::runtime_error, "KV cache is full"); // in its third chunk
+  CHECK_EQ(session.length(), 10);
+  CHECK_EQ(session.page_count(), 1);
+  for (const int32_t bad : {-1, 50, 1 << 30}) {
+    tokens[3] = bad;
+    CHECK_THROWS(forward(5), std::invalid_argument, "token id " + std::to_string(bad));
+  }
+  CHECK_EQ(session.length(), 10);
+  session.close();
+  CHECK_THROWS(forward(1), std::invalid_argument, "closed");
+}
+
+TEST(a_session_of_another_layout_is_refused) {
+  const TinyModel model(87, 16);
+  const auto decoder = model.decoder(KvType::kInt8, 1, true, 8);
+  PageArena pages(PageLayout(2, 2, 16, 32, KvType::kInt8), 2);
+  KvSession session(pages, 1);
+  std::vector<float> out(50);
+  CHECK_THROWS(decoder->forward(session, prompt().data(), 5, Logits::kLast, out.data(), {}),
+               std::invalid_argument, "layout");
+  CHECK_THROWS(Decoder(model.config, PageLayout(2, 2, 32, 16, KvType::kInt8), 1, true, 8),
+               std::invalid_argument, "layout");
+}
+
+} // namespace ptmo::test
+
+// The level in use is chosen once a process: each level gets a process of its own.
+int main(int argc, char** argv) {
+  if (std::getenv("PTMO_KERNEL_LEVEL") != nullptr)
+    return ptmo::test::run_all(argc, argv);
+  int failed = 0;
+  for (const ptmo::kernels::Table* level : ptmo::test::levels()) {
+    std::printf("-- %s\n", level->name);
+    std::fflush(stdout);
+    setenv("PTMO_KERNEL_LEVEL", level->name, 1);
+    const pid_t child = fork();
+    if (child == 0) {
+      execv("/proc/self/exe", argv);
+      _exit(127);
+    }
+    int status = -1;
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+      ++failed;
+  }
+  return failed == 0 ? 0 : 1;
+}

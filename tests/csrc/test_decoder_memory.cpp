@@ -1,0 +1,151 @@
+// What a forward pass leaves behind, looked for in all of the process's own memory.
+#include "check.h"
+#include "sealed_session.h"
+#include "tiny_model.h"
+
+#include <array>
+#include <cstdio>
+#include <stdexcept>
+
+namespace ptmo::test {
+namespace {
+
+// 16 bytes to look for, kept inverted so that the search does not find itself.
+using Pattern = std::array<uint32_t, 4>;
+
+Pattern inverted(const uint8_t* bytes) {
+  Pattern out;
+  std::memcpy(out.data(), bytes, 16);
+  for (uint32_t& word : out)
+    word = ~word;
+  return out;
+}
+
+// Plain loads: the ranges hold memory that a sanitizer has poisoned.
+__attribute__((no_sanitize("address"), noinline)) int
+count_in(const uint32_t* from, const uint32_t* to, const Pattern& pattern) {
+  int found = 0;
+  for (const uint32_t* at = from; at + 4 <= to; ++at)
+    found += at[0] == ~pattern[0] && at[1] == ~pattern[1] && at[2] == ~pattern[2] &&
+             at[3] == ~pattern[3];
+  return found;
+}
+
+// Occurrences, at 4-byte steps, in the writable private memory of this process: heap, stacks and
+// mappings. Ranges above 32 MiB (a sanitizer's own tables) are left out.
+int occurrences(const Pattern& pattern) {
+  std::FILE* maps = std::fopen("/proc/self/maps", "r");
+  if (maps == nullptr)
+    throw std::runtime_error("cannot read the memory map");
+  int found = 0;
+  char line[512];
+  while (std::fgets(line, sizeof(line), maps) != nullptr) {
+    unsigned long from = 0, to = 0;
+    char flags[5] = "";
+    if (std::sscanf(line, "%lx-%lx %4s", &from, &to, flags) == 3 && flags[0] == 'r' &&
+        flags[1] == 'w' && flags[3] == 'p' && to - from <= 32ul << 20)
+      found += count_in(reinterpret_cast<const uint32_t*>(from),
+                        reinterpret_cast<const uint32_t*>(to), pattern);
+  }
+  std::fclose(maps);
+  return found;
+}
+
+// The first 16 bytes of the plain K and V rows of (layer, head, position).
+std::array<Pattern, 2> row_patterns(const KvSession& session, int layer, int head, int position) {
+  const PageLayout& l = session.layout();
+  AlignedBuffer scratch(l.head_bytes());
+  const Tile tile = session.shield().open_tile(session.page(position / l.rows), l, layer, head,
+                                               l.rows, scratch.data());
+  const size_t at = static_cast<size_t>(position % l.rows) * l.row_bytes();
+  const std::array<Pattern, 2> out = {inverted(tile.k + at), inverted(tile.v + at)};
+  secure_wipe(scratch.data(), scratch.size());
+  return out;
+}
+
+struct Stop : std::runtime_error {
+  Stop() : std::runtime_error("stopped by the hook") {}
+};
+
+// 30 tokens in chunks of 8; the hook looks at the rows of the chunk in hand at (layer, chunk).
+void check_run(KvType type, int threads, bool integer, bool stop) {
+  const TinyModel model(91, 32);
+  const auto decoder = model.decoder(type, threads, integer, 8);
+  PageArena pages(model.layout(type), 4);
+  SecretArena secrets(4096);
+  const auto session = sealed_session(pages, secrets, 1, 12);
+  const std::vector<int32_t> tokens = {5, 9, 2, 49, 0, 17, 33, 8, 21, 3, 11, 40, 7, 7, 26};
+  std::vector<float> out(50), buffer(8 * 128);
+  const auto forward = [&](int n, const AttentionRestore& hook) {
+    decoder->forward(*session, tokens.data(), n, Logits::kLast, out.data(), hook);
+  };
+  forward(5, {});
+  std::vector<Pattern> patterns;
+  int during = 0, calls = 0;
+  const AttentionRestore hook{buffer.data(), 8, [&](int layer, int) {
+                                if (++calls != 4) // the second chunk's layer 1
+                                  return;
+                                for (const int position : {14, 17}) {
+                                  for (const Pattern& p :
+                                       row_patterns(*session, layer, 1, position))
+                                    patterns.push_back(p);
+                                }
+                                for (const Pattern& p : patterns)
+                                  during += occurrences(p) > 0;
+                                if (stop)
+                                  throw Stop();
+                              }};
+  set_context("kv ", static_cast<int>(type), " threads ", threads, integer ? " integer" : " float",
+              stop ? " stopped" : " to the end");
+  if (stop) {
+    CHECK_THROWS(forward(15, hook), Stop, "stopped");
+    CHECK_EQ(session->length(), 5);
+  } else {
+    forward(15, hook);
+    CHECK_EQ(session->length(), 20);
+  }
+  CHECK_EQ(patterns.size(), 4u);
+  // The search works: in float32 the rows stand as they are in the layer's scratch.
+  if (type == KvType::kF32)
+    CHECK_EQ(during, 4);
+  for (const Pattern& p : patterns)
+    CHECK_EQ(occurrences(p), 0);
+}
+
+} // namespace
+
+TEST(no_plain_row_is_in_memory_after_a_sealed_forward_pass) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8})
+    for (const int threads : {1, 2})
+      for (const bool integer : {true, false})
+        check_run(type, threads, integer, false);
+}
+
+TEST(no_plain_row_is_in_memory_after_the_restore_hook_throws_and_the_length_is_the_old_one) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8})
+    for (const int threads : {1, 2})
+      for (const bool integer : {true, false})
+        check_run(type, threads, integer, true);
+}
+
+TEST(a_stopped_session_goes_on_as_if_the_call_had_not_been) {
+  const TinyModel model(92, 16);
+  const auto decoder = model.decoder(KvType::kInt8, 2, true, 8);
+  PageArena pages(model.layout(KvType::kInt8), 4);
+  KvSession stopped(pages, 1), calm(pages, 2);
+  const std::vector<int32_t> tokens = {5, 9, 2, 49, 0, 17, 33, 8, 21, 3, 11, 40};
+  std::vector<float> buffer(8 * 64), first(50), second(50);
+  const AttentionRestore hook{buffer.data(), 8, [](int, int) { throw Stop(); }};
+  for (KvSession* session : {&stopped, &calm})
+    decoder->forward(*session, tokens.data(), 12, Logits::kLast, first.data(), {});
+  CHECK_THROWS(decoder->forward(stopped, tokens.data(), 12, Logits::kLast, first.data(), hook),
+               Stop, "hook");
+  CHECK_EQ(stopped.length(), 12);
+  decoder->forward(stopped, tokens.data(), 12, Logits::kLast, first.data(), {});
+  decoder->forward(calm, tokens.data(), 12, Logits::kLast, second.data(), {});
+  CHECK(same_bits(first, second));
+}
+
+} // namespace ptmo::test
+
+PTMO_TEST_MAIN()

@@ -1,0 +1,169 @@
+// A small seeded random decoder, and the same forward pass in plain float64.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "model/decoder.h"
+#include "samples.h"
+
+namespace ptmo::test {
+
+struct TinyModel {
+  ModelConfig config;
+  std::map<std::string, PlainMatrix> matrices;
+  std::map<std::string, std::vector<float>> vectors;
+
+  TinyModel(uint64_t seed, int head_dim, WeightType head_type = WeightType::kInt8)
+      : config{2, 64, 4, 2, head_dim, 96, 50, 300, 1e-5f} {
+    Random random(seed);
+    const int d = config.d_model, q = config.q_size(), kv = config.kv_size(), ff = config.d_ff;
+    const auto matrix = [&](const std::string& name, WeightType type, int rows, int cols) {
+      const bool integer = type == WeightType::kInt4 || type == WeightType::kInt8;
+      matrices.emplace(name, random_matrix(random, type, rows, cols, integer ? 32 : 0));
+    };
+    const auto vector = [&](const std::string& name, int n, float around) {
+      std::vector<float> x = random.normals(static_cast<size_t>(n), 0.1f);
+      for (float& v : x)
+        v += around;
+      vectors[name] = x;
+    };
+    matrix("embed", WeightType::kInt8, config.vocab_size, d);
+    matrix("head", head_type, config.vocab_size, d);
+    vector("final_norm", d, 1.0f);
+    for (int i = 0; i < head_dim / 2; ++i)
+      vectors["inv_freq"].push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / head_dim));
+    for (int layer = 0; layer < config.n_layers; ++layer) {
+      const std::string at = "layers." + std::to_string(layer) + ".";
+      vector(at + "attn_norm", d, 1.0f);
+      vector(at + "ffn_norm", d, 1.0f);
+      matrix(at + "q", WeightType::kInt4, q, d);
+      matrix(at + "k", WeightType::kInt4, kv, d);
+      matrix(at + "v", WeightType::kInt8, kv, d);
+      matrix(at + "o", WeightType::kInt4, d, q);
+      matrix(at + "gate", WeightType::kInt4, ff, d);
+      matrix(at + "up", WeightType::kF16, ff, d);
+      matrix(at + "down", WeightType::kInt4, d, ff);
+      vector(at + "q_bias", q, 0.0f);
+      vector(at + "k_bias", kv, 0.0f);
+      vector(at + "v_bias", kv, 0.0f);
+    }
+  }
+
+  PageLayout layout(KvType type) const {
+    return {config.n_layers, config.n_kv_heads, config.head_dim, 16, type};
+  }
+
+  std::unique_ptr<Decoder> decoder(KvType type, int threads, bool integer, int chunk) const {
+    auto out = std::make_unique<Decoder>(config, layout(type), threads, integer, chunk);
+    for (const auto& [name, plain] : matrices) {
+      out->weights().expect_shape(name, plain.rows, plain.cols);
+      PanelMatrix panels(plain);
+      Matrix* to = out->weights().matrix(name);
+      to->packed = panels.packed;
+      to->buffer = std::move(panels.buffer);
+    }
+    for (const auto& [name, values] : vectors) {
+      out->weights().expect_shape(name, static_cast<int>(values.size()), 1);
+      *out->weights().vector(name) = values;
+    }
+    return out;
+  }
+
+  // Logits [tokens, vocab_size] in float64, every formula written out.
+  std::vector<double> logits(const std::vector<int32_t>& tokens) const;
+
+private:
+  using Vector = std::vector<double>;
+
+  Vector times(const std::string& name, const Vector& x) const {
+    const PlainMatrix& w = matrices.at(name);
+    Vector y(static_cast<size_t>(w.rows), 0.0);
+    for (int r = 0; r < w.rows; ++r)
+      for (int c = 0; c < w.cols; ++c)
+        y[r] += w.weight(r, c) * x[c];
+    return y;
+  }
+  Vector plus(Vector x, const std::string& name) const {
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] += vectors.at(name)[i];
+    return x;
+  }
+  Vector norm(const Vector& x, const std::string& name) const {
+    double sum = 0.0;
+    for (const double v : x)
+      sum += v * v;
+    Vector y = x;
+    for (size_t i = 0; i < x.size(); ++i)
+      y[i] *= vectors.at(name)[i] / std::sqrt(sum / static_cast<double>(x.size()) + 1e-5);
+    return y;
+  }
+  // Pair (i, i + half) of every head turns by position * inv_freq[i] (a float32 product).
+  Vector rotated(Vector x, size_t position) const {
+    const size_t dim = static_cast<size_t>(config.head_dim), half = dim / 2;
+    for (size_t h = 0; h < x.size(); h += dim) {
+      for (size_t i = 0; i < half; ++i) {
+        const double angle = static_cast<float>(position) * vectors.at("inv_freq")[i];
+        const double a = x[h + i], b = x[h + i + half];
+        x[h + i] = a * std::cos(angle) - b * std::sin(angle);
+        x[h + i + half] = b * std::cos(angle) + a * std::sin(angle);
+      }
+    }
+    return x;
+  }
+};
+
+inline std::vector<double> TinyModel::logits(const std::vector<int32_t>& tokens) const {
+  std::vector<Vector> x;
+  for (const int32_t token : tokens) {
+    x.emplace_back();
+    for (int c = 0; c < config.d_model; ++c)
+      x.back().push_back(matrices.at("embed").weight(token, c));
+  }
+  const int dim = config.head_dim, group = config.n_heads / config.n_kv_heads;
+  for (int layer = 0; layer < config.n_layers; ++layer) {
+    const std::string at = "layers." + std::to_string(layer) + ".";
+    std::vector<Vector> keys, values;
+    for (size_t t = 0; t < x.size(); ++t) {
+      const Vector h = norm(x[t], at + "attn_norm");
+      const Vector q = rotated(plus(times(at + "q", h), at + "q_bias"), t);
+      keys.push_back(rotated(plus(times(at + "k", h), at + "k_bias"), t));
+      values.push_back(plus(times(at + "v", h), at + "v_bias"));
+      Vector attended(q.size(), 0.0);
+      for (int head = 0; head < config.n_heads; ++head) {
+        const int from = head / group * dim; // the KV head's elements
+        Vector weight;
+        double sum = 0.0;
+        for (const Vector& key : keys) {
+          double score = 0.0;
+          for (int i = 0; i < dim; ++i)
+            score += q[head * dim + i] * key[from + i];
+          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(dim))));
+          sum += weight.back();
+        }
+        for (size_t s = 0; s <= t; ++s)
+          for (int i = 0; i < dim; ++i)
+            attended[head * dim + i] += weight[s] / sum * values[s][from + i];
+      }
+      const Vector o = times(at + "o", attended);
+      for (size_t i = 0; i < o.size(); ++i)
+        x[t][i] += o[i];
+      const Vector f = norm(x[t], at + "ffn_norm");
+      Vector gate = times(at + "gate", f);
+      const Vector up = times(at + "up", f);
+      for (size_t i = 0; i < gate.size(); ++i)
+        gate[i] *= up[i] / (1.0 + std::exp(-gate[i]));
+      const Vector down = times(at + "down", gate);
+      for (size_t i = 0; i < down.size(); ++i)
+        x[t][i] += down[i];
+    }
+  }
+  std::vector<double> out;
+  for (const Vector& v : x)
+    for (const double logit : times("head", norm(v, "final_norm")))
+      out.push_back(logit);
+  return out;
+}
+
+} // namespace ptmo::test
