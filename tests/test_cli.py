@@ -279,8 +279,10 @@ def test_ctrl_c_ends_a_command_with_one_line_and_code_130() -> None:
     assert (err, process.returncode) == ("error: interrupted\n", 130)
 
 
+# A job started in the background of a shell inherits an ignored SIGINT: the child takes it back.
 WAITING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ptmo_secure import cli
 from ptmo_secure.cli import options
 
