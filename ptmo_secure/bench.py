@@ -150,7 +150,6 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
         context_tokens=max(config.contexts) + config.decode_tokens,
-        max_sessions=1,
     )
     measure(engine, 16, 2)  # touches the weights and starts the threads
     return engine

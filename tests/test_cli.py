@@ -265,6 +265,43 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
     assert process.wait(timeout=60) == 1
 
 
+def in_shell(redirections: str, command: str = "model list --json") -> tuple[int, str]:
+    """Run a command of ptmo under a shell's redirections; its code and what reached stderr."""
+    line = f'exec "$0" -m ptmo_secure {command} {redirections}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", line, sys.executable], capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["model list --json", "model list", "--help", "--version"])
+def test_a_stdout_that_cannot_be_written_is_one_clear_line(command: str) -> None:
+    full = "error: cannot write to stdout: No space left on device\n"
+    assert in_shell(">/dev/full", command) == (1, full)
+    assert in_shell(">&-", command) == (1, "error: stdout is closed\n")
+    assert in_shell(">/dev/full 2>&-", command) == (1, "")
+    assert in_shell(">&- 2>&-", command) == (1, "")
+
+
+def test_a_closed_stderr_or_stdin_changes_no_result(tmp_path: Path) -> None:
+    result = tmp_path / "result"
+    assert in_shell(f">{result} 2>&- <&-") == (0, "")
+    assert "models" in json.loads(result.read_text())
+    assert in_shell(f">{result} 2>&-", "nonsense") == (2, "")
+    assert result.read_text() == ""
+
+
+def test_a_full_disk_elsewhere_is_not_blamed_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "model.gguf")
+
+    monkeypatch.setattr(options, "load_engine", fail)
+    assert cli.main(["ask", "hi"]) == 1
+    assert one_error(capsys.readouterr().err) == "model.gguf: No space left on device"
+
+
 def test_ctrl_c_ends_a_command_with_one_line_and_code_130() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING],

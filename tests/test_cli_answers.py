@@ -120,15 +120,14 @@ def test_chat_reset_forgets_text_and_cache(
     assert engine.resets == 1
 
 
-def test_chat_explains_an_unknown_command_and_goes_on(
-    engine: FakeEngine,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_chat_answers_text_that_only_looks_like_a_command(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    type_in(monkeypatch, "/halp\none\n")
+    lines = ["/etc/passwd holds what?", "/quit now", "/reset?"]
+    type_in(monkeypatch, "\n".join([*lines, "/quit", "three", ""]))
     assert cli.main(["chat"]) == 0
-    assert "/quit" in capsys.readouterr().err
-    assert len(engine.prompts) == 1
+    assert [prompt[-1]["content"] for prompt in engine.prompts] == lines
+    assert engine.resets == 0
 
 
 def test_chat_prints_its_turns_as_one_json_object(

@@ -54,7 +54,8 @@ void KvSession::add_page(uint32_t first_position) {
 
 void KvSession::append(int rows) {
   require(!closed(), "the session is closed");
-  require(rows >= 1, "rows=", rows, " is not positive");
+  require(rows >= 1 && rows <= kMaxRows - length_, "rows=", rows, " does not fit a session of ",
+          length_, " rows and at most ", kMaxRows);
   const int per_page = layout().rows, pages_before = page_count();
   const int pages_needed = (length_ + rows + per_page - 1) / per_page;
   try {

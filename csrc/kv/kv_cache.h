@@ -17,6 +17,8 @@ namespace ptmo {
 
 class KvSession {
 public:
+  static constexpr int kMaxRows = 1 << 24;
+
   // An unsealed session.
   KvSession(PageArena& arena, uint32_t session_id);
   // A sealed session whose key the TEE has written at `slot` of `secrets`. Takes over the slot.

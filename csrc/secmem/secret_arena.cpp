@@ -22,7 +22,8 @@ void secure_wipe(void* p, size_t bytes) {
   asm volatile("" : : "r"(p) : "memory");
 }
 
-SecretArena::SecretArena(size_t bytes, bool allow_memfd_secret) {
+SecretArena::SecretArena(size_t bytes, bool allow_memfd_secret)
+    : owner_pid_(static_cast<int>(getpid())) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   size_ = (std::max<size_t>(bytes, 1) + page - 1) / page * page;
   if (allow_memfd_secret)
@@ -51,9 +52,15 @@ SecretArena::SecretArena(size_t bytes, bool allow_memfd_secret) {
   taken_.assign(size_ / kSlotBytes, false);
 }
 
+bool SecretArena::owned() const {
+  return static_cast<int>(getpid()) == owner_pid_;
+}
+
 SecretArena::~SecretArena() {
-  secure_wipe(base_, size_);
-  munmap(base_, size_);
+  if (owned()) {
+    secure_wipe(base_, size_);
+    munmap(base_, size_);
+  }
   close_fd();
 }
 
@@ -78,11 +85,14 @@ size_t SecretArena::take_slot() {
 }
 
 void SecretArena::free_slot(size_t offset) {
-  secure_wipe(slot(offset), kSlotBytes);
+  uint8_t* at = slot(offset);
+  if (owned())
+    secure_wipe(at, kSlotBytes);
   taken_[offset / kSlotBytes] = false;
 }
 
 const AesRoundKeys& SecretArena::expand_key(size_t offset) {
+  ensure(owned(), "the secret arena belongs to process ", owner_pid_, ", not to a fork of it");
   uint8_t* key = slot(offset);
   uint8_t any = 0;
   for (int i = 0; i < 16; ++i)

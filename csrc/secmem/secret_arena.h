@@ -44,8 +44,11 @@ public:
 
 private:
   uint8_t* slot(size_t offset) const;
+  // Whether this process made the arena: in a forked child the pages are not there to be touched.
+  bool owned() const;
 
   int fd_ = -1;
+  int owner_pid_;
   uint8_t* base_ = nullptr;
   size_t size_ = 0;
   bool secret_ = false;

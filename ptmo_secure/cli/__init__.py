@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from contextlib import redirect_stdout
+from typing import Any, TextIO, TypeGuard, cast
 
 from ptmo_secure.cli import output
 from ptmo_secure.errors import InputError, PtmoError
@@ -27,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     output.remember_command(given)
+    if not output.fill_closed_streams():
+        return output.error("stdout is closed", 1)
     try:
         from ptmo_secure.cli.app import app
 
-        code = app(args=given or ["--help"], prog_name="ptmo", standalone_mode=False)
-        sys.stdout.flush()
+        with redirect_stdout(cast("TextIO", output.GuardedStdout(sys.stdout))):
+            code = app(args=given or ["--help"], prog_name="ptmo", standalone_mode=False)
+            sys.stdout.flush()
         if code == _INTERRUPTED:  # Typer's code for Ctrl-C
             return output.error("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
@@ -49,6 +53,8 @@ def _report(failure: BaseException) -> int:
         return output.error("interrupted", _INTERRUPTED)
     if isinstance(failure, BrokenPipeError) or getattr(failure, "errno", None) == errno.EPIPE:
         return output.reader_left()
+    if isinstance(failure, output.StdoutError):
+        return output.stdout_failed(failure)
     if isinstance(failure, InputError):
         return output.error(str(failure), 2)
     if isinstance(failure, PtmoError) or _is_tee_error(failure):

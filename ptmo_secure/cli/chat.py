@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ptmo_secure.pipeline import HybridInferenceEngine, Message
     from ptmo_secure.types import Answer
 
-_HELP = "/reset forgets the conversation, /quit (or end of input) ends it"
+_HELP = "alone on a line: /reset forgets the conversation, /quit (or end of input) ends it"
 
 
 def chat(
@@ -33,7 +33,7 @@ def chat(
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
-    """Talk with the model; /reset makes it forget.
+    """Talk with the model; /reset alone on a line makes it forget, /quit ends.
 
     \b
     Examples:
@@ -63,8 +63,6 @@ def chat(
                 if line == "/reset":
                     engine.reset()
                     conversation.forget()
-                elif line.startswith("/"):
-                    output.note(_HELP)
                 elif line:
                     conversation.say(line)
         emit({"turns": [answer.as_json() for answer in conversation.answers]})

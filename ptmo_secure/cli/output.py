@@ -10,13 +10,50 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_COLUMNS = 140  # width of tables that go to a file or a pipe
 _command = "ptmo"
+
+
+class StdoutError(OSError):
+    """Stdout cannot be written, for another reason than a reader that left."""
+
+
+class GuardedStdout:
+    """Passes everything on to a stream; a failed write becomes a `StdoutError`.
+
+    So that a full disk behind stdout is told apart from one behind a file the command writes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write to the stream."""
+        with self._named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with self._named():
+            self._stream.flush()
+
+    @staticmethod
+    @contextmanager
+    def _named() -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as failure:
+            raise StdoutError(failure.errno, failure.strerror) from None
 
 
 def remember_command(arguments: Sequence[str]) -> None:
@@ -55,6 +92,28 @@ def error(message: str, code: int) -> int:
 def note(message: str) -> None:
     """Print one line to stderr."""
     print(one_line(message), file=sys.stderr, flush=True)
+
+
+def fill_closed_streams() -> bool:
+    """Put the null device where stdin or stderr was closed (`2>&-`).
+
+    So that no file or socket opened later gets their descriptors, and prints for stderr do not
+    end up on stdout.
+
+    Returns:
+        Whether stdout is open.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    return sys.stdout is not None
+
+
+def stdout_failed(failure: StdoutError) -> int:
+    """Say that stdout cannot be written; what waits to be written is dropped."""
+    reader_left()
+    return error(f"cannot write to stdout: {failure.strerror}", 1)
 
 
 def reader_left() -> int:

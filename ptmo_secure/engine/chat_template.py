@@ -6,17 +6,23 @@ taken out again after the rendered text has been split at control tokens. More n
 stand around each content, so that the ids that came from it are known afterwards. (A template
 that asks what a content starts or ends with sees them.)
 
-Templates run in Jinja's immutable sandbox: they reach no attribute, file or import. Their output
-is bounded; the time a template of a hostile model file takes is not.
+Templates run in Jinja's immutable sandbox: they reach no attribute, file or import. Bounded are
+their output, their steps (loop turns, calls, filters), and what `*`, `**` and a large number given
+to a call or filter may make. Not bounded are the time and memory of one step on long or nested
+values (joined, replaced, doubled or formatted text): there a hostile file can still cost both.
 """
 
 import datetime
+import functools
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ptmo_secure.engine.tokenizer import Tokenizer
@@ -35,6 +41,9 @@ _PLAIN = (
 _ROLE = re.compile(r"[a-z][a-z_]{0,31}")
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # never assigned (Unicode 3.4)
 _MAX_TEMPLATE_CHARS = 1 << 20
+_MAX_STEPS = 200_000  # of one rendering: loop turns, calls, filters
+_MAX_NUMBER = 1 << 20  # given to `**`, a call or a filter, or elements that `*` makes
+_MAX_EXPONENT = 64
 _MAX_RENDER_FACTOR = 64  # rendered characters per character of template and messages
 
 
@@ -110,7 +119,6 @@ class ChatTemplate:
         self, metadata: Mapping[str, object], tokenizer: Tokenizer, source: str = "template"
     ) -> None:
         self._tokenizer = tokenizer
-        self._source = source
         text = metadata.get(_TEMPLATE_KEY)
         self.origin = "file"
         if text is None:
@@ -122,10 +130,11 @@ class ChatTemplate:
         if not isinstance(text, str) or len(text) > _MAX_TEMPLATE_CHARS:
             raise ModelFormatError(f"{source}: {_TEMPLATE_KEY}: not a text of sensible length")
         self._text = text
+        self._sandbox = _Sandbox(source)
         try:
-            self._template = _environment().from_string(text)
-        except (jinja2.TemplateError, RecursionError, ValueError, OverflowError) as error:
-            raise ModelFormatError(f"{source}: {_TEMPLATE_KEY}: {_first_line(error)}") from None
+            self._template = self._sandbox.from_string(text)
+        except Exception as error:  # whatever a hostile file provokes
+            raise self._sandbox.error(_first_line(error)) from None
 
     def render(
         self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True
@@ -143,9 +152,9 @@ class ChatTemplate:
         Raises:
             InputError: the messages are malformed, or the template refuses them.
 
-        Security: no character of a message yields a control token.
+        Security: no character of a message yields a control token, and no error quotes one.
         """
-        checked = _check_messages(messages)
+        checked = check_messages(messages)
         marks = _choose_marks([content for _, content in checked], self._text)
         control = self._tokenizer.control_pattern
         wrapped = [
@@ -163,7 +172,7 @@ class ChatTemplate:
             len(self._text) + sum(len(message["content"]) for message in messages) + 1024
         )
         pieces: list[str] = []
-        length = 0
+        length = self._sandbox.steps = 0
         try:
             for piece in self._template.generate(
                 messages=messages,
@@ -174,13 +183,14 @@ class ChatTemplate:
                 pieces.append(piece)
                 length += len(piece)
                 if length > limit:
-                    raise ModelFormatError(f"{self._source}: {_TEMPLATE_KEY}: runs without end")
-        except (jinja2.TemplateError, RecursionError, ArithmeticError) as error:
-            raise InputError(f"the chat template refused it: {_first_line(error)}") from None
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"the chat template failed: {_first_line(error)}") from None
+                    raise self._sandbox.error("runs without end")
+        except ModelFormatError:
+            raise
+        except Exception as error:  # whatever a hostile file provokes
+            said = _first_line(error)  # shown only if the file says it: it may quote a message
+            own = f"'{said}'" in self._text or f'"{said}"' in self._text
+            reason, source = said if own else type(error).__name__, self._sandbox.source
+            raise InputError(f"{source}: the chat template refused it: {reason}") from None
         return "".join(pieces)
 
     def _encode(self, rendered: str, marks: _Marks) -> Prompt:
@@ -213,11 +223,6 @@ class ChatTemplate:
         return Prompt(clean_text, tuple(ids), tuple(spans))
 
 
-def check_messages(messages: Sequence[Mapping[str, object]]) -> None:
-    """Raise InputError unless the messages have the form `ChatTemplate.render` takes."""
-    _check_messages(messages)
-
-
 def _strip_marks(
     text: str, marks: _Marks, owner: int | None
 ) -> tuple[str, list[int | None], int | None]:
@@ -232,8 +237,9 @@ def _strip_marks(
         The text, the message that owns each of its characters (None: the template), and the
         message still open at the end.
     """
-    tag = f"{marks.open}([{''.join(marks.digits)}]+){marks.close}"
-    pattern = re.compile(f"({tag})|({marks.open})|[{''.join((marks.shield, *_flat(marks)))}]")
+    digits = "".join(marks.digits)
+    tag = f"{marks.open}([{digits}]+){marks.close}"
+    pattern = re.compile(f"({tag})|({marks.open})|[{marks.shield}{marks.close}{digits}]")
     clean: list[str] = []
     owners: list[int | None] = []
     position = 0
@@ -244,16 +250,11 @@ def _strip_marks(
         if match is None:
             break
         if match.group(1):
-            bits = "".join(str(marks.digits.index(char)) for char in match.group(2))
-            owner = int(bits, 2)
+            owner = int("".join(str(digits.index(char)) for char in match.group(2)), 2)
         elif match.group(3):
             owner = None
         position = match.end()
     return "".join(clean), owners, owner
-
-
-def _flat(marks: _Marks) -> tuple[str, ...]:
-    return (marks.close, *marks.digits)
 
 
 def _add_spans(
@@ -278,12 +279,12 @@ def _shield(text: str, control: re.Pattern[str] | None, shield: str) -> str:
     """Break every control-token name in a text, overlapping ones too."""
     if control is None:
         return text
+    pieces: list[str] = []
     position = 0
     while (match := control.search(text, position)) is not None:
-        cut = match.start() + 1
-        text = text[:cut] + shield + text[cut:]
-        position = cut + 1
-    return text
+        pieces.append(text[position : match.start() + 1])
+        position = match.start() + 1
+    return shield.join([*pieces, text[position:]])
 
 
 def _choose_marks(contents: list[str], template: str) -> _Marks:
@@ -294,7 +295,8 @@ def _choose_marks(contents: list[str], template: str) -> _Marks:
     return _Marks(free[0], free[1], free[2], (free[3], free[4]))
 
 
-def _check_messages(messages: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
+def check_messages(messages: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
+    """Return the (role, content) of each message; InputError if `render` cannot take them."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InputError(f"messages must be a list, not {type(messages).__name__}")
     if not messages:
@@ -332,28 +334,65 @@ def _check_part(where: str, part: object) -> str:
     )
 
 
-def _environment() -> jinja2.Environment:
-    """Set Jinja up as transformers does (utils/chat_template_utils.py)."""
-    # Prompts are text for a model, not HTML: escaping would change what the user wrote.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja as transformers sets it up (utils/chat_template_utils.py), with bounds."""
 
+    intercepted_binops = frozenset({"*", "**"})
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    def __init__(self, source: str) -> None:
+        # No escaping: prompts are no HTML. Not optimized: no constant folding while it loads.
+        loops = ["jinja2.ext.loopcontrols"]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=loops, optimized=False)
+        self.source, self.steps = source, 0
+        self.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
+        self.filters = {name: self._bounded(run) for name, run in self.filters.items()}
+        self.filters["counted"] = self._counted
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+
+    def error(self, what: str) -> ModelFormatError:
+        return ModelFormatError(f"{self.source}: {_TEMPLATE_KEY}: {what}")
+
+    def _step(self, *arguments: object) -> None:
+        self.steps += 1
+        if self.steps > _MAX_STEPS:
+            raise self.error("runs without end")
+        if any(isinstance(value, int) and abs(value) > _MAX_NUMBER for value in arguments):
+            raise self.error("a number is too large")
+
+    def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._step(*args[1:], *kwargs.values())
+            return function(*args, **kwargs)
+
+        return run
+
+    def _counted(self, values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            self._step()
+            yield value
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in list(tree.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+        return tree
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self._step(*args, *kwargs.values())
+        return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        sides = (abs(x) if isinstance(x, int | float) else len(x) for x in (left, right))
+        power = abs(right) if operator == "**" else 0
+        if power > _MAX_EXPONENT or math.prod(max(1, side) for side in sides) > _MAX_NUMBER:
+            raise self.error(f"{operator} makes too much")
+        return super().call_binop(context, operator, left, right)
 
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
 
 
 def _first_line(error: BaseException) -> str:

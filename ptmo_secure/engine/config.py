@@ -35,7 +35,6 @@ class EngineConfig:
     context_tokens: int | None = None  # None: the model's own
     prefill_chunk_tokens: int = 128  # 1..4096, rows that go through the layers together
     rows_per_page: int = 32  # 16 or 32 token rows a KV page
-    max_sessions: int = 4  # sessions that may hold a full context at once
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -46,7 +45,6 @@ class EngineConfig:
         limits = {
             "threads": (1, _MAX_THREADS),
             "prefill_chunk_tokens": (1, 4096),
-            "max_sessions": (1, 1024),
         }
         for name, (low, high) in limits.items():
             _check_int(name, getattr(self, name), low, high)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure import _native
-from ptmo_secure.engine import registry
+from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump, DumpLayout
@@ -25,12 +25,6 @@ from ptmo_secure.engine.weights import Progress, load_weights
 from ptmo_secure.errors import EngineError, InputError
 
 Messages = str | Sequence[Mapping[str, object]]  # a str is one user message
-
-_KV_TYPES = {
-    "int8": _native.KvType.int8,
-    "fp16": _native.KvType.fp16,
-    "fp32": _native.KvType.fp32,
-}
 
 
 class Engine:
@@ -61,20 +55,22 @@ class Engine:
         self.model: LlamaConfig = source.config
         self.tokenizer = Tokenizer(source.metadata, source.path.name)
         self.chat_template = ChatTemplate(source.metadata, self.tokenizer, source.path.name)
-        self.context_tokens = _context_tokens(config, source.config)
+        self.context_tokens = native_setup.context_tokens(config, source.config)
         self.last_run: GenerationStats | None = None
         self._source = source
         self._debug_root_key = tee_debug_root_key
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closed = False
         self._session: Session | None = None
         self._session_count = 0
         self._runs = 0
         self._crossings_before = 0
-        layout = _page_layout(config, source.config)
-        pages = -(-self.context_tokens // config.rows_per_page) * config.max_sessions
+        native_setup.check_kernel_level()
+        layout = native_setup.page_layout(config, source.config)
+        pages = -(-self.context_tokens // config.rows_per_page)
         try:
             self._pages = _native.PageArena(layout, pages)
-            self._decoder = _decoder(config, source.config, layout, self.context_tokens)
+            self._decoder = native_setup.decoder(config, source.config, layout, self.context_tokens)
             load_weights(self._decoder, source, progress)
         except ValueError as error:
             raise InputError(f"{source.path.name}: {error}") from None
@@ -106,7 +102,7 @@ class Engine:
             EngineError: the TEE does not start.
         """
         config = EngineConfig.from_fields(**fields)
-        source = ModelSource(registry.resolve(name))
+        source = ModelSource(registry.resolve_verified(name))
         try:
             return cls(source, config, tee_debug_root_key=tee_debug_root_key, progress=progress)
         except BaseException:
@@ -125,11 +121,17 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Wipe the cache, end the TEE, let the model file go. Idempotent."""
-        self.reset()
-        if self._tee is not None:
-            self._tee.close()
-        self._source.close()
+        """Wipe the cache, end the TEE, let the model file go. Final and idempotent.
+
+        Waits for a forward pass under way; whatever is called later raises `EngineError`.
+        """
+        with self._lock:
+            self._closed = True
+            self._runs += 1
+            self._drop_session()
+            if self._tee is not None:
+                self._tee.close()
+            self._source.close()
 
     def reset(self) -> None:
         """Forget the conversation: pages are zeroed and freed, its seal key is wiped."""
@@ -201,7 +203,8 @@ class Engine:
             crossings = self._crossings()
             session = self._session_for(ids)
             fed = ids[len(session.tokens) :]
-            logits = self._feed(session, fed)
+            logits = session.feed(fed)
+            session.prompt_tokens = len(ids)
         prefilled = time.perf_counter()
         first_token = prefilled
         made: list[int] = []
@@ -227,7 +230,7 @@ class Engine:
             with self._lock:
                 if run != self._runs:
                     raise EngineError("another call took this engine over")
-                logits = self._feed(session, [token])
+                logits = session.feed([token])
         rest = stream.finish()
         if rest:
             yield rest
@@ -257,9 +260,8 @@ class Engine:
             InputError: no tokens, too many, or an id out of range.
             EngineError: the TEE is gone.
         """
-        session = self.start_session()
         with self._lock:
-            return self._feed(session, list(token_ids), all_logits=True)
+            return self.start_session().feed(token_ids, all_logits=True)
 
     def start_session(self) -> Session:
         """Drop the current session and return a fresh, empty one (for `Session.feed`)."""
@@ -302,39 +304,52 @@ class Engine:
 
     def _connect_tee(self, progress: Progress | None = None) -> None:
         """Make sure a living TEE stands behind a shield that needs one."""
+        if self._closed:
+            raise EngineError("the engine is closed")
         if not self.config.needs_tee or (self._tee is not None and self._tee.alive()):
             return
         self._drop_session()
         if self._tee is not None:
+            if self._debug_root_key is not None:
+                # Its epochs would start again: the same keys and counters over other rows.
+                raise EngineError("a TEE with a debug root key is not started twice")
             self._crossings_before += self._tee.client.crossings
             self._tee.close()
             self._tee = None
-        self._tee = TeeLink(
-            self.config, self._source, self._decoder, self._debug_root_key, progress
-        )
+        link = TeeLink(self.config, self._source, self._decoder, self._debug_root_key, progress)
+        link.on_death(lambda: self._wipe_after(link))
+        self._tee = link
+
+    def _wipe_after(self, link: TeeLink) -> None:
+        """Drop the session of a TEE that is gone, also while nobody is generating."""
+        with self._lock:
+            if self._tee is link and not self._closed:
+                self._drop_session()
 
     def _session_for(self, ids: list[int]) -> Session:
-        """Return a session whose rows are a proper prefix of `ids`: the current one, or a new."""
+        """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
+
+        The current one serves only a conversation that goes on, one that starts with the whole of
+        its last prompt. Two unrelated queries share a template, never a session or a key.
+        """
         self._connect_tee()
         current = self._session
         if current is not None and not current.closed:
             shared = _shared_prefix(current.tokens, ids[:-1])
-            if shared > 0:
+            if 0 < current.prompt_tokens <= shared:
                 current.truncate(shared)
                 return current
         self._drop_session()
         self._session_count += 1
         self._session = Session(
-            self._decoder, self._pages, self._session_count, self._tee, self.config.sealed
+            self._decoder,
+            self._pages,
+            self._session_count,
+            self._tee,
+            self.config.sealed,
+            self._lock,
         )
         return self._session
-
-    def _feed(
-        self, session: Session, ids: list[int], all_logits: bool = False
-    ) -> npt.NDArray[np.float32]:
-        if not ids:
-            raise InputError("no tokens to run")
-        return session.feed(ids, all_logits=all_logits)
 
     def _drop_session(self) -> None:
         if self._session is not None:
@@ -353,44 +368,3 @@ def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
             break
         shared += 1
     return shared
-
-
-def _context_tokens(config: EngineConfig, model: LlamaConfig) -> int:
-    wanted = config.context_tokens or model.context_length
-    if wanted > model.context_length:
-        raise InputError(
-            f"context_tokens={wanted} exceeds the model's context of {model.context_length}"
-        )
-    return wanted
-
-
-def _page_layout(config: EngineConfig, model: LlamaConfig) -> _native.PageLayout:
-    try:
-        return _native.PageLayout(
-            model.n_layers,
-            model.n_kv_heads,
-            model.head_dim,
-            config.rows_per_page,
-            _KV_TYPES[config.kv_dtype],
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def _decoder(
-    config: EngineConfig, model: LlamaConfig, layout: _native.PageLayout, context_tokens: int
-) -> _native.Decoder:
-    shape = _native.ModelConfig(
-        n_layers=model.n_layers,
-        d_model=model.d_model,
-        n_heads=model.n_heads,
-        n_kv_heads=model.n_kv_heads,
-        head_dim=model.head_dim,
-        d_ff=model.d_ff,
-        vocab_size=model.vocab_size,
-        context_length=context_tokens,
-        rms_eps=model.rms_eps,
-    )
-    return _native.Decoder(
-        shape, layout, config.threads, config.activations == "int8", config.prefill_chunk_tokens
-    )

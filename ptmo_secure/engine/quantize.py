@@ -64,16 +64,15 @@ def quantize_file(
         progress: called after every tensor.
 
     Raises:
-        InputError: unknown kind, source and target are one file, or the target's folder is not
-            there.
+        InputError: unknown kind, source and target are one file, the target is there and no
+            regular file, or its folder is not there or cannot be written.
         ModelFormatError: the source cannot be run, or holds weights that are not finite.
     """
     if kind not in _KINDS:
         raise InputError(f"quantisation {kind!r} is unknown (q4_0, q4_1)")
     path = Path(target)
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"{path}: cannot be written: no such folder, or a folder itself")
-    if path.exists() and path.samefile(source):
+    _check_target(path)
+    if path.exists() and Path(source).exists() and path.samefile(source):
         raise InputError(f"{path}: source and target are the same file")
     with ModelSource(source):  # refuses what the engine could not run afterwards
         pass
@@ -81,8 +80,7 @@ def quantize_file(
     with GgufFile(source) as model:
         plan = {info.name: _target_kind(info, block_kind) for info in model.tensors.values()}
         header = _header(model, plan, file_type)
-        handle, name = tempfile.mkstemp(prefix=".quantize-", suffix=".part", dir=path.parent)
-        temporary = Path(name)
+        handle, temporary = _temporary_beside(path)
         try:
             with os.fdopen(handle, "wb") as out:
                 out.write(header)
@@ -96,6 +94,33 @@ def quantize_file(
         weights = sum(int(np.prod(info.shape)) for info in model.tensors.values())
     size = path.stat().st_size
     return QuantizedModel(path, Path(source).stat().st_size, size, weights, 8 * size / weights)
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a target that cannot become, or be replaced by, a regular file."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!a}: cannot be written: not a file name")
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: cannot be written: no such folder")
+        if path.is_dir():
+            raise InputError(f"{path}: cannot be written: a folder")
+        if path.is_symlink() or path.exists():
+            if not path.is_file():
+                raise InputError(f"{path}: cannot be written: not a regular file")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise InputError(f"{path}: cannot be written: its folder is not writable")
+    except OSError as error:  # a name too long, a folder that cannot be searched
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _temporary_beside(path: Path) -> tuple[int, Path]:
+    """Create the file that becomes `path`; return its descriptor and its name."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=".quantize-", suffix=".part", dir=path.parent)
+    except OSError as error:  # a read-only file system
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    return handle, Path(name)
 
 
 def _target_kind(info: TensorInfo, block_kind: Kind) -> Kind:

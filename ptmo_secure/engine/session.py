@@ -1,5 +1,7 @@
 """One conversation's rows in the KV cache."""
 
+import operator
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +21,8 @@ class Session:
     Rows are fed in order and may be cut back (`truncate`), so that a conversation's next turn
     reuses the rows it shares with the last. Closing frees and zeroes the pages and wipes the key.
 
+    Thread-safe: calls wait for each other, and a close waits for the forward pass under way.
+
     Security: with a TEE behind it, a session stops and wipes itself as soon as the TEE is gone.
     """
 
@@ -29,11 +33,15 @@ class Session:
         session_id: int,
         tee: TeeLink | None,
         sealed: bool,
+        lock: threading.RLock,
     ) -> None:
+        """Open a session; `lock` is the engine's, which serialises everything native."""
+        self._lock = lock
         self._decoder = decoder
         self._tee = tee
         self._tee_handle: int | None = None
         self.tokens: list[int] = []
+        self.prompt_tokens = 0  # rows of the last prompt: what a continuation must share
         if sealed:
             if tee is None:
                 raise EngineError("a sealed session needs a TEE")
@@ -58,12 +66,21 @@ class Session:
             EngineError: the TEE is gone or the cache is full. The session is closed and wiped when
                 the TEE is gone.
         """
-        self._require_tee()
+        ids = _checked_ids(token_ids)
+        with self._lock:
+            self._require_tee()
+            if self.closed:
+                raise EngineError("the session is closed")
+            logits = self._forward(ids, all_logits)
+            self.tokens.extend(ids)
+        return logits
+
+    def _forward(self, ids: list[int], all_logits: bool) -> npt.NDArray[np.float32]:
         attention = self._tee.attention if self._tee is not None else None
         try:
-            logits = self._decoder.forward(
+            return self._decoder.forward(
                 self._native,
-                np.asarray(token_ids, np.int32),
+                np.asarray(ids, np.int32),
                 all_logits,
                 attention.buffer if attention is not None else None,
                 self._tee.restore if self._tee is not None and attention is not None else None,
@@ -78,21 +95,28 @@ class Session:
         finally:
             if attention is not None:
                 attention.wipe()
-        self.tokens.extend(int(t) for t in token_ids)
-        return logits
 
     def truncate(self, n_tokens: int) -> None:
-        """Forget every row from `n_tokens` on."""
-        self._native.truncate(n_tokens)
-        del self.tokens[n_tokens:]
+        """Forget every row from `n_tokens` on.
+
+        Raises:
+            InputError: it is negative or more than there are.
+        """
+        with self._lock:
+            try:
+                self._native.truncate(n_tokens)
+            except ValueError as error:
+                raise InputError(str(error)) from None
+            del self.tokens[n_tokens:]
 
     def close(self) -> None:
         """Zero and free the pages, wipe the key. Idempotent."""
-        self._native.close()
-        self.tokens.clear()
-        if self._tee is not None and self._tee_handle is not None:
-            handle, self._tee_handle = self._tee_handle, None
-            self._tee.drop_epoch(handle)
+        with self._lock:
+            self._native.close()
+            self.tokens.clear()
+            if self._tee is not None and self._tee_handle is not None:
+                handle, self._tee_handle = self._tee_handle, None
+                self._tee.drop_epoch(handle)
 
     @property
     def closed(self) -> bool:
@@ -107,3 +131,19 @@ class Session:
         if not self._tee_alive():
             self.close()
             raise EngineError(TEE_DIED)
+
+
+def _checked_ids(token_ids: Sequence[int]) -> list[int]:
+    """Return the ids as plain ints; the decoder checks them against the vocabulary."""
+    try:
+        ids = [operator.index(t) for t in token_ids if not isinstance(t, bool)]
+        if len(ids) != len(token_ids):
+            raise TypeError("a bool")
+    except TypeError:
+        raise InputError("token_ids is not a list of whole numbers") from None
+    if not ids:
+        raise InputError("no tokens to run")
+    for token in ids:
+        if not 0 <= token < 1 << 31:
+            raise InputError(f"token id {token} is out of range")
+    return ids

@@ -5,6 +5,11 @@ made: permutations and keys of the old one no longer exist, so weights are permu
 session survives.
 """
 
+import os
+import select
+import threading
+from collections.abc import Callable
+
 from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
@@ -13,6 +18,7 @@ from ptmo_secure.errors import EngineError
 from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
+_ARENA_BYTES = 4096  # 16 key slots; a freed slot is used again
 
 
 class TeeLink:
@@ -41,8 +47,7 @@ class TeeLink:
         except TeeError as error:
             raise EngineError(f"the TEE could not be started: {error}") from None
         try:
-            # One key slot a session; freed slots are used again.
-            self.arena = _native.SecretArena(256 * max(16, config.max_sessions))
+            self.arena = _native.SecretArena(_ARENA_BYTES)
             self._arena_id = self.client.register_fd(self.arena.fd, self.arena.size)
             self.arena.close_fd()
             self._model: int | None = None
@@ -83,9 +88,11 @@ class TeeLink:
         slot = self.arena.take_slot()
         try:
             handle, epoch = self.client.new_epoch(self._arena_id, slot)
-        except TeeError as error:
+        except BaseException as error:  # an interrupt, too, must not leave a key in a slot
             self.arena.free_slot(slot)
-            raise EngineError(f"the TEE gave no seal key: {error}") from None
+            if isinstance(error, TeeError):
+                raise EngineError(f"the TEE gave no seal key: {error}") from None
+            raise
         native = _native.KvSession(pages, session_id, epoch & 0xFFFFFFFF, self.arena, slot)
         return native, handle
 
@@ -96,6 +103,19 @@ class TeeLink:
         except TeeError:
             if self.client.alive():
                 raise
+
+    def on_death(self, wipe: Callable[[], None]) -> None:
+        """Call `wipe` from a thread of its own once the TEE process is gone, however it went."""
+        pidfd = os.pidfd_open(self.client.pid)
+
+        def watch() -> None:
+            try:
+                select.select([pidfd], [], [])
+            finally:
+                os.close(pidfd)
+            wipe()
+
+        threading.Thread(target=watch, name="ptmo-tee-watch", daemon=True).start()
 
     def close(self) -> None:
         """End the TEE process. Idempotent."""

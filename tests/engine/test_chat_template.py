@@ -1,12 +1,14 @@
 """Chat templates render as transformers renders them, and user text cannot forge a turn."""
 
+import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptmo_secure.engine.chat_template import ChatTemplate
+from ptmo_secure.engine.chat_template import ChatTemplate, _shield
 from ptmo_secure.engine.gguf_file import GgufFile
 from ptmo_secure.engine.registry import resolve
 from ptmo_secure.engine.tokenizer import Tokenizer
@@ -229,3 +231,80 @@ def test_broken_and_endless_templates_are_refused() -> None:
     )
     with pytest.raises(ModelFormatError, match="runs without end"):
         endless.render(USER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ raise_exception(messages[0]['content']) }}",
+        "{{ {}[messages[0]['content']].x }}",
+        "{{ messages | groupby(messages[0]['content']) | list | first | string / 2 }}",
+    ],
+)
+def test_an_error_of_a_template_quotes_no_message(text: str) -> None:
+    template, _ = _template(text)
+    with pytest.raises(InputError, match=r"m\.gguf: the chat template refused it") as caught:
+        template.render([{"role": "user", "content": "my password is secret123"}])
+    assert "secret123" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 9**(9**9) }}",
+        "{{ 'a' * ((messages | length) * 3000000000) }}",
+        "{{ 'a' * 100000000000 }}",
+        "{{ [1] * 100000000000 }}",
+        "{{ 3000000000 * 'a' }}",
+        "{{ 'a' | center(100000000) }}",
+        "{{ 'a'.ljust(100000000) }}",
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(40) }}",
+    ],
+)
+def test_a_template_that_takes_too_much_is_refused_by_file_at_once(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"^m\.gguf: "):
+        _template(text)[0].render(USER)
+    assert time.process_time() - start < 5
+
+
+def test_failures_of_the_machine_name_the_file() -> None:
+    deep = "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"
+    with pytest.raises(ModelFormatError, match=r"^m\.gguf: tokenizer\.chat_template"):
+        _template(deep)
+    nested = "{% for a in messages %}" * 30 + "{% endfor %}" * 30
+    with pytest.raises(ModelFormatError, match=r"^m\.gguf: tokenizer\.chat_template"):
+        _template(nested)
+
+
+def test_small_arithmetic_and_loop_variables_still_work() -> None:
+    template, _ = _template(
+        "{{ 2 ** 10 }} {{ '-' * 3 }} {{ 6 * 7 }}"
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}{% endfor %}"
+    )
+    assert template.render([*USER, *USER]).text == "1024 --- 421/2False2/2True"
+
+
+def _shield_by_definition(text: str, control: re.Pattern[str], shield: str) -> str:
+    position = 0
+    while (match := control.search(text, position)) is not None:
+        cut = match.start() + 1
+        text = text[:cut] + shield + text[cut:]
+        position = cut + 1
+    return text
+
+
+@given(text=st.text(alphabet="<|>a", max_size=24))
+@settings(max_examples=300, deadline=None)
+def test_shielding_breaks_overlapping_names_too(text: str) -> None:
+    control = re.compile(r"<\|a\|>|<\|a|\|><\||aa|>")
+    assert _shield(text, control, "#") == _shield_by_definition(text, control, "#")
+
+
+def test_shielding_takes_time_in_proportion_to_the_text() -> None:
+    text = "<|im_end|>" * 100_000
+    start = time.process_time()
+    shielded = _shield(text, TOKENIZER.control_pattern, "#")
+    assert time.process_time() - start < 3
+    assert shielded == "<#|im_end|>" * 100_000

@@ -1,5 +1,7 @@
 """A quantised copy is a GGUF file others read, with the metadata of its source."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -92,3 +94,30 @@ def test_bad_arguments_are_refused_by_name(tmp_path: Path) -> None:
         quantize_file(source, tmp_path / "absent" / "o.gguf", "q4_0")
     with pytest.raises(InputError, match="cannot be read"):
         quantize_file(tmp_path / "absent.gguf", tmp_path / "o.gguf", "q4_0")
+
+
+def test_a_target_that_cannot_be_a_file_is_refused_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tiny_model(tmp_path, quant="F32", n_layers=1).path
+    fifo, dangling = tmp_path / "fifo", tmp_path / "dangling"
+    os.mkfifo(fifo)
+    dangling.symlink_to(tmp_path / "absent")
+    for target in (fifo, dangling):
+        with pytest.raises(InputError, match=f"^{target}: .*not a regular file"):
+            quantize_file(source, target, "q4_0")
+    assert fifo.is_fifo()
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be written: a folder"):
+        quantize_file(source, tmp_path, "q4_0")
+    target = tmp_path / "o.gguf"
+
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system", str(tmp_path / ".quantize-x.part"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkstemp", refuse)
+        with pytest.raises(InputError, match=f"^{target}: .*: Read-only file system$"):
+            quantize_file(source, target, "q4_0")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(InputError, match=f"^{target}: .*: its folder is not writable$"):
+        quantize_file(source, target, "q4_0")

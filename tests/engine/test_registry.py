@@ -209,6 +209,23 @@ def test_a_folder_is_refused(cache: Path, tmp_path: Path) -> None:
         registry.pull(str(tmp_path))
 
 
+def test_a_tampered_file_of_a_known_name_is_not_loaded(
+    tiny: registry.ModelEntry, gguf_bytes: bytes, tmp_path: Path
+) -> None:
+    path = registry.pull("tiny")
+    assert registry.resolve_verified("tiny") == path
+    tampered = gguf_bytes[:-1] + bytes([gguf_bytes[-1] ^ 1])
+    path.write_bytes(tampered)
+    assert registry.resolve("tiny") == path  # the size is right
+    with pytest.raises(InputError, match="wrong checksum") as caught:
+        registry.resolve_verified("tiny")
+    assert tiny.sha256 in str(caught.value)
+    assert hashlib.sha256(tampered).hexdigest() in str(caught.value)
+    own = tmp_path / "own.gguf"
+    own.write_bytes(tampered)
+    assert registry.resolve_verified(own) == own  # nobody published a sum for it
+
+
 class _Hub:
     """Stands in for huggingface_hub."""
 
@@ -255,6 +272,10 @@ def test_a_hub_model_is_pulled_checked_and_found_again(
     assert path == cache / "org--repo" / "model.gguf" == registry.resolve("org/repo")
     assert registry.resolve("org/repo:q/model.gguf") == path
     assert registry.verify("org/repo").expected == hashlib.sha256(gguf_bytes).hexdigest()
+    assert registry.resolve_verified("org/repo") == path
+    path.write_bytes(gguf_bytes[:-1] + bytes([gguf_bytes[-1] ^ 1]))
+    with pytest.raises(InputError, match="wrong checksum"):
+        registry.resolve_verified("org/repo")
 
 
 def test_hub_mistakes_are_one_line_errors(

@@ -1,0 +1,68 @@
+"""Turns an `EngineConfig` and a model's dimensions into the native module's objects."""
+
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import LlamaConfig
+from ptmo_secure.errors import InputError
+
+_KV_TYPES = {
+    "int8": _native.KvType.int8,
+    "fp16": _native.KvType.fp16,
+    "fp32": _native.KvType.fp32,
+}
+
+
+def check_kernel_level() -> None:
+    """Raise InputError when PTMO_KERNEL_LEVEL names a level this CPU lacks."""
+    try:
+        _native.kernel_level()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def context_tokens(config: EngineConfig, model: LlamaConfig) -> int:
+    """Return the context to serve: the one asked for, or the model's own.
+
+    Raises:
+        InputError: more was asked for than the model has.
+    """
+    wanted = config.context_tokens or model.context_length
+    if wanted > model.context_length:
+        raise InputError(
+            f"context_tokens={wanted} exceeds the model's context of {model.context_length}"
+        )
+    return wanted
+
+
+def page_layout(config: EngineConfig, model: LlamaConfig) -> _native.PageLayout:
+    """Return the KV page layout; InputError for a shape pages cannot hold."""
+    try:
+        return _native.PageLayout(
+            model.n_layers,
+            model.n_kv_heads,
+            model.head_dim,
+            config.rows_per_page,
+            _KV_TYPES[config.kv_dtype],
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def decoder(
+    config: EngineConfig, model: LlamaConfig, layout: _native.PageLayout, context_tokens: int
+) -> _native.Decoder:
+    """Return a decoder without weights; ValueError for a shape the kernels cannot run."""
+    shape = _native.ModelConfig(
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        head_dim=model.head_dim,
+        d_ff=model.d_ff,
+        vocab_size=model.vocab_size,
+        context_length=context_tokens,
+        rms_eps=model.rms_eps,
+    )
+    return _native.Decoder(
+        shape, layout, config.threads, config.activations == "int8", config.prefill_chunk_tokens
+    )
