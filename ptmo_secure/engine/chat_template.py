@@ -12,23 +12,14 @@ to a call or filter may make. Not bounded are the time and memory of one step on
 values (joined, replaced, doubled or formatted text): there a hostile file can still cost both.
 """
 
-import datetime
-import functools
-import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from ptmo_secure.engine.template_sandbox import TEMPLATE_KEY, TemplateSandbox
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import InputError, ModelFormatError
 
-_TEMPLATE_KEY = "tokenizer.chat_template"
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -41,9 +32,6 @@ _PLAIN = (
 _ROLE = re.compile(r"[a-z][a-z_]{0,31}")
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # never assigned (Unicode 3.4)
 _MAX_TEMPLATE_CHARS = 1 << 20
-_MAX_STEPS = 200_000  # of one rendering: loop turns, calls, filters
-_MAX_NUMBER = 1 << 20  # given to `**`, a call or a filter, or elements that `*` makes
-_MAX_EXPONENT = 64
 _MAX_RENDER_FACTOR = 64  # rendered characters per character of template and messages
 
 
@@ -119,7 +107,7 @@ class ChatTemplate:
         self, metadata: Mapping[str, object], tokenizer: Tokenizer, source: str = "template"
     ) -> None:
         self._tokenizer = tokenizer
-        text = metadata.get(_TEMPLATE_KEY)
+        text = metadata.get(TEMPLATE_KEY)
         self.origin = "file"
         if text is None:
             chatml = all(
@@ -128,9 +116,9 @@ class ChatTemplate:
             )
             self.origin, text = ("chatml", _CHATML) if chatml else ("plain", _PLAIN)
         if not isinstance(text, str) or len(text) > _MAX_TEMPLATE_CHARS:
-            raise ModelFormatError(f"{source}: {_TEMPLATE_KEY}: not a text of sensible length")
+            raise ModelFormatError(f"{source}: {TEMPLATE_KEY}: not a text of sensible length")
         self._text = text
-        self._sandbox = _Sandbox(source)
+        self._sandbox = TemplateSandbox(source)
         try:
             self._template = self._sandbox.from_string(text)
         except Exception as error:  # whatever a hostile file provokes
@@ -332,67 +320,6 @@ def _check_part(where: str, part: object) -> str:
     raise InputError(
         f'{where} must be {{"type": "text", "text": ...}}: other parts have no use here'
     )
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja as transformers sets it up (utils/chat_template_utils.py), with bounds."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def __init__(self, source: str) -> None:
-        # No escaping: prompts are no HTML. Not optimized: no constant folding while it loads.
-        loops = ["jinja2.ext.loopcontrols"]
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=loops, optimized=False)
-        self.source, self.steps = source, 0
-        self.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
-        self.filters = {name: self._bounded(run) for name, run in self.filters.items()}
-        self.filters["counted"] = self._counted
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-
-    def error(self, what: str) -> ModelFormatError:
-        return ModelFormatError(f"{self.source}: {_TEMPLATE_KEY}: {what}")
-
-    def _step(self, *arguments: object) -> None:
-        self.steps += 1
-        if self.steps > _MAX_STEPS:
-            raise self.error("runs without end")
-        if any(isinstance(value, int) and abs(value) > _MAX_NUMBER for value in arguments):
-            raise self.error("a number is too large")
-
-    def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self._step(*args[1:], *kwargs.values())
-            return function(*args, **kwargs)
-
-        return run
-
-    def _counted(self, values: Iterable[Any]) -> Iterator[Any]:
-        for value in values:
-            self._step()
-            yield value
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in list(tree.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
-        return tree
-
-    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self._step(*args, *kwargs.values())
-        return super().call(context, obj, *args, **kwargs)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sides = (abs(x) if isinstance(x, int | float) else len(x) for x in (left, right))
-        power = abs(right) if operator == "**" else 0
-        if power > _MAX_EXPONENT or math.prod(max(1, side) for side in sides) > _MAX_NUMBER:
-            raise self.error(f"{operator} makes too much")
-        return super().call_binop(context, operator, left, right)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Chat templates render as transformers renders them, and user text cannot forge a turn."""
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -262,11 +261,10 @@ def test_an_error_of_a_template_quotes_no_message(text: str) -> None:
         "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(40) }}",
     ],
 )
-def test_a_template_that_takes_too_much_is_refused_by_file_at_once(text: str) -> None:
-    start = time.process_time()
+@pytest.mark.timeout(60)  # what is not refused runs for hours
+def test_a_template_that_takes_too_much_is_refused_by_file(text: str) -> None:
     with pytest.raises(InputError, match=r"^m\.gguf: "):
         _template(text)[0].render(USER)
-    assert time.process_time() - start < 5
 
 
 def test_failures_of_the_machine_name_the_file() -> None:
@@ -302,9 +300,7 @@ def test_shielding_breaks_overlapping_names_too(text: str) -> None:
     assert _shield(text, control, "#") == _shield_by_definition(text, control, "#")
 
 
-def test_shielding_takes_time_in_proportion_to_the_text() -> None:
-    text = "<|im_end|>" * 100_000
-    start = time.process_time()
-    shielded = _shield(text, TOKENIZER.control_pattern, "#")
-    assert time.process_time() - start < 3
-    assert shielded == "<#|im_end|>" * 100_000
+@pytest.mark.timeout(60)  # in quadratic time this takes minutes
+def test_shielding_does_not_slow_down_with_the_length_of_the_text() -> None:
+    shielded = _shield("<|im_end|>" * 400_000, TOKENIZER.control_pattern, "#")
+    assert shielded == "<#|im_end|>" * 400_000
