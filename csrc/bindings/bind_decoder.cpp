@@ -100,11 +100,11 @@ Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& token
     };
   }
   Array<float> out({all_logits ? n : 1, d.config().vocab_size});
-  float* logits = out.mutable_data();
-  const int32_t* ids = tokens.data();
+  const Sequence sequence{&session, tokens.data(), n, all_logits ? Logits::kAll : Logits::kLast,
+                          out.mutable_data()};
   {
     py::gil_scoped_release release;
-    d.forward(session, ids, n, all_logits ? Logits::kAll : Logits::kLast, logits, hook);
+    d.forward(&sequence, 1, hook);
   }
   return out;
 }

@@ -12,14 +12,23 @@
 
 namespace ptmo {
 
+// The rows of one sequence in the chunk in hand: q, out [tokens, n_heads * head_dim], the first at
+// position `first`; they are the last `tokens` rows of the session.
+struct AttentionJob {
+  const KvSession* session;
+  const float* q;
+  int first, tokens;
+  float* out;
+};
+
 class Attention {
 public:
   Attention(const ModelConfig& config, const PageLayout& layout, int threads);
 
-  // out[t, h] = softmax(q[t, h] . K / sqrt(head_dim)) V over positions 0 .. first + t, for the
-  // last `tokens` rows of the session. q, out: [tokens, n_heads * head_dim].
-  void run(const kernels::Table& kernels, ThreadPool& pool, const KvSession& session, int layer,
-           const float* q, int first, int tokens, float* out);
+  // out[t, h] = softmax(scale * q[t, h] . K) V over the positions that row t of a job may see: all
+  // up to its own, or the last `window` of them (0: all).
+  void run(const kernels::Table& kernels, ThreadPool& pool, const AttentionJob* jobs, int count,
+           int layer, int window, float scale);
 
 private:
   struct Scratch {
@@ -30,13 +39,21 @@ private:
     void wipe();
   };
 
-  struct Job;
-  void run_block(const Job& job, int kv_head, int t0, int t1, Scratch& scratch);
-  void score_tile(const Job& job, const Tile& tile, int rows, size_t query, Scratch& scratch) const;
+  struct Pass;
+  void run_block(const Pass& pass, const AttentionJob& job, int kv_head, int t0, int t1,
+                 Scratch& scratch);
+  void score_tile(const Pass& pass, const Tile& tile, int rows, size_t query,
+                  Scratch& scratch) const;
+
+  struct Item {
+    const AttentionJob* job;
+    int kv_head, t0, t1;
+  };
 
   const ModelConfig config_;
   const PageLayout layout_;
   std::vector<Scratch> scratch_; // one a thread
+  std::vector<Item> items_;
 };
 
 } // namespace ptmo

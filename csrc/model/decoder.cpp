@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "common/check.h"
@@ -11,9 +12,14 @@ namespace ptmo {
 namespace {
 
 constexpr int kOutputRows = 8; // tokens whose logits are computed together
+const std::vector<float> kNoBias;
 
 bool reads_integers(const Matrix& w) {
   return w.packed.type == kernels::WeightType::kInt4 || w.packed.type == kernels::WeightType::kInt8;
+}
+
+int panel_count(const Matrix& w) {
+  return (w.packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
 }
 
 bool same_layout(const PageLayout& a, const PageLayout& b) {
@@ -54,102 +60,133 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
   input_code_sums_.resize(input_rows * (widest / kernels::kBlock));
   residual_.resize(static_cast<size_t>(kOutputRows) * config.d_model);
   output_rows_.resize(2 * static_cast<size_t>(kOutputRows) * config.vocab_size);
+  positions_.resize(n);
   row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * layout.row_bytes()));
 }
 
-void Decoder::forward(KvSession& session, const int32_t* tokens, int n, Logits which, float* logits,
-                      const AttentionRestore& restore) {
+void Decoder::check(const Sequence* sequences, int count, const AttentionRestore& restore) const {
   ensure(static_cast<int>(getpid()) == owner_pid_, "this engine belongs to process ", owner_pid_,
          ": load one of your own after a fork");
   weights_.require_complete();
-  require(!session.closed(), "the session is closed");
-  require(same_layout(session.layout(), layout_), "the session's page layout is not the decoder's");
-  require(restore.buffer == nullptr || restore.max_tokens >= std::min(n, chunk_),
-          "the attention buffer holds ", restore.max_tokens, " rows, a chunk has ",
-          std::min(n, chunk_));
-  require(n >= 1, "n=", n, ": no tokens");
-  require(n <= config_.context_length - session.length(),
-          "the prompt does not fit: ", session.length(), " + ", n, " tokens exceed the context of ",
-          config_.context_length);
-  for (int i = 0; i < n; ++i) {
-    require(tokens[i] >= 0 && tokens[i] < config_.vocab_size, "token id ", tokens[i],
-            " is not in 0..", config_.vocab_size - 1);
-  }
-  const int length_before = session.length();
-  try {
-    for (int done = 0; done < n; done += chunk_) {
-      const int now = std::min(chunk_, n - done);
-      forward_chunk(session, tokens + done, now, restore);
-      if (which == Logits::kAll) {
-        output(0, now, logits + static_cast<size_t>(done) * config_.vocab_size);
-      } else if (done + now == n) {
-        output(now - 1, 1, logits);
-      }
+  require(count >= 1, "count=", count, ": no sequences");
+  int64_t rows = 0;
+  for (int i = 0; i < count; ++i) {
+    const Sequence& s = sequences[i];
+    require(!s.session->closed(), "the session is closed");
+    require(same_layout(s.session->layout(), layout_),
+            "the session's page layout is not the decoder's");
+    require(s.n >= 1, "n=", s.n, ": no tokens");
+    require(s.n <= config_.context_length - s.session->length(),
+            "the prompt does not fit: ", s.session->length(), " + ", s.n,
+            " tokens exceed the context of ", config_.context_length);
+    for (int t = 0; t < s.n; ++t) {
+      require(s.tokens[t] >= 0 && s.tokens[t] < config_.vocab_size, "token id ", s.tokens[t],
+              " is not in 0..", config_.vocab_size - 1);
     }
-  } catch (...) {
-    session.truncate(length_before);
-    wipe_scratch(n);
-    throw;
+    for (int j = 0; j < i; ++j)
+      require(sequences[j].session != s.session, "a session stands in the batch twice");
+    rows += s.n;
   }
-  wipe_scratch(n);
+  const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_));
+  require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
+          restore.max_tokens, " rows, a chunk has ", widest);
 }
 
-void Decoder::forward_chunk(KvSession& session, const int32_t* tokens, int n,
-                            const AttentionRestore& restore) {
-  const int first = session.length();
-  session.append(n);
-  for (int t = 0; t < n; ++t)
-    copy_row(weights_.embed.packed, tokens[t],
-             x_.data() + static_cast<size_t>(t) * config_.d_model);
+void Decoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
+  check(sequences, count, restore);
+  std::vector<int> lengths_before;
+  for (int i = 0; i < count; ++i)
+    lengths_before.push_back(sequences[i].session->length());
+  int widest = 0;
+  try {
+    for (int i = 0, begin = 0; i < count;) {
+      spans_.clear();
+      rows_ = 0;
+      while (i < count && rows_ < chunk_) {
+        const Sequence& s = sequences[i];
+        const int n = std::min(s.n - begin, chunk_ - rows_), first = s.session->length();
+        spans_.push_back({&s, begin, n, rows_, first});
+        for (int t = 0; t < n; ++t)
+          positions_[static_cast<size_t>(rows_ + t)] = first + t;
+        s.session->append(n);
+        rows_ += n;
+        begin += n;
+        if (begin == s.n) {
+          ++i;
+          begin = 0;
+        }
+      }
+      widest = std::max(widest, rows_);
+      forward_chunk(restore);
+      chunk_logits();
+    }
+  } catch (...) {
+    for (int i = 0; i < count; ++i)
+      sequences[i].session->truncate(lengths_before[static_cast<size_t>(i)]);
+    wipe_scratch(std::max(widest, rows_));
+    throw;
+  }
+  wipe_scratch(widest);
+}
+
+void Decoder::forward_chunk(const AttentionRestore& restore) {
+  for (const Span& span : spans_) {
+    for (int t = 0; t < span.n; ++t)
+      copy_row(weights_.embed.packed, span.sequence->tokens[span.begin + t],
+               x_.data() + static_cast<size_t>(span.row + t) * config_.d_model);
+  }
   if (weights_.layers[0].inv_freq.empty())
-    fill_rotary_tables(weights_.inv_freq, first, n);
+    fill_rotary_tables(weights_.inv_freq);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-    normalise(w.attn_norm, n);
-    attention_layer(session, layer, first, n, restore);
-    normalise(w.ffn_norm, n);
-    mlp_layer(w, n);
+    normalise(w.attn_norm);
+    attention_layer(layer, restore);
+    normalise(w.ffn_norm);
+    mlp_layer(w);
   }
 }
 
 // x += W_o attention(W_q h, W_k h, W_v h), h = the normed x.
-void Decoder::attention_layer(KvSession& session, int layer, int first, int n,
-                              const AttentionRestore& restore) {
+void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  set_input(normed_.data(), config_.d_model, n);
-  linear(w.q, w.q_bias, n, q_.data());
-  linear(w.k, w.k_bias, n, k_.data());
-  linear(w.v, w.v_bias, n, v_.data());
+  set_input(normed_.data(), config_.d_model, rows_);
+  project({{w.q, w.q_bias, q_.data()}, {w.k, w.k_bias, k_.data()}, {w.v, w.v_bias, v_.data()}},
+          rows_);
   if (!w.inv_freq.empty())
-    fill_rotary_tables(w.inv_freq, first, n);
-  rotate(w, n);
-  store_kv(session, layer, first, n);
+    fill_rotary_tables(w.inv_freq);
+  rotate(w);
+  store_kv(layer);
   float* attended = restore.buffer != nullptr ? restore.buffer : attended_.data();
-  attention_.run(kernels_, pool_, session, layer, q_.data(), first, n, attended);
+  const auto width = static_cast<size_t>(config_.q_size());
+  jobs_.clear();
+  for (const Span& span : spans_)
+    jobs_.push_back({span.sequence->session, q_.data() + span.row * width, span.first, span.n,
+                     attended + span.row * width});
+  attention_.run(kernels_, pool_, jobs_.data(), static_cast<int>(jobs_.size()), layer, 0,
+                 1.0f / std::sqrt(static_cast<float>(config_.head_dim)));
   if (restore.buffer != nullptr)
-    restore.restore(layer, n);
-  set_input(attended, config_.q_size(), n);
-  linear(w.o, {}, n, normed_.data());
-  kernels_.add(normed_.data(), n * config_.d_model, x_.data());
+    restore.restore(layer, rows_);
+  set_input(attended, config_.q_size(), rows_);
+  project({{w.o, kNoBias, normed_.data()}}, rows_);
+  kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
 }
 
 // x += W_down (silu(W_gate h) * W_up h), h = the normed x.
-void Decoder::mlp_layer(const LayerWeights& w, int n) {
-  set_input(normed_.data(), config_.d_model, n);
-  linear(w.gate, {}, n, gate_.data());
-  linear(w.up, {}, n, up_.data());
-  pool_.parallel_for(n * (config_.d_ff / 16), [&](int begin, int end, int) {
+void Decoder::mlp_layer(const LayerWeights& w) {
+  set_input(normed_.data(), config_.d_model, rows_);
+  project({{w.gate, kNoBias, gate_.data()}, {w.up, kNoBias, up_.data()}}, rows_);
+  pool_.parallel_for(rows_ * (config_.d_ff / 16), [&](int begin, int end, int) {
     const int from = begin * 16, count = (end - begin) * 16;
     kernels_.swiglu(gate_.data() + from, up_.data() + from, count, gate_.data() + from);
   });
-  set_input(gate_.data(), config_.d_ff, n);
-  linear(w.down, {}, n, normed_.data());
-  kernels_.add(normed_.data(), n * config_.d_model, x_.data());
+  set_input(gate_.data(), config_.d_ff, rows_);
+  project({{w.down, kNoBias, normed_.data()}}, rows_);
+  kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
 }
 
-void Decoder::normalise(const std::vector<float>& weight, int n) {
+void Decoder::normalise(const std::vector<float>& weight) {
   const int d = config_.d_model;
-  pool_.parallel_for(n, [&](int begin, int end, int) {
+  pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (int t = begin; t < end; ++t) {
       const size_t at = static_cast<size_t>(t) * d;
       kernels_.rms_norm(x_.data() + at, weight.data(), d, config_.rms_eps, normed_.data() + at);
@@ -158,58 +195,63 @@ void Decoder::normalise(const std::vector<float>& weight, int n) {
 }
 
 // The angle is position * inv_freq in float32, as the models were trained with. `freq` holds one
-// table for all heads or one a KV head; cosine_ and sine_ become [n, freq.size()].
-void Decoder::fill_rotary_tables(const std::vector<float>& freq, int first, int n) {
+// table for all heads or one a KV head; cosine_ and sine_ become [rows, freq.size()].
+void Decoder::fill_rotary_tables(const std::vector<float>& freq) {
   const size_t width = freq.size();
-  pool_.parallel_for(n, [&](int begin, int end, int) {
-    for (int t = begin; t < end; ++t) {
-      float* angles = angles_.data() + static_cast<size_t>(t) * width;
+  pool_.parallel_for(rows_, [&](int begin, int end, int) {
+    for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
+      float* angles = angles_.data() + t * width;
       for (size_t i = 0; i < width; ++i)
-        angles[i] = static_cast<float>(first + t) * freq[i];
-      const size_t at = static_cast<size_t>(t) * width;
-      kernels_.cos_sin(angles, static_cast<int>(width), cosine_.data() + at, sine_.data() + at);
+        angles[i] = static_cast<float>(positions_[t]) * freq[i];
+      kernels_.cos_sin(angles, static_cast<int>(width), cosine_.data() + t * width,
+                       sine_.data() + t * width);
     }
   });
 }
 
 // RoPE on the q_ and k_ rows of a chunk: a query head turns with its KV head's frequencies.
-void Decoder::rotate(const LayerWeights& w, int n) {
+void Decoder::rotate(const LayerWeights& w) {
   const int half = config_.head_dim / 2, kv = config_.n_kv_heads, dim = config_.head_dim;
   const int group = config_.n_heads / kv, tables = w.inv_freq.empty() ? 1 : kv;
-  for (int t = 0; t < n; ++t) {
-    for (int h = 0; h < kv; ++h) {
-      const size_t at = (static_cast<size_t>(t) * tables + (tables == 1 ? 0 : h)) * half;
-      const float *c = cosine_.data() + at, *s = sine_.data() + at;
-      kernels_.rope(k_.data() + (static_cast<size_t>(t) * kv + h) * dim, c, s, half);
-      for (int g = 0; g < group; ++g) {
-        const size_t q = (static_cast<size_t>(t) * config_.n_heads + h * group + g) * dim;
-        kernels_.rope(q_.data() + q, c, s, half);
+  pool_.parallel_for(rows_, [&](int begin, int end, int) {
+    for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
+      for (int h = 0; h < kv; ++h) {
+        const size_t at = (t * tables + (tables == 1 ? 0 : h)) * half;
+        const float *c = cosine_.data() + at, *s = sine_.data() + at;
+        kernels_.rope(k_.data() + (t * kv + h) * dim, c, s, half);
+        for (int g = 0; g < group; ++g)
+          kernels_.rope(q_.data() + (t * config_.n_heads + h * group + g) * dim, c, s, half);
       }
     }
-  }
+  });
 }
 
 // Encodes the chunk's K and V rows and hands them to the shield.
-void Decoder::store_kv(KvSession& session, int layer, int first, int n) {
+void Decoder::store_kv(int layer) {
   const int kv = config_.n_kv_heads, dim = config_.head_dim;
-  pool_.parallel_for(n * kv, [&](int begin, int end, int thread) {
-    uint8_t* rows[2] = {row_codes_[static_cast<size_t>(thread)].data(),
-                        row_codes_[static_cast<size_t>(thread)].data() + layout_.row_bytes()};
-    for (int item = begin; item < end; ++item) {
-      const float* from[2] = {k_.data() + static_cast<size_t>(item) * dim,
-                              v_.data() + static_cast<size_t>(item) * dim};
-      float scales[2] = {0.0f, 0.0f};
-      for (int i = 0; i < 2; ++i) {
-        if (layout_.type == KvType::kInt8) {
-          scales[i] = kernels_.quantize_row_i8(from[i], dim, reinterpret_cast<int8_t*>(rows[i]));
-        } else if (layout_.type == KvType::kF16) {
-          kernels_.to_f16(from[i], dim, reinterpret_cast<uint16_t*>(rows[i]));
-        } else {
-          std::memcpy(rows[i], from[i], layout_.row_bytes());
-        }
+  const auto encode = [&](KvSession& session, int item, int position, uint8_t* const rows[2]) {
+    const float* from[2] = {k_.data() + static_cast<size_t>(item) * dim,
+                            v_.data() + static_cast<size_t>(item) * dim};
+    float scales[2] = {0.0f, 0.0f};
+    for (int i = 0; i < 2; ++i) {
+      if (layout_.type == KvType::kInt8) {
+        scales[i] = kernels_.quantize_row_i8(from[i], dim, reinterpret_cast<int8_t*>(rows[i]));
+      } else if (layout_.type == KvType::kF16) {
+        kernels_.to_f16(from[i], dim, reinterpret_cast<uint16_t*>(rows[i]));
+      } else {
+        std::memcpy(rows[i], from[i], layout_.row_bytes());
       }
-      session.write(layer, item % kv, first + item / kv, rows[0], rows[1], scales);
-      secure_wipe(scales, sizeof(scales));
+    }
+    session.write(layer, item % kv, position, rows[0], rows[1], scales);
+    secure_wipe(scales, sizeof(scales));
+  };
+  pool_.parallel_for(rows_ * kv, [&](int begin, int end, int thread) {
+    uint8_t* const rows[2] = {row_codes_[static_cast<size_t>(thread)].data(),
+                              row_codes_[static_cast<size_t>(thread)].data() + layout_.row_bytes()};
+    for (const Span& span : spans_) {
+      const int from = std::max(begin, span.row * kv), to = std::min(end, (span.row + span.n) * kv);
+      for (int item = from; item < to; ++item)
+        encode(*span.sequence->session, item, positions_[static_cast<size_t>(item / kv)], rows);
     }
   });
 }
@@ -238,52 +280,75 @@ void Decoder::append_input(const float* x, int cols, int n, int at) {
   });
 }
 
-void Decoder::linear(const Matrix& w, const std::vector<float>& bias, int n, float* y) {
-  const kernels::PackedMatrix& m = w.packed;
-  const int panels = (m.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
+void Decoder::project(std::initializer_list<Projection> projections, int n) {
+  int panels = 0;
+  for (const Projection& p : projections)
+    panels += panel_count(p.w);
   pool_.parallel_for(panels, [&](int begin, int end, int) {
-    kernels_.matmul(m, begin, end, input_, n, y, static_cast<size_t>(m.rows));
+    int offset = 0; // of this matrix among all the panels
+    for (const Projection& p : projections) {
+      const kernels::PackedMatrix& m = p.w.packed;
+      const int from = std::max(begin - offset, 0), to = std::min(end - offset, panel_count(p.w));
+      offset += panel_count(p.w);
+      if (from >= to)
+        continue;
+      const auto stride = static_cast<size_t>(m.rows);
+      kernels_.matmul(m, from, to, input_, n, p.y, stride);
+      const int row = from * kernels::kPanelRows,
+                rows = std::min(to * kernels::kPanelRows, m.rows) - row;
+      for (int t = 0; t < n && !p.bias.empty(); ++t)
+        kernels_.add(p.bias.data() + row, rows, p.y + t * stride + row);
+    }
   });
-  if (bias.empty())
-    return;
-  for (int t = 0; t < n; ++t)
-    kernels_.add(bias.data(), m.rows, y + static_cast<size_t>(t) * m.rows);
 }
 
-// Logits of rows [row, row + n) of the chunk. The argmax hangs on small differences, so the head
-// reads activations of about 15 bits: INT8 blocks and, as further rows of the same product, INT8
-// blocks of what those left over. The weights are still read once.
-void Decoder::output(int row, int n, float* logits) {
+// The logits that the sequences want of the chunk in hand.
+void Decoder::chunk_logits() {
+  outputs_.clear();
+  for (const Span& span : spans_) {
+    const Sequence& s = *span.sequence;
+    if (s.which == Logits::kAll) {
+      for (int t = 0; t < span.n; ++t)
+        outputs_.push_back({span.row + t, s.logits + static_cast<size_t>(span.begin + t) *
+                                                         static_cast<size_t>(config_.vocab_size)});
+    } else if (span.begin + span.n == s.n) {
+      outputs_.push_back({span.row + span.n - 1, s.logits});
+    }
+  }
+  for (size_t done = 0; done < outputs_.size(); done += kOutputRows)
+    output(outputs_.data() + done,
+           static_cast<int>(std::min<size_t>(kOutputRows, outputs_.size() - done)));
+}
+
+// The argmax hangs on small differences, so the head reads activations of about 15 bits: INT8
+// blocks and, as further rows of the same product, INT8 blocks of what those left over. The
+// weights are still read once.
+void Decoder::output(const OutputRow* rows, int n) {
   const auto d = static_cast<size_t>(config_.d_model),
              vocab = static_cast<size_t>(config_.vocab_size);
-  for (int done = 0; done < n; done += kOutputRows) {
-    const int now = std::min(kOutputRows, n - done);
-    for (int t = 0; t < now; ++t)
-      kernels_.rms_norm(x_.data() + (static_cast<size_t>(row) + done + t) * d,
-                        weights_.final_norm.data(), config_.d_model, config_.rms_eps,
-                        normed_.data() + t * d);
-    float* out = logits + static_cast<size_t>(done) * vocab;
-    set_input(normed_.data(), config_.d_model, now);
-    if (input_.codes == nullptr || !reads_integers(weights_.output())) {
-      linear(weights_.output(), {}, now, out);
-      continue;
-    }
-    for (size_t i = 0; i < static_cast<size_t>(now) * d; ++i)
+  for (int t = 0; t < n; ++t)
+    kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
+                      config_.d_model, config_.rms_eps, normed_.data() + t * d);
+  set_input(normed_.data(), config_.d_model, n);
+  const bool planes = input_.codes != nullptr && reads_integers(weights_.output());
+  if (planes) {
+    for (size_t i = 0; i < static_cast<size_t>(n) * d; ++i)
       residual_[i] = normed_[i] - input_scales_[i / kernels::kBlock] * input_codes_[i];
-    append_input(residual_.data(), config_.d_model, now, now);
-    linear(weights_.output(), {}, 2 * now, output_rows_.data());
-    pool_.parallel_for(now, [&](int begin, int end, int) {
-      for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
-        std::memcpy(out + t * vocab, output_rows_.data() + t * vocab, sizeof(float) * vocab);
-        kernels_.add(output_rows_.data() + (now + t) * vocab, config_.vocab_size, out + t * vocab);
-      }
-    });
+    append_input(residual_.data(), config_.d_model, n, n);
   }
+  project({{weights_.output(), kNoBias, output_rows_.data()}}, planes ? 2 * n : n);
+  pool_.parallel_for(n, [&](int begin, int end, int) {
+    for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
+      std::memcpy(rows[t].logits, output_rows_.data() + t * vocab, sizeof(float) * vocab);
+      if (planes)
+        kernels_.add(output_rows_.data() + (n + t) * vocab, config_.vocab_size, rows[t].logits);
+    }
+  });
 }
 
-// Wipes what a forward pass of `n` tokens wrote: the first rows of every buffer.
+// Wipes what chunks of at most `n` rows wrote: the first rows of every buffer.
 void Decoder::wipe_scratch(int n) {
-  const size_t rows = std::max(std::min(n, chunk_), 2 * std::min(n, kOutputRows));
+  const size_t rows = std::max(n, 2 * std::min(n, kOutputRows));
   const auto wipe = [rows](auto& buffer, size_t width) {
     secure_wipe(buffer.data(), std::min(rows * width, buffer.size()) * sizeof(buffer[0]));
   };

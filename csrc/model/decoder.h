@@ -5,6 +5,7 @@
 // element in its own lane; a permutation folded into W_o stays inside its 32-column blocks.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <vector>
 
@@ -18,6 +19,16 @@ namespace ptmo {
 
 enum class Logits { kLast, kAll };
 
+// One session's share of a forward pass: `tokens` [n] are appended to it, `logits` [1 or n,
+// vocab_size] are computed of its last token or of every one.
+struct Sequence {
+  KvSession* session;
+  const int32_t* tokens;
+  int n;
+  Logits which;
+  float* logits;
+};
+
 class Decoder {
 public:
   // `integer_activations`: INT8 blocks of 32 before every INT4/INT8 matrix; else float32.
@@ -27,27 +38,46 @@ public:
   const ModelConfig& config() const { return config_; }
   Weights& weights() { return weights_; }
 
-  // Appends `tokens` to the session and computes logits [1 or n, vocab_size] of the last or of
-  // every token, chunk_tokens at a time. K and V of the chunk in hand stand in a scratch of one
-  // layer, wiped before this returns or throws; a throw also takes the session back to its length.
-  void forward(KvSession& session, const int32_t* tokens, int n, Logits which, float* logits,
-               const AttentionRestore& restore);
+  // Runs the rows of all sequences as one batch, chunk_tokens rows at a time: the weights are read
+  // once a chunk. A sequence's logits do not depend on what else is in the batch (INT8 activations
+  // and cache: bit for bit). K and V of the chunk in hand stand in a scratch of one layer, wiped
+  // before this returns or throws; a throw also takes every session back to its length.
+  void forward(const Sequence* sequences, int count, const AttentionRestore& restore);
 
 private:
-  void forward_chunk(KvSession& session, const int32_t* tokens, int n, const AttentionRestore& r);
-  void attention_layer(KvSession& session, int layer, int first, int n, const AttentionRestore& r);
-  void mlp_layer(const LayerWeights& w, int n);
-  void fill_rotary_tables(const std::vector<float>& freq, int first, int n);
-  void rotate(const LayerWeights& w, int n);
-  void store_kv(KvSession& session, int layer, int first, int n);
-  void output(int row, int n, float* logits);
+  // Rows [row, row + n) of the chunk in hand: tokens [begin, begin + n) of a sequence, at positions
+  // from `first` on.
+  struct Span {
+    const Sequence* sequence;
+    int begin, n, row, first;
+  };
+  struct OutputRow {
+    int row;
+    float* logits;
+  };
+  // y [rows of the chunk, w.rows] = W x (+ bias).
+  struct Projection {
+    const Matrix& w;
+    const std::vector<float>& bias;
+    float* y;
+  };
 
-  // y = W x (+ bias), rows split over the threads.
-  void linear(const Matrix& w, const std::vector<float>& bias, int n, float* y);
-  // Loads `linear`'s input; quantises it where a matrix reads integers.
+  void check(const Sequence* sequences, int count, const AttentionRestore& restore) const;
+  void forward_chunk(const AttentionRestore& restore);
+  void attention_layer(int layer, const AttentionRestore& restore);
+  void mlp_layer(const LayerWeights& w);
+  void fill_rotary_tables(const std::vector<float>& freq);
+  void rotate(const LayerWeights& w);
+  void store_kv(int layer);
+  void chunk_logits();
+  void output(const OutputRow* rows, int n);
+
+  // Matrices that read the same input, their rows split over the threads.
+  void project(std::initializer_list<Projection> projections, int n);
+  // Loads `project`'s input; quantises it where a matrix reads integers.
   void set_input(const float* x, int cols, int n);
   void append_input(const float* x, int cols, int n, int at);
-  void normalise(const std::vector<float>& weight, int n);
+  void normalise(const std::vector<float>& weight);
   void wipe_scratch(int n);
 
   const ModelConfig config_;
@@ -60,6 +90,11 @@ private:
   Weights weights_;
   Attention attention_;
 
+  std::vector<Span> spans_; // of the chunk in hand
+  int rows_ = 0;            // their rows
+  std::vector<int> positions_;
+  std::vector<AttentionJob> jobs_;
+  std::vector<OutputRow> outputs_;
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_, cosine_, sine_;
   kernels::Activations input_{};
   std::vector<int8_t> input_codes_;

@@ -39,8 +39,8 @@ std::vector<float> logits_of(const TinyModel& model, const Setting& s) {
   const std::vector<int32_t> tokens = prompt();
   std::vector<float> out(static_cast<size_t>(kTokens) * 50);
   for (int done = 0; done < kTokens; done += s.step)
-    decoder->forward(*session, tokens.data() + done, std::min(s.step, kTokens - done), Logits::kAll,
-                     out.data() + static_cast<size_t>(done) * 50, {});
+    feed(*decoder, *session, tokens.data() + done, std::min(s.step, kTokens - done), Logits::kAll,
+         out.data() + static_cast<size_t>(done) * 50, {});
   CHECK_EQ(session->length(), kTokens);
   return out;
 }
@@ -104,7 +104,7 @@ TEST(the_last_logits_alone_equal_the_last_of_all) {
   PageArena pages(model.layout(KvType::kInt8), 4);
   KvSession session(pages, 1);
   std::vector<float> last(50);
-  decoder->forward(session, prompt().data(), kTokens, Logits::kLast, last.data(), {});
+  feed(*decoder, session, prompt().data(), kTokens, Logits::kLast, last.data(), {});
   CHECK(same_bits(last, {all.end() - 50, all.end()}));
 }
 
@@ -130,7 +130,7 @@ TEST(a_restore_hook_that_changes_nothing_changes_no_logit_and_sees_every_layer_a
   const AttentionRestore hook{buffer.data(), 20, [&](int layer, int tokens) {
                                 seen += std::to_string(layer) + ":" + std::to_string(tokens) + " ";
                               }};
-  decoder->forward(session, prompt().data(), kTokens, Logits::kAll, out.data(), hook);
+  feed(*decoder, session, prompt().data(), kTokens, Logits::kAll, out.data(), hook);
   CHECK(same_bits(out, logits_of(model, {KvType::kInt8, true})));
   CHECK_EQ(seen, std::string("0:20 1:20 0:20 1:20 0:5 1:5 "));
 }
@@ -143,7 +143,7 @@ TEST(refused_calls_leave_the_session_unchanged) {
   std::vector<float> out(50);
   std::vector<int32_t> tokens = prompt();
   const auto forward = [&](int n) {
-    decoder->forward(session, tokens.data(), n, Logits::kLast, out.data(), {});
+    feed(*decoder, session, tokens.data(), n, Logits::kLast, out.data(), {});
   };
   forward(10);
   CHECK_THROWS(forward(0), std::invalid_argument, "no tokens");
@@ -166,7 +166,7 @@ TEST(a_session_of_another_layout_is_refused) {
   PageArena pages(PageLayout(2, 2, 16, 32, KvType::kInt8), 2);
   KvSession session(pages, 1);
   std::vector<float> out(50);
-  CHECK_THROWS(decoder->forward(session, prompt().data(), 5, Logits::kLast, out.data(), {}),
+  CHECK_THROWS(feed(*decoder, session, prompt().data(), 5, Logits::kLast, out.data(), {}),
                std::invalid_argument, "layout");
   CHECK_THROWS(Decoder(model.config, PageLayout(2, 2, 32, 16, KvType::kInt8), 1, true, 8),
                std::invalid_argument, "layout");

@@ -77,7 +77,7 @@ void check_run(KvType type, int threads, bool integer, bool stop) {
   const std::vector<int32_t> tokens = {5, 9, 2, 49, 0, 17, 33, 8, 21, 3, 11, 40, 7, 7, 26};
   std::vector<float> out(50), buffer(8 * 128);
   const auto forward = [&](int n, const AttentionRestore& hook) {
-    decoder->forward(*session, tokens.data(), n, Logits::kLast, out.data(), hook);
+    feed(*decoder, *session, tokens.data(), n, Logits::kLast, out.data(), hook);
   };
   forward(5, {});
   std::vector<Pattern> patterns;
@@ -137,12 +137,12 @@ TEST(a_stopped_session_goes_on_as_if_the_call_had_not_been) {
   std::vector<float> buffer(8 * 64), first(50), second(50);
   const AttentionRestore hook{buffer.data(), 8, [](int, int) { throw Stop(); }};
   for (KvSession* session : {&stopped, &calm})
-    decoder->forward(*session, tokens.data(), 12, Logits::kLast, first.data(), {});
-  CHECK_THROWS(decoder->forward(stopped, tokens.data(), 12, Logits::kLast, first.data(), hook),
-               Stop, "hook");
+    feed(*decoder, *session, tokens.data(), 12, Logits::kLast, first.data(), {});
+  CHECK_THROWS(feed(*decoder, stopped, tokens.data(), 12, Logits::kLast, first.data(), hook), Stop,
+               "hook");
   CHECK_EQ(stopped.length(), 12);
-  decoder->forward(stopped, tokens.data(), 12, Logits::kLast, first.data(), {});
-  decoder->forward(calm, tokens.data(), 12, Logits::kLast, second.data(), {});
+  feed(*decoder, stopped, tokens.data(), 12, Logits::kLast, first.data(), {});
+  feed(*decoder, calm, tokens.data(), 12, Logits::kLast, second.data(), {});
   CHECK(same_bits(first, second));
 }
 

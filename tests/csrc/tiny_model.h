@@ -10,6 +10,13 @@
 
 namespace ptmo::test {
 
+// One session's tokens through a decoder.
+inline void feed(Decoder& decoder, KvSession& session, const int32_t* tokens, int n, Logits which,
+                 float* logits, const AttentionRestore& restore) {
+  const Sequence sequence{&session, tokens, n, which, logits};
+  decoder.forward(&sequence, 1, restore);
+}
+
 struct TinyModel {
   ModelConfig config;
   std::map<std::string, PlainMatrix> matrices;
