@@ -27,15 +27,8 @@ FloatBuffer writable_floats(const py::buffer& buffer) {
 
 Matrix& begin_matrix(Decoder& d, const std::string& name, WeightType type, py::ssize_t rows,
                      py::ssize_t cols, int group) {
-  Matrix* m = d.weights().matrix(name);
-  require(m != nullptr, name, " is not a matrix of this model");
-  d.weights().expect_shape(name, static_cast<int>(rows), static_cast<int>(cols));
-  const size_t stride = panel_bytes(type, static_cast<int>(cols), group);
-  const size_t panels = static_cast<size_t>(rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
-  m->buffer = AlignedBuffer(stride * panels);
-  m->packed = {type,  static_cast<int>(rows), static_cast<int>(cols),
-               group, m->buffer.data(),       stride};
-  return *m;
+  require(rows <= INT32_MAX && cols <= INT32_MAX, name, " has shape [", rows, ", ", cols, "]");
+  return d.weights().prepare(name, type, static_cast<int>(rows), static_cast<int>(cols), group);
 }
 
 void set_int4(Decoder& d, const std::string& name, const Array<uint8_t>& codes,
@@ -49,7 +42,7 @@ void set_int4(Decoder& d, const std::string& name, const Array<uint8_t>& codes,
           s.shape(1), "] do not belong together at group=", group);
   Matrix& out = begin_matrix(d, name, WeightType::kInt4, rows, cols, group);
   pack_int4(codes.data(), s.data(), m.data(), static_cast<int>(rows), static_cast<int>(cols), group,
-            out.buffer.data());
+            out.data);
 }
 
 void set_int8(Decoder& d, const std::string& name, const Array<int8_t>& codes,
@@ -60,7 +53,7 @@ void set_int8(Decoder& d, const std::string& name, const Array<int8_t>& codes,
           name, ": codes and scales do not belong together");
   Matrix& out =
       begin_matrix(d, name, WeightType::kInt8, codes.shape(0), codes.shape(1), kernels::kBlock);
-  pack_int8(codes.data(), s.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+  pack_int8(codes.data(), s.data(), out.packed.rows, out.packed.cols, out.data);
 }
 
 void set_float(Decoder& d, const std::string& name, const py::array& values) {
@@ -78,10 +71,10 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
   Matrix& out = begin_matrix(d, name, type, values.shape(0), values.shape(1), 0);
   if (half) {
     const Array<uint16_t> v = Array<uint16_t>::ensure(values.attr("view")("uint16"));
-    pack_f16(v.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+    pack_f16(v.data(), out.packed.rows, out.packed.cols, out.data);
   } else {
     const auto v = Array<float>::ensure(values.attr("astype")("float32"));
-    pack_f32(v.data(), out.packed.rows, out.packed.cols, out.buffer.data());
+    pack_f32(v.data(), out.packed.rows, out.packed.cols, out.data);
   }
 }
 

@@ -50,9 +50,7 @@ void ThreadPool::run_shares(int first, uint64_t job) {
     const int share = (first + i) % threads_;
     if (!claim(share, job))
       continue;
-    const int64_t items = items_;
-    const int begin = static_cast<int>(items * share / threads_);
-    const int end = static_cast<int>(items * (share + 1) / threads_);
+    const int begin = share_begin(items_, share), end = share_begin(items_, share + 1);
     if (begin < end)
       (*body_)(begin, end, share);
     pending_.fetch_sub(1, std::memory_order_release);

@@ -22,6 +22,10 @@ public:
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return threads_; }
+  // Where share `share` of a loop over `items` begins (size(): where the last one ends).
+  int share_begin(int items, int share) const {
+    return static_cast<int>(int64_t{items} * share / threads_);
+  }
 
   // Splits [0, items) into size() contiguous shares and runs body(begin, end, share) on each that
   // is not empty; returns when all are done. `share` is in [0, size()) and no two calls of a loop

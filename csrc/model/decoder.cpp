@@ -11,7 +11,8 @@
 namespace ptmo {
 namespace {
 
-constexpr int kOutputRows = 8; // tokens whose logits are computed together
+constexpr int kOutputRows = 8;          // tokens whose logits are computed together
+constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 const std::vector<float> kNoBias;
 
 bool reads_integers(const Matrix& w) {
@@ -54,10 +55,12 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
   for (auto* v : {&angles_, &cosine_, &sine_})
     v->resize(n * config.n_kv_heads * half);
   const size_t input_rows = std::max<size_t>(n, 2 * kOutputRows);
-  input_codes_.resize(input_rows * widest);
-  for (auto* v : {&input_scales_, &input_sums_})
-    v->resize(input_rows * (widest / kernels::kBlock));
-  input_code_sums_.resize(input_rows * (widest / kernels::kBlock));
+  for (Input* input : {&input_, &hidden_}) {
+    input->codes.resize(input_rows * widest);
+    for (auto* v : {&input->scales, &input->sums})
+      v->resize(input_rows * (widest / kernels::kBlock));
+    input->code_sums.resize(input_rows * (widest / kernels::kBlock));
+  }
   residual_.resize(static_cast<size_t>(kOutputRows) * config.d_model);
   output_rows_.resize(2 * static_cast<size_t>(kOutputRows) * config.vocab_size);
   positions_.resize(n);
@@ -142,16 +145,18 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
     normalise(w.attn_norm);
     attention_layer(layer, restore);
     normalise(w.ffn_norm);
-    mlp_layer(w);
+    mlp_layer(w, layer + 1 < config_.n_layers ? weights_.layers[static_cast<size_t>(layer) + 1].q
+                                              : weights_.output());
   }
 }
 
 // x += W_o attention(W_q h, W_k h, W_v h), h = the normed x.
 void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  set_input(normed_.data(), config_.d_model, rows_);
-  project({{w.q, w.q_bias, q_.data()}, {w.k, w.k_bias, k_.data()}, {w.v, w.v_bias, v_.data()}},
-          rows_);
+  set_input(input_, normed_.data(), config_.d_model, rows_);
+  project(input_,
+          {{w.q, w.q_bias, q_.data()}, {w.k, w.k_bias, k_.data()}, {w.v, w.v_bias, v_.data()}},
+          rows_, w.o);
   if (!w.inv_freq.empty())
     fill_rotary_tables(w.inv_freq);
   rotate(w);
@@ -166,21 +171,33 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
                  1.0f / std::sqrt(static_cast<float>(config_.head_dim)));
   if (restore.buffer != nullptr)
     restore.restore(layer, rows_);
-  set_input(attended, config_.q_size(), rows_);
-  project({{w.o, kNoBias, normed_.data()}}, rows_);
+  set_input(input_, attended, config_.q_size(), rows_);
+  project(input_, {{w.o, kNoBias, normed_.data()}}, rows_, w.gate);
   kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
 }
 
-// x += W_down (silu(W_gate h) * W_up h), h = the normed x.
-void Decoder::mlp_layer(const LayerWeights& w) {
-  set_input(normed_.data(), config_.d_model, rows_);
-  project({{w.gate, kNoBias, gate_.data()}, {w.up, kNoBias, up_.data()}}, rows_);
-  pool_.parallel_for(rows_ * (config_.d_ff / 16), [&](int begin, int end, int) {
-    const int from = begin * 16, count = (end - begin) * 16;
-    kernels_.swiglu(gate_.data() + from, up_.data() + from, count, gate_.data() + from);
+// x += W_down (silu(W_gate h) * W_up h), h = the normed x. A share is whole activation blocks (two
+// panels each): whoever computes them finishes their part of W_down's input.
+void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
+  constexpr int kPanels = kernels::kBlock / kernels::kPanelRows;
+  const Projection gate{w.gate, kNoBias, gate_.data()}, up{w.up, kNoBias, up_.data()};
+  const int panels = panel_count(w.gate);
+  set_input(input_, normed_.data(), config_.d_model, rows_);
+  begin_input(hidden_, gate_.data(), config_.d_ff);
+  pool_.parallel_for((panels + kPanels - 1) / kPanels, [&](int begin, int end, int share) {
+    const int from = begin * kPanels, to = std::min(end * kPanels, panels);
+    multiply(input_, gate, from, to, rows_);
+    multiply(input_, up, from, to, rows_);
+    const int column = from * kernels::kPanelRows, count = (to - from) * kernels::kPanelRows;
+    for (int t = 0; t < rows_; ++t) {
+      const size_t at = static_cast<size_t>(t) * config_.d_ff + column;
+      kernels_.swiglu(gate_.data() + at, up_.data() + at, count, gate_.data() + at);
+      if (hidden_.view.codes != nullptr)
+        quantize_row(hidden_, gate_.data(), t, 0, column, column + count);
+    }
+    prefetch_share(w.down, share);
   });
-  set_input(gate_.data(), config_.d_ff, rows_);
-  project({{w.down, kNoBias, normed_.data()}}, rows_);
+  project(hidden_, {{w.down, kNoBias, normed_.data()}}, rows_, next);
   kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
 }
 
@@ -256,50 +273,69 @@ void Decoder::store_kv(int layer) {
   });
 }
 
-void Decoder::set_input(const float* x, int cols, int n) {
-  input_ = {cols, x, nullptr, nullptr, nullptr, nullptr};
-  if (!integer_ || cols % kernels::kBlock != 0)
-    return;
-  input_.codes = input_codes_.data();
-  input_.scales = input_scales_.data();
-  input_.sums = input_sums_.data();
-  input_.code_sums = input_code_sums_.data();
-  append_input(x, cols, n, 0);
+void Decoder::begin_input(Input& input, const float* x, int cols) const {
+  input.view = {cols, x, nullptr, nullptr, nullptr, nullptr};
+  if (integer_ && cols % kernels::kBlock == 0)
+    input.view = {cols,
+                  x,
+                  input.codes.data(),
+                  input.scales.data(),
+                  input.sums.data(),
+                  input.code_sums.data()};
 }
 
-// Quantises rows of x into rows [at, at + n) of the input.
-void Decoder::append_input(const float* x, int cols, int n, int at) {
-  const auto blocks = static_cast<size_t>(cols / kernels::kBlock);
+void Decoder::set_input(Input& input, const float* x, int cols, int n) {
+  begin_input(input, x, cols);
+  if (input.view.codes == nullptr)
+    return;
   pool_.parallel_for(n, [&](int begin, int end, int) {
-    for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
-      const size_t to = t + static_cast<size_t>(at);
-      kernels_.quantize_blocks(x + t * cols, cols, input_codes_.data() + to * cols,
-                               input_scales_.data() + to * blocks, input_sums_.data() + to * blocks,
-                               input_code_sums_.data() + to * blocks);
-    }
+    for (int t = begin; t < end; ++t)
+      quantize_row(input, x, t, 0, 0, cols);
   });
 }
 
-void Decoder::project(std::initializer_list<Projection> projections, int n) {
+void Decoder::quantize_row(Input& input, const float* x, int t, int at, int from, int to) const {
+  const auto cols = static_cast<size_t>(input.view.cols), row = static_cast<size_t>(at + t);
+  const size_t block = row * (cols / kernels::kBlock) + from / kernels::kBlock;
+  kernels_.quantize_blocks(x + t * cols + from, to - from, input.codes.data() + row * cols + from,
+                           input.scales.data() + block, input.sums.data() + block,
+                           input.code_sums.data() + block);
+}
+
+void Decoder::multiply(const Input& input, const Projection& p, int from, int to, int n) const {
+  const kernels::PackedMatrix& m = p.w.packed;
+  const auto stride = static_cast<size_t>(m.rows);
+  kernels_.matmul(m, from, to, input.view, n, p.y, stride);
+  const int row = from * kernels::kPanelRows,
+            rows = std::min(to * kernels::kPanelRows, m.rows) - row;
+  for (int t = 0; t < n && !p.bias.empty(); ++t)
+    kernels_.add(p.bias.data() + row, rows, p.y + t * stride + row);
+}
+
+void Decoder::project(const Input& input, std::initializer_list<Projection> projections, int n,
+                      const Matrix& next) {
   int panels = 0;
   for (const Projection& p : projections)
     panels += panel_count(p.w);
-  pool_.parallel_for(panels, [&](int begin, int end, int) {
+  pool_.parallel_for(panels, [&](int begin, int end, int share) {
     int offset = 0; // of this matrix among all the panels
     for (const Projection& p : projections) {
-      const kernels::PackedMatrix& m = p.w.packed;
       const int from = std::max(begin - offset, 0), to = std::min(end - offset, panel_count(p.w));
       offset += panel_count(p.w);
-      if (from >= to)
-        continue;
-      const auto stride = static_cast<size_t>(m.rows);
-      kernels_.matmul(m, from, to, input_, n, p.y, stride);
-      const int row = from * kernels::kPanelRows,
-                rows = std::min(to * kernels::kPanelRows, m.rows) - row;
-      for (int t = 0; t < n && !p.bias.empty(); ++t)
-        kernels_.add(p.bias.data() + row, rows, p.y + t * stride + row);
+      if (from < to)
+        multiply(input, p, from, to, n);
     }
+    prefetch_share(next, share);
   });
+}
+
+// Memory has nothing to do while threads meet and attention computes.
+void Decoder::prefetch_share(const Matrix& next, int share) const {
+  const auto begin = static_cast<size_t>(pool_.share_begin(panel_count(next), share));
+  const uint8_t* at = next.data + begin * next.packed.panel_bytes;
+  const size_t left = next.bytes - begin * next.packed.panel_bytes;
+  for (size_t i = 0; i < std::min(kPrefetchBytes, left); i += 64)
+    __builtin_prefetch(at + i);
 }
 
 // The logits that the sequences want of the chunk in hand.
@@ -329,14 +365,15 @@ void Decoder::output(const OutputRow* rows, int n) {
   for (int t = 0; t < n; ++t)
     kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
                       config_.d_model, config_.rms_eps, normed_.data() + t * d);
-  set_input(normed_.data(), config_.d_model, n);
-  const bool planes = input_.codes != nullptr && reads_integers(weights_.output());
-  if (planes) {
-    for (size_t i = 0; i < static_cast<size_t>(n) * d; ++i)
-      residual_[i] = normed_[i] - input_scales_[i / kernels::kBlock] * input_codes_[i];
-    append_input(residual_.data(), config_.d_model, n, n);
+  set_input(input_, normed_.data(), config_.d_model, n);
+  const bool planes = input_.view.codes != nullptr && reads_integers(weights_.output());
+  for (int t = 0; planes && t < n; ++t) {
+    for (size_t i = t * d; i < (t + 1) * d; ++i)
+      residual_[i] = normed_[i] - input_.scales[i / kernels::kBlock] * input_.codes[i];
+    quantize_row(input_, residual_.data(), t, n, 0, config_.d_model);
   }
-  project({{weights_.output(), kNoBias, output_rows_.data()}}, planes ? 2 * n : n);
+  project(input_, {{weights_.output(), kNoBias, output_rows_.data()}}, planes ? 2 * n : n,
+          weights_.layers[0].q);
   pool_.parallel_for(n, [&](int begin, int end, int) {
     for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
       std::memcpy(rows[t].logits, output_rows_.data() + t * vocab, sizeof(float) * vocab);
@@ -363,10 +400,12 @@ void Decoder::wipe_scratch(int n) {
     wipe(*v, kv);
   for (auto* v : {&gate_, &up_})
     wipe(*v, ff);
-  for (auto* v : {&input_scales_, &input_sums_})
-    wipe(*v, widest / kernels::kBlock);
-  wipe(input_code_sums_, widest / kernels::kBlock);
-  wipe(input_codes_, widest);
+  for (Input* input : {&input_, &hidden_}) {
+    wipe(input->codes, widest);
+    wipe(input->code_sums, widest / kernels::kBlock);
+    for (auto* v : {&input->scales, &input->sums})
+      wipe(*v, widest / kernels::kBlock);
+  }
   wipe(output_rows_, static_cast<size_t>(config_.vocab_size));
   for (auto& row : row_codes_)
     secure_wipe(row.data(), row.size());

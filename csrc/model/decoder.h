@@ -65,18 +65,32 @@ private:
   void check(const Sequence* sequences, int count, const AttentionRestore& restore) const;
   void forward_chunk(const AttentionRestore& restore);
   void attention_layer(int layer, const AttentionRestore& restore);
-  void mlp_layer(const LayerWeights& w);
+  void mlp_layer(const LayerWeights& w, const Matrix& next);
   void fill_rotary_tables(const std::vector<float>& freq);
   void rotate(const LayerWeights& w);
   void store_kv(int layer);
   void chunk_logits();
   void output(const OutputRow* rows, int n);
 
-  // Matrices that read the same input, their rows split over the threads.
-  void project(std::initializer_list<Projection> projections, int n);
-  // Loads `project`'s input; quantises it where a matrix reads integers.
-  void set_input(const float* x, int cols, int n);
-  void append_input(const float* x, int cols, int n, int at);
+  // Rows of a matrix product's input, quantised where a matrix reads integers.
+  struct Input {
+    std::vector<int8_t> codes;
+    std::vector<float> scales, sums;
+    std::vector<int32_t> code_sums;
+    kernels::Activations view{};
+  };
+
+  // Matrices that read the same input, their rows split over the threads. `next` is the matrix that
+  // is read after them: each thread asks memory for the beginning of its share ahead of time.
+  void project(const Input& input, std::initializer_list<Projection> projections, int n,
+               const Matrix& next);
+  // Panels [from, to) of one of them.
+  void multiply(const Input& input, const Projection& p, int from, int to, int n) const;
+  void prefetch_share(const Matrix& next, int share) const;
+  void begin_input(Input& input, const float* x, int cols) const;
+  void set_input(Input& input, const float* x, int cols, int n);
+  // Quantises columns [from, to) of row t of x into row `at + t` of the input.
+  void quantize_row(Input& input, const float* x, int t, int at, int from, int to) const;
   void normalise(const std::vector<float>& weight);
   void wipe_scratch(int n);
 
@@ -96,10 +110,8 @@ private:
   std::vector<AttentionJob> jobs_;
   std::vector<OutputRow> outputs_;
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_, cosine_, sine_;
-  kernels::Activations input_{};
-  std::vector<int8_t> input_codes_;
-  std::vector<float> input_scales_, input_sums_, residual_, output_rows_;
-  std::vector<int32_t> input_code_sums_;
+  std::vector<float> residual_, output_rows_;
+  Input input_, hidden_;                        // of W_down: hidden_
   std::vector<std::vector<uint8_t>> row_codes_; // one encoded K and V row a thread
 };
 

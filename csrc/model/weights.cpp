@@ -46,6 +46,22 @@ std::pair<int, std::string> split_name(const std::string& name, size_t n_layers)
 
 } // namespace
 
+Matrix& Weights::prepare(const std::string& name, kernels::WeightType type, int rows, int cols,
+                         int group) {
+  Matrix* m = matrix(name);
+  require(m != nullptr, name, " is not a matrix of this model");
+  expect_shape(name, rows, cols);
+  const size_t stride = panel_bytes(type, cols, group);
+  const size_t bytes =
+      stride * static_cast<size_t>((rows + kernels::kPanelRows - 1) / kernels::kPanelRows);
+  if (m->bytes != bytes) {
+    m->data = arena_.allocate(bytes);
+    m->bytes = bytes;
+  }
+  m->packed = {type, rows, cols, group, m->data, stride};
+  return *m;
+}
+
 Matrix* Weights::matrix(const std::string& name) {
   const auto [layer, part] = split_name(name, layers.size());
   if (layer < 0)
@@ -107,10 +123,10 @@ void Weights::require_complete() const {
 }
 
 size_t Weights::bytes() const {
-  size_t total = embed.buffer.size() + head.buffer.size();
+  size_t total = embed.bytes + head.bytes;
   for (const LayerWeights& l : layers)
     for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
-      total += m->buffer.size();
+      total += m->bytes;
   return total;
 }
 

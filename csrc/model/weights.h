@@ -4,16 +4,19 @@
 #include <string>
 #include <vector>
 
+#include "common/huge_arena.h"
 #include "config.h"
 #include "kernels/kernels.h"
 #include "quant/int4.h"
 
 namespace ptmo {
 
+// Panels in the weights' arena; `packed` describes them to the kernels.
 struct Matrix {
-  AlignedBuffer buffer;
+  uint8_t* data = nullptr;
+  size_t bytes = 0;
   kernels::PackedMatrix packed{};
-  bool empty() const { return buffer.size() == 0; }
+  bool empty() const { return data == nullptr; }
 };
 
 struct LayerWeights {
@@ -31,6 +34,9 @@ struct Weights {
   std::vector<LayerWeights> layers;
 
   explicit Weights(const ModelConfig& config);
+  // Makes room for the panels of matrix `name`; they are the caller's to fill. Set again in the
+  // same form, a matrix keeps its place. Throws std::invalid_argument on a wrong name or shape.
+  Matrix& prepare(const std::string& name, kernels::WeightType type, int rows, int cols, int group);
   // The matrix or vector called `name` ("embed", "layers.3.q", "layers.3.q_bias"), or null.
   Matrix* matrix(const std::string& name);
   std::vector<float>* vector(const std::string& name);
@@ -43,6 +49,7 @@ struct Weights {
 
 private:
   ModelConfig config_;
+  HugeArena arena_;
 };
 
 // out[0, cols) = row `index` of a packed matrix, as floats.

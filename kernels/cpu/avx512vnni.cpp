@@ -22,8 +22,9 @@ inline void store_rows(float* y, __m512 acc, int rows) {
   _mm512_mask_storeu_ps(y, static_cast<__mmask16>((1u << rows) - 1), acc);
 }
 
-// Cache lines ahead of the block in hand: the hardware's own prefetch stops at 4 KiB pages.
-constexpr int kPrefetchBytes = 2560;
+// How far ahead of the block in hand: the hardware's own prefetch stops at 4 KiB, and one core
+// needs about this much under way to keep memory busy.
+constexpr int kPrefetchBytes = 10240;
 
 template <int NT>
 void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,

@@ -65,11 +65,10 @@ struct TinyModel {
   std::unique_ptr<Decoder> decoder(KvType type, int threads, bool integer, int chunk) const {
     auto out = std::make_unique<Decoder>(config, layout(type), threads, integer, chunk);
     for (const auto& [name, plain] : matrices) {
-      out->weights().expect_shape(name, plain.rows, plain.cols);
-      PanelMatrix panels(plain);
-      Matrix* to = out->weights().matrix(name);
-      to->packed = panels.packed;
-      to->buffer = std::move(panels.buffer);
+      const PanelMatrix panels(plain);
+      const Matrix& to =
+          out->weights().prepare(name, plain.type, plain.rows, plain.cols, plain.group);
+      std::memcpy(to.data, panels.buffer.data(), to.bytes);
     }
     for (const auto& [name, values] : vectors) {
       out->weights().expect_shape(name, static_cast<int>(values.size()), 1);
