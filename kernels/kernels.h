@@ -17,12 +17,20 @@ namespace ptmo::kernels {
 constexpr int kPanelRows = 16; // output rows of a panel
 constexpr int kBlock = 32;     // columns of an integer block, and of an activation block
 
-enum class WeightType : int { kInt4 = 0, kInt8 = 1, kF16 = 2, kF32 = 3 };
+enum class WeightType : int { kInt4 = 0, kInt8 = 1, kF16 = 2, kF32 = 3, kInt4Symmetric = 4 };
+
+constexpr bool is_int4(WeightType t) {
+  return t == WeightType::kInt4 || t == WeightType::kInt4Symmetric;
+}
+constexpr bool is_integer(WeightType t) {
+  return is_int4(t) || t == WeightType::kInt8;
+}
 
 // A weight matrix W [rows, cols] in panels; the last panel is padded with zero rows.
 //   kInt4: cols / group superblocks of [group/32 x 256 B codes | 16 fp16 scales | 16 fp16 mins]
 //          codes of a 16x32 block: [p 0..3][row 0..15][j 0..3], low nibble = column 4p + j,
 //          high nibble = column 16 + 4p + j;   w = scale * code + min
+//   kInt4Symmetric: the same without mins;   w = scale * (code - 8)
 //   kInt8: cols / 32 blocks of [512 B codes: [c 0..7][row][j 0..3], column 4c + j | 16 fp16 scales]
 //          w = scale * code, code in -127..127
 //   kF16, kF32: [cols][16 rows]
@@ -30,7 +38,7 @@ struct PackedMatrix {
   WeightType type;
   int rows;
   int cols;
-  int group;           // columns that share a scale (kInt4: 32, 64, 128; kInt8: 32; else 0)
+  int group;           // columns that share a scale (INT4: 32, 64, 128; INT8: 32; else 0)
   const uint8_t* data; // 64-byte aligned
   size_t panel_bytes;
 };

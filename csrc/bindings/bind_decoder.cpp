@@ -40,9 +40,10 @@ void set_int4(Decoder& d, const std::string& name, const Array<uint8_t>& codes,
               m.shape(1) * group == cols,
           name, ": codes [", rows, ", ", codes.shape(1), "] and scales [", s.shape(0), ", ",
           s.shape(1), "] do not belong together at group=", group);
-  Matrix& out = begin_matrix(d, name, WeightType::kInt4, rows, cols, group);
-  pack_int4(codes.data(), s.data(), m.data(), static_cast<int>(rows), static_cast<int>(cols), group,
-            out.data);
+  const WeightType type = int4_type(s.data(), m.data(), static_cast<size_t>(s.size()));
+  Matrix& out = begin_matrix(d, name, type, rows, cols, group);
+  pack_int4(codes.data(), s.data(), type == WeightType::kInt4 ? m.data() : nullptr,
+            static_cast<int>(rows), static_cast<int>(cols), group, out.data);
 }
 
 void set_int8(Decoder& d, const std::string& name, const Array<int8_t>& codes,

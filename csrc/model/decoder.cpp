@@ -16,7 +16,7 @@ constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 const std::vector<float> kNoBias;
 
 bool reads_integers(const Matrix& w) {
-  return w.packed.type == kernels::WeightType::kInt4 || w.packed.type == kernels::WeightType::kInt8;
+  return kernels::is_integer(w.packed.type);
 }
 
 int panel_count(const Matrix& w) {

@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "kernels/half.h"
+#include "kernels/reference/panels.h"
 
 namespace ptmo {
 
@@ -105,8 +106,9 @@ size_t panel_bytes(WeightType type, int cols, int group) {
   require(cols > 0, "cols=", cols, " is not positive");
   switch (type) {
   case WeightType::kInt4:
+  case WeightType::kInt4Symmetric:
     check_group(cols, group);
-    return static_cast<size_t>(cols / group) * (static_cast<size_t>(group / kBlock) * 256 + 64);
+    return static_cast<size_t>(cols / group) * kernels::int4_superblock_bytes(type, group);
   case WeightType::kInt8:
     require(cols % kBlock == 0, "cols=", cols, " is not a multiple of 32");
     return static_cast<size_t>(cols / kBlock) * 544;
@@ -118,15 +120,24 @@ size_t panel_bytes(WeightType type, int cols, int group) {
   return static_cast<size_t>(cols) * kPanelRows * 4;
 }
 
+WeightType int4_type(const uint16_t* scales, const uint16_t* mins, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (half_to_float(mins[i]) != -8.0f * half_to_float(scales[i]))
+      return WeightType::kInt4;
+  return WeightType::kInt4Symmetric;
+}
+
 void pack_int4(const uint8_t* codes, const uint16_t* scales, const uint16_t* mins, int rows,
                int cols, int group, uint8_t* out) {
-  const size_t stride = panel_bytes(WeightType::kInt4, cols, group);
+  const WeightType type = mins != nullptr ? WeightType::kInt4 : WeightType::kInt4Symmetric;
+  const size_t stride = panel_bytes(type, cols, group);
+  const size_t super_bytes = kernels::int4_superblock_bytes(type, group);
   const int per_group = group / kBlock, groups = cols / group;
   for (int r = 0; r < rows; ++r) {
     uint8_t* panel = out + static_cast<size_t>(r / kPanelRows) * stride;
     const int lane = r % kPanelRows;
     for (int g = 0; g < groups; ++g) {
-      uint8_t* super = panel + static_cast<size_t>(g) * (static_cast<size_t>(per_group) * 256 + 64);
+      uint8_t* super = panel + static_cast<size_t>(g) * super_bytes;
       const size_t at = static_cast<size_t>(r) * groups + g;
       for (int b = 0; b < per_group; ++b) {
         const uint8_t* block = codes + static_cast<size_t>(r) * (cols / 2) +
@@ -135,7 +146,8 @@ void pack_int4(const uint8_t* codes, const uint16_t* scales, const uint16_t* min
           std::memcpy(super + b * 256 + p * 64 + lane * 4, block + 4 * p, 4);
       }
       std::memcpy(super + per_group * 256 + 2 * lane, scales + at, 2);
-      std::memcpy(super + per_group * 256 + 32 + 2 * lane, mins + at, 2);
+      if (mins != nullptr)
+        std::memcpy(super + per_group * 256 + 32 + 2 * lane, mins + at, 2);
     }
   }
 }

@@ -44,7 +44,11 @@ void dequantize_int4(const uint8_t* codes, const uint16_t* scales, const uint16_
 // Bytes of one 16-row panel; throws std::invalid_argument for shapes a type cannot hold.
 size_t panel_bytes(kernels::WeightType type, int cols, int group);
 
-// Storage form -> panels, appended at panel row 0 of `out` (ceil(rows / 16) panels).
+// kInt4Symmetric if every min is -8 * scale exactly (as Q4_0 has it), else kInt4.
+kernels::WeightType int4_type(const uint16_t* scales, const uint16_t* mins, size_t count);
+
+// Storage form -> panels, appended at panel row 0 of `out` (ceil(rows / 16) panels). `mins` is null
+// for kInt4Symmetric.
 void pack_int4(const uint8_t* codes, const uint16_t* scales, const uint16_t* mins, int rows,
                int cols, int group, uint8_t* out);
 // Throws std::invalid_argument on a code of -128 (no quantiser writes it; see

@@ -31,7 +31,7 @@ inline void store_rows(float* y, __m256 acc, int half, int rows) {
 }
 
 // Rows 8 * half .. 8 * half + 7 of a panel.
-template <int NT>
+template <int NT, bool kMins>
 void int4_half(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
                const Activations& x, int t0, float* y, size_t y_stride) {
   const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
@@ -40,9 +40,10 @@ void int4_half(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
   for (int t = 0; t < NT; ++t)
     acc[t] = _mm256_setzero_ps();
   const uint8_t* at = panel;
-  for (int b = 0; b < blocks; at += 64) {
+  for (int b = 0; b < blocks; at += kMins ? 64 : 32) {
     const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
-    const __m256 d = load_scales(tail + 16 * half), m = load_scales(tail + 32 + 16 * half);
+    const __m256 d = load_scales(tail + 16 * half);
+    const __m256 m = kMins ? load_scales(tail + 32 + 16 * half) : d;
     for (int g = 0; g < per_group; ++g, ++b, at += 256) {
       __m256i lo[4], hi[4];
       for (int p = 0; p < 4; ++p) {
@@ -59,9 +60,13 @@ void int4_half(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
           sum16 =
               _mm256_add_epi16(sum16, _mm256_maddubs_epi16(hi[p], broadcast4(codes + 16 + 4 * p)));
         }
-        const __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum16, ones));
+        __m256i sum = _mm256_madd_epi16(sum16, ones);
+        if (!kMins)
+          sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(8 * x.code_sums[block]));
+        const __m256 dot = _mm256_cvtepi32_ps(sum);
         acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(x.scales[block])), acc[t]);
-        acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.sums[block]), acc[t]);
+        if (kMins)
+          acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.sums[block]), acc[t]);
       }
     }
   }
@@ -101,10 +106,20 @@ void int8_half(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
     store_rows(y + (t0 + t) * y_stride, acc[t], half, rows);
 }
 
+template <int NT>
+void half_product(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
+                  const Activations& x, int t0, float* y, size_t y_stride) {
+  if (w.type == WeightType::kInt4)
+    int4_half<NT, true>(w, panel, half, rows, x, t0, y, y_stride);
+  else if (w.type == WeightType::kInt4Symmetric)
+    int4_half<NT, false>(w, panel, half, rows, x, t0, y, y_stride);
+  else
+    int8_half<NT>(w, panel, half, rows, x, t0, y, y_stride);
+}
+
 void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
             float* y, size_t y_stride) {
-  const bool int4 = w.type == WeightType::kInt4;
-  if (x.codes == nullptr || (!int4 && w.type != WeightType::kInt8)) {
+  if (x.codes == nullptr || !is_integer(w.type)) {
     float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
     return;
   }
@@ -115,11 +130,11 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
     for (int half = 0; half < 2; ++half) {
       int t = 0;
       for (; t + 4 <= tokens; t += 4)
-        (int4 ? int4_half<4> : int8_half<4>)(w, panel, half, rows, x, t, out, y_stride);
+        half_product<4>(w, panel, half, rows, x, t, out, y_stride);
       for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
-        (int4 ? int4_half<2> : int8_half<2>)(w, panel, half, rows, x, t, out, y_stride);
+        half_product<2>(w, panel, half, rows, x, t, out, y_stride);
       for (; t < tokens; ++t)
-        (int4 ? int4_half<1> : int8_half<1>)(w, panel, half, rows, x, t, out, y_stride);
+        half_product<1>(w, panel, half, rows, x, t, out, y_stride);
     }
   }
 }

@@ -26,7 +26,7 @@ inline void store_rows(float* y, __m512 acc, int rows) {
 // needs about this much under way to keep memory busy.
 constexpr int kPrefetchBytes = 10240;
 
-template <int NT>
+template <int NT, bool kMins>
 void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
                 float* y, size_t y_stride) {
   const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
@@ -35,9 +35,9 @@ void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
   for (int t = 0; t < NT; ++t)
     acc[t] = _mm512_setzero_ps();
   const uint8_t* at = panel;
-  for (int b = 0; b < blocks; at += 64) {
+  for (int b = 0; b < blocks; at += kMins ? 64 : 32) {
     const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
-    const __m512 d = load_scales(tail), m = load_scales(tail + 32);
+    const __m512 d = load_scales(tail), m = kMins ? load_scales(tail + 32) : d;
     for (int g = 0; g < per_group; ++g, ++b, at += 256) {
       for (int i = 0; i < 5; ++i)
         _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes + i * 64), _MM_HINT_T0);
@@ -50,14 +50,16 @@ void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
       for (int t = 0; t < NT; ++t) {
         const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
         const int8_t* codes = x.codes + block * kBlock;
-        __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+        __m512i even = kMins ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * x.code_sums[block]);
+        __m512i odd = _mm512_setzero_si512();
         for (int p = 0; p < 4; ++p) {
           even = _mm512_dpbusd_epi32(even, lo[p], broadcast4(codes + 4 * p));
           odd = _mm512_dpbusd_epi32(odd, hi[p], broadcast4(codes + 16 + 4 * p));
         }
         const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
         acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
-        acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sums[block]), acc[t]);
+        if (kMins)
+          acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sums[block]), acc[t]);
       }
     }
   }
@@ -99,10 +101,20 @@ void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
     store_rows(y + (t0 + t) * y_stride, acc[t], rows);
 }
 
+template <int NT>
+void panel_product(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x,
+                   int t0, float* y, size_t y_stride) {
+  if (w.type == WeightType::kInt4)
+    int4_panel<NT, true>(w, panel, rows, x, t0, y, y_stride);
+  else if (w.type == WeightType::kInt4Symmetric)
+    int4_panel<NT, false>(w, panel, rows, x, t0, y, y_stride);
+  else
+    int8_panel<NT>(w, panel, rows, x, t0, y, y_stride);
+}
+
 void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
             float* y, size_t y_stride) {
-  const bool int4 = w.type == WeightType::kInt4;
-  if (x.codes == nullptr || (!int4 && w.type != WeightType::kInt8)) {
+  if (x.codes == nullptr || !is_integer(w.type)) {
     float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
     return;
   }
@@ -112,11 +124,11 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
     float* out = y + p * kPanelRows;
     int t = 0;
     for (; t + 4 <= tokens; t += 4)
-      (int4 ? int4_panel<4> : int8_panel<4>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<4>(w, panel, rows, x, t, out, y_stride);
     for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
-      (int4 ? int4_panel<2> : int8_panel<2>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<2>(w, panel, rows, x, t, out, y_stride);
     for (; t < tokens; ++t)
-      (int4 ? int4_panel<1> : int8_panel<1>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<1>(w, panel, rows, x, t, out, y_stride);
   }
 }
 

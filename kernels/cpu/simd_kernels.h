@@ -228,15 +228,19 @@ constexpr int kVecs = kPanelRows / V::lanes;
 
 // strip[c][16] = W[panel rows, col + c] for the 32 columns of an INT4 or INT8 block.
 inline void load_block(const PackedMatrix& w, const uint8_t* panel, int col, float* strip) {
-  const bool int4 = w.type == WeightType::kInt4;
-  const uint8_t* unit = int4 ? panel + (col / w.group) * int4_superblock_bytes(w.group)
+  const bool int4 = is_int4(w.type);
+  const uint8_t* unit = int4 ? panel + (col / w.group) * int4_superblock_bytes(w.type, w.group)
                              : panel + (col / kBlock) * kInt8BlockBytes;
   const uint8_t* codes = int4 ? unit + (col % w.group) / kBlock * 256 : unit;
   const auto* tail =
       reinterpret_cast<const uint16_t*>(int4 ? unit + w.group / kBlock * 256 : unit + 512);
   for (int v = 0; v < kVecs; ++v) {
     const V::reg d = V::load_f16(tail + v * V::lanes);
-    const V::reg m = int4 ? V::load_f16(tail + 16 + v * V::lanes) : V::zero();
+    V::reg m = V::zero();
+    if (w.type == WeightType::kInt4)
+      m = V::load_f16(tail + 16 + v * V::lanes);
+    if (w.type == WeightType::kInt4Symmetric)
+      m = V::mul(d, V::set1(-8.0f));
     for (int c = 0; c < kBlock; ++c) {
       const uint8_t* at = codes + (int4 ? c % 16 / 4 : c / 4) * 64 + v * V::lanes * 4;
       const V::reg code =

@@ -36,10 +36,12 @@ float integer_dot(const PackedMatrix& w, const uint8_t* panel, int row, const Ac
       const float scale = half_to_float(load_u16(panel + b * kInt8BlockBytes + 512 + 2 * row));
       acc += scale * x.scales[at] * static_cast<float>(dot);
     } else {
-      const uint8_t* tail = panel + (b * kBlock / w.group) * int4_superblock_bytes(w.group) +
+      const uint8_t* tail = panel +
+                            (b * kBlock / w.group) * int4_superblock_bytes(w.type, w.group) +
                             (w.group / kBlock) * 256;
       acc += half_to_float(load_u16(tail + 2 * row)) * x.scales[at] * static_cast<float>(dot);
-      acc += half_to_float(load_u16(tail + 32 + 2 * row)) * x.sums[at];
+      if (w.type == WeightType::kInt4)
+        acc += half_to_float(load_u16(tail + 32 + 2 * row)) * x.sums[at];
     }
   }
   return acc;
@@ -59,8 +61,7 @@ float float_dot(const PackedMatrix& w, const uint8_t* panel, int row, const Acti
 
 void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
             float* y, size_t y_stride) {
-  const bool integer =
-      x.codes != nullptr && (w.type == WeightType::kInt4 || w.type == WeightType::kInt8);
+  const bool integer = x.codes != nullptr && is_integer(w.type);
   for (int p = panel_begin; p < panel_end; ++p) {
     const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
     for (int row = 0; row < std::min(kPanelRows, w.rows - p * kPanelRows); ++row) {

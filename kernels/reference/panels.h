@@ -14,22 +14,36 @@ inline uint16_t load_u16(const uint8_t* p) {
   return v;
 }
 
-inline size_t int4_superblock_bytes(int group) {
-  return static_cast<size_t>(group / kBlock) * 256 + 64;
+inline size_t int4_superblock_bytes(WeightType type, int group) {
+  return static_cast<size_t>(group / kBlock) * 256 + (type == WeightType::kInt4 ? 64 : 32);
 }
 constexpr size_t kInt8BlockBytes = 512 + 32;
+
+// The integer that a weight's scale multiplies.
+inline int panel_code(const PackedMatrix& w, const uint8_t* panel, int row, int col) {
+  const int c = col % kBlock;
+  if (w.type == WeightType::kInt8) {
+    const uint8_t* block = panel + (col / kBlock) * kInt8BlockBytes;
+    return static_cast<int8_t>(block[(c / 4) * 64 + row * 4 + c % 4]);
+  }
+  const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.type, w.group);
+  const uint8_t byte =
+      super[((col % w.group) / kBlock) * 256 + ((c % 16) / 4) * 64 + row * 4 + c % 4];
+  const int code = c < 16 ? byte & 0x0f : byte >> 4;
+  return w.type == WeightType::kInt4 ? code : code - 8;
+}
 
 // W[row, col] as a float; row counts from the panel's first row.
 inline float panel_weight(const PackedMatrix& w, const uint8_t* panel, int row, int col) {
   switch (w.type) {
-  case WeightType::kInt4: {
-    const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.group);
-    const int block = (col % w.group) / kBlock, c = col % kBlock;
-    const uint8_t byte = super[block * 256 + ((c % 16) / 4) * 64 + row * 4 + c % 4];
-    const int code = c < 16 ? byte & 0x0f : byte >> 4;
+  case WeightType::kInt4:
+  case WeightType::kInt4Symmetric: {
+    const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.type, w.group);
     const uint8_t* tail = super + (w.group / kBlock) * 256;
-    const float scale = half_to_float(load_u16(tail + 2 * row));
-    return scale * static_cast<float>(code) + half_to_float(load_u16(tail + 32 + 2 * row));
+    const float scaled = half_to_float(load_u16(tail + 2 * row)) *
+                         static_cast<float>(panel_code(w, panel, row, col));
+    return w.type == WeightType::kInt4 ? scaled + half_to_float(load_u16(tail + 32 + 2 * row))
+                                       : scaled;
   }
   case WeightType::kInt8: {
     const uint8_t* block = panel + (col / kBlock) * kInt8BlockBytes;
@@ -45,19 +59,6 @@ inline float panel_weight(const PackedMatrix& w, const uint8_t* panel, int row, 
   float out;
   std::memcpy(&out, panel + 4 * (static_cast<size_t>(col) * kPanelRows + row), sizeof(out));
   return out;
-}
-
-// The integer code of an INT4 or INT8 weight.
-inline int panel_code(const PackedMatrix& w, const uint8_t* panel, int row, int col) {
-  const int c = col % kBlock;
-  if (w.type == WeightType::kInt8) {
-    const uint8_t* block = panel + (col / kBlock) * kInt8BlockBytes;
-    return static_cast<int8_t>(block[(c / 4) * 64 + row * 4 + c % 4]);
-  }
-  const uint8_t* super = panel + (col / w.group) * int4_superblock_bytes(w.group);
-  const uint8_t byte =
-      super[((col % w.group) / kBlock) * 256 + ((c % 16) / 4) * 64 + row * 4 + c % 4];
-  return c < 16 ? byte & 0x0f : byte >> 4;
 }
 
 } // namespace ptmo::kernels

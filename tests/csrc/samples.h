@@ -76,12 +76,12 @@ inline std::vector<const kernels::Table*> levels() {
 struct PlainMatrix {
   WeightType type;
   int rows, cols, group;
-  std::vector<int> codes;             // kInt4, kInt8: [rows, cols]
+  std::vector<int> codes;             // integers: [rows, cols]; kInt4Symmetric: -8..7
   std::vector<uint16_t> scales, mins; // [rows, cols / group]
   std::vector<float> values;          // kF16 (rounded to fp16), kF32: [rows, cols]
 
   size_t at(int r, int c) const { return static_cast<size_t>(r) * cols + c; }
-  bool integer() const { return type == WeightType::kInt4 || type == WeightType::kInt8; }
+  bool integer() const { return kernels::is_integer(type); }
   double scale(int r, int c) const {
     return half_to_float(scales[static_cast<size_t>(r) * (cols / group) + c / group]);
   }
@@ -106,9 +106,10 @@ inline PlainMatrix random_matrix(Random& random, WeightType type, int rows, int 
         v = half_to_float(float_to_half(v));
     return m;
   }
-  const bool int4 = type == WeightType::kInt4;
   for (size_t i = 0; i < n; ++i)
-    m.codes.push_back(int4 ? random.below(16) : random.between(-127, 127));
+    m.codes.push_back(type == WeightType::kInt4            ? random.below(16)
+                      : type == WeightType::kInt4Symmetric ? random.between(-8, 7)
+                                                           : random.between(-127, 127));
   for (size_t i = 0; i < n / group; ++i) {
     const float scale = random.uniform(0.001f, 0.02f);
     m.scales.push_back(float_to_half(scale));
@@ -126,14 +127,15 @@ struct PanelMatrix {
     const size_t stride = panel_bytes(m.type, m.cols, m.group);
     buffer = AlignedBuffer(stride * static_cast<size_t>((m.rows + 15) / 16));
     packed = {m.type, m.rows, m.cols, m.group, buffer.data(), stride};
-    if (m.type == WeightType::kInt4) {
+    if (kernels::is_int4(m.type)) {
+      const bool mins = m.type == WeightType::kInt4;
       std::vector<uint8_t> bytes(m.codes.size() / 2);
       for (int r = 0; r < m.rows; ++r)
         for (int c = 0; c < m.cols; ++c)
           bytes[m.at(r, c / 32 * 32) / 2 + c % 16] |=
-              static_cast<uint8_t>(m.codes[m.at(r, c)] << (c % 32 < 16 ? 0 : 4));
-      pack_int4(bytes.data(), m.scales.data(), m.mins.data(), m.rows, m.cols, m.group,
-                buffer.data());
+              static_cast<uint8_t>((m.codes[m.at(r, c)] + (mins ? 0 : 8)) << (c % 32 < 16 ? 0 : 4));
+      pack_int4(bytes.data(), m.scales.data(), mins ? m.mins.data() : nullptr, m.rows, m.cols,
+                m.group, buffer.data());
     } else if (m.type == WeightType::kInt8) {
       const std::vector<int8_t> bytes(m.codes.begin(), m.codes.end());
       pack_int8(bytes.data(), m.scales.data(), m.rows, m.cols, buffer.data());

@@ -27,8 +27,8 @@ Quantised quantise(const std::vector<float>& x, int rows, int cols, int group, b
   return q;
 }
 
-const WeightType kAll[] = {WeightType::kInt4, WeightType::kInt8, WeightType::kF16,
-                           WeightType::kF32};
+const WeightType kAll[] = {WeightType::kInt4, WeightType::kInt4Symmetric, WeightType::kInt8,
+                           WeightType::kF16, WeightType::kF32};
 
 } // namespace
 
@@ -111,7 +111,7 @@ TEST(panels_hold_every_weight_and_code_where_the_layout_says) {
     for (const int group : {32, 64, 128}) {
       for (const int rows : {1, 15, 16, 17, 33}) {
         const PlainMatrix m =
-            random_matrix(random, type, rows, 256, type == WeightType::kInt4 ? group : 32);
+            random_matrix(random, type, rows, 256, kernels::is_int4(type) ? group : 32);
         const PanelMatrix panels(m);
         for (int r = 0; r < (rows + 15) / 16 * 16; ++r) {
           const uint8_t* panel = panels.buffer.data() + r / 16 * panels.packed.panel_bytes;
@@ -139,9 +139,23 @@ TEST(a_panel_takes_the_bytes_its_layout_counts) {
   CHECK_EQ(panel_bytes(WeightType::kInt4, 32, 32), 320u);
   CHECK_EQ(panel_bytes(WeightType::kInt4, 128, 64), 2u * (512 + 64));
   CHECK_EQ(panel_bytes(WeightType::kInt4, 256, 128), 2u * (1024 + 64));
+  CHECK_EQ(panel_bytes(WeightType::kInt4Symmetric, 64, 32), 2u * 288);
+  CHECK_EQ(panel_bytes(WeightType::kInt4Symmetric, 256, 128), 2u * (1024 + 32));
   CHECK_EQ(panel_bytes(WeightType::kInt8, 64, 32), 2u * 544);
   CHECK_EQ(panel_bytes(WeightType::kF16, 7, 0), 7u * 32);
   CHECK_EQ(panel_bytes(WeightType::kF32, 7, 0), 7u * 64);
+}
+
+TEST(groups_are_symmetric_only_when_every_min_is_minus_eight_scales) {
+  Random random(55);
+  const Quantised q = quantise(random.normals(4 * 256, 1.0f), 4, 256, 64, true);
+  const size_t count = q.scales.size();
+  CHECK(int4_type(q.scales.data(), q.mins.data(), count) == WeightType::kInt4Symmetric);
+  for (const size_t at : {size_t{0}, count - 1}) {
+    std::vector<uint16_t> mins = q.mins;
+    mins[at] ^= 1;
+    CHECK(int4_type(q.scales.data(), mins.data(), count) == WeightType::kInt4);
+  }
 }
 
 TEST(shapes_that_no_panel_can_hold_are_refused) {

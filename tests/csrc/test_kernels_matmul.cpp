@@ -113,8 +113,15 @@ void check_matrix(const PlainMatrix& w, const std::vector<float>& x) {
 const struct {
   WeightType type;
   int group;
-} kTypes[] = {{WeightType::kInt4, 32}, {WeightType::kInt4, 64}, {WeightType::kInt4, 128},
-              {WeightType::kInt8, 32}, {WeightType::kF16, 0},   {WeightType::kF32, 0}};
+} kTypes[] = {{WeightType::kInt4, 32},
+              {WeightType::kInt4, 64},
+              {WeightType::kInt4, 128},
+              {WeightType::kInt4Symmetric, 32},
+              {WeightType::kInt4Symmetric, 64},
+              {WeightType::kInt4Symmetric, 128},
+              {WeightType::kInt8, 32},
+              {WeightType::kF16, 0},
+              {WeightType::kF32, 0}};
 
 } // namespace
 
@@ -137,7 +144,9 @@ TEST(extreme_codes_scales_and_rows_stay_within_the_same_bound) {
     for (const uint16_t scale : {least, largest, zero}) {
       PlainMatrix w = random_matrix(random, type.type, 17, 256, type.group);
       for (size_t i = 0; i < w.codes.size(); ++i)
-        w.codes[i] = type.type == WeightType::kInt4 ? 15 : (i % 512 < 256 ? 127 : -127);
+        w.codes[i] = type.type == WeightType::kInt4            ? 15
+                     : type.type == WeightType::kInt4Symmetric ? (i % 512 < 256 ? 7 : -8)
+                                                               : (i % 512 < 256 ? 127 : -127);
       std::fill(w.scales.begin(), w.scales.end(), scale);
       std::fill(w.mins.begin(), w.mins.end(), static_cast<uint16_t>(scale | 0x8000));
       for (const float size : {1e-28f, 1.0f, 1e28f}) {
@@ -159,7 +168,9 @@ TEST(the_integer_dot_of_a_block_is_exact) {
   Random random(3);
   for (const kernels::Table* level : levels()) {
     for (int trial = 0; trial < 300; ++trial) {
-      const WeightType type = trial % 2 ? WeightType::kInt4 : WeightType::kInt8;
+      const WeightType type = trial % 3 == 0   ? WeightType::kInt4
+                              : trial % 3 == 1 ? WeightType::kInt4Symmetric
+                                               : WeightType::kInt8;
       PlainMatrix w = random_matrix(random, type, 16, 32, 32);
       std::fill(w.scales.begin(), w.scales.end(), float_to_half(1.0f));
       std::fill(w.mins.begin(), w.mins.end(), float_to_half(0.0f));
@@ -169,9 +180,11 @@ TEST(the_integer_dot_of_a_block_is_exact) {
                                               : random.between(-127, 127));
       for (size_t t = 0; t < 5; ++t)
         x[32 * t + trial % 32] = 127.0f; // the block's scale is 1
-      if (trial % 3 == 0)
+      if (trial % 4 == 0)
         for (int& code : w.codes)
-          code = type == WeightType::kInt4 ? 15 : (random.below(2) ? 127 : -127);
+          code = type == WeightType::kInt4            ? 15
+                 : type == WeightType::kInt4Symmetric ? (random.below(2) ? 7 : -8)
+                                                      : (random.below(2) ? 127 : -127);
       const Inputs in(*level, x, 32);
       const PanelMatrix panels(w);
       std::vector<float> y(5 * 16);

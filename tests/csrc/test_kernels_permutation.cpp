@@ -55,12 +55,16 @@ void check_weighted_rows(const kernels::Table& level, const std::vector<Code>& v
 TEST(columns_permuted_inside_their_blocks_give_bit_equal_products) {
   Random random(11);
   for (const kernels::Table* level : levels()) {
-    for (const int group : {32, 64, 128, 0}) { // 0: INT8
+    for (const auto& [type, group] : {std::pair(WeightType::kInt4, 32),
+                                      {WeightType::kInt4, 64},
+                                      {WeightType::kInt4, 128},
+                                      {WeightType::kInt4Symmetric, 32},
+                                      {WeightType::kInt4Symmetric, 128},
+                                      {WeightType::kInt8, 32}}) {
       for (const int cols : {128, 576, 1536}) {
-        if (group != 0 && cols % group != 0)
+        if (cols % group != 0)
           continue;
-        const auto type = group ? WeightType::kInt4 : WeightType::kInt8;
-        const PlainMatrix w = random_matrix(random, type, 33, cols, group ? group : 32);
+        const PlainMatrix w = random_matrix(random, type, 33, cols, group);
         const std::vector<float> x = random.normals(static_cast<size_t>(6) * cols);
         const std::vector<int> p = block_permutation(random, cols);
         PlainMatrix moved = w;

@@ -27,7 +27,7 @@ struct TinyModel {
     Random random(seed);
     const int d = config.d_model, q = config.q_size(), kv = config.kv_size(), ff = config.d_ff;
     const auto matrix = [&](const std::string& name, WeightType type, int rows, int cols) {
-      const bool integer = type == WeightType::kInt4 || type == WeightType::kInt8;
+      const bool integer = kernels::is_integer(type);
       matrices.emplace(name, random_matrix(random, type, rows, cols, integer ? 32 : 0));
     };
     const auto vector = [&](const std::string& name, int n, float around) {
@@ -49,7 +49,7 @@ struct TinyModel {
       matrix(at + "k", WeightType::kInt4, kv, d);
       matrix(at + "v", WeightType::kInt8, kv, d);
       matrix(at + "o", WeightType::kInt4, d, q);
-      matrix(at + "gate", WeightType::kInt4, ff, d);
+      matrix(at + "gate", WeightType::kInt4Symmetric, ff, d);
       matrix(at + "up", WeightType::kF16, ff, d);
       matrix(at + "down", WeightType::kInt4, d, ff);
       vector(at + "q_bias", q, 0.0f);
