@@ -99,6 +99,14 @@ class GgufFile:
             raise ModelFormatError(f"{self.path}: no tensor named {_show(name)}")
         return np.frombuffer(self._map, dtype=np.uint8, count=info.nbytes, offset=info.offset)
 
+    def release(self) -> None:
+        """Let the pages that were read leave memory; what is read later comes from the file again.
+
+        Views stay valid. For whoever packs a model tensor by tensor: without it, the file and its
+        packed copy would both be resident.
+        """
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def pair_bytes(self, key: str) -> bytes:
         """Return a metadata pair as it stands in the file: key, value type, value."""
         start, end = self._pair_places[key]

@@ -127,6 +127,10 @@ class ModelSource:
             return tensor.take_rows(half_split_rows(heads, self.config.head_dim))
         return tensor
 
+    def release(self) -> None:
+        """Let the file's pages leave memory; tensors can still be read."""
+        self._file.release()
+
     def close(self) -> None:
         """Unmap the file."""
         self._file.close()

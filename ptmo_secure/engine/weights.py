@@ -52,6 +52,7 @@ def load_weights(
     names = source.tensor_names()
     for done, name in enumerate(names):
         set_tensor(decoder, name, source.tensor(name))
+        source.release()
         if progress is not None:
             progress(done + 1, len(names))
     decoder.set_float("inv_freq", source.inv_freq)
@@ -95,6 +96,7 @@ def permute_weights(
         if config.restore == "folded":
             folded = _gather_columns(tee, model, layer, source.tensor(prefix + "o"))
             set_tensor(decoder, prefix + "o", folded)
+        source.release()
         if progress is not None:
             progress(layer + 1, shape.n_layers)
 

@@ -10,6 +10,7 @@ import pytest
 
 from ptmo_secure import _native
 from ptmo_secure.engine.engine import Engine
+from ptmo_secure.engine.gguf_file import GgufFile
 from tee_sim import keys
 from tee_sim.client import KvLayout
 from tee_sim.permutation import invert, layer_permutations
@@ -224,3 +225,31 @@ def test_no_permutation_stands_in_the_engine_process(model, restore):
     assert found == set()
     stored = b"".join(np.array(perm, "<u4").tobytes() for perm in permutations.values())
     assert any(list(needles.find(narrow)) for _, narrow in narrowed(stored))  # the scan can see one
+
+
+def _resident_bytes(path: Path) -> int:
+    """Bytes of a file's mappings that are in this process's memory (/proc/self/smaps)."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(":"):
+            inside = line.endswith(str(path))
+        elif inside and first == "Rss:":
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize("shield", ["none", "permute"])
+def test_a_loaded_model_is_in_memory_once(shield: str, tmp_path: Path) -> None:
+    path = make_tiny_model(tmp_path).path
+    with GgufFile(path) as file:
+        tensors = {name: file.data(name).sum() for name in file.tensors}
+        assert _resident_bytes(path) >= path.stat().st_size - 4096  # the measure works
+        view = file.data("token_embd.weight")
+        file.release()
+        assert _resident_bytes(path) == 0
+        assert view.sum() == tensors["token_embd.weight"]
+        del view  # it would keep the mapping
+    with Engine.load(path, shield=shield) as engine:
+        assert _resident_bytes(path) < path.stat().st_size / 4
+        assert np.isfinite(engine.forward([1, 2, 3])).all()
