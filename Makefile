@@ -84,7 +84,7 @@ test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qem
 	  echo "test-neon skipped: no ARM compiler or emulator (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
 	else \
 	  $(CMAKE) -S . -B build/neon $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release \
-	    -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && \
+	    --no-warn-unused-cli -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && \
 	  $(CMAKE) --build build/neon --parallel && \
 	  $(CTEST) --test-dir build/neon --parallel 2 --output-on-failure --no-tests=error; \
 	fi

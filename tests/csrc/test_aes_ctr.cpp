@@ -207,10 +207,8 @@ TEST(a_record_does_not_depend_on_its_neighbours_and_every_field_changes_the_stre
         CHECK(std::memcmp(others[i].data() + b, others[j].data() + b, 16) != 0);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(PTMO_SANITIZED)
 constexpr bool kSanitized = true; // such a build keeps everything in memory
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
 #else
 constexpr bool kSanitized = false;
 #endif
