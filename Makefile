@@ -22,7 +22,7 @@ CORE_STAMP := $(VENV)/.ptmo-core
 DEV_STAMP  := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-py test-cpp test-slow test-asan test-gpu lint types format bench \
+.PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-gpu lint types format bench \
         clean distclean
 
 help:  ## list the targets
@@ -61,7 +61,7 @@ demo: $(CORE_STAMP)  ## set up, fetch the model, answer a query, attack its KV c
 
 # ---------------------------------------------------------------- checks
 
-test: lint types test-cpp test-py  ## what CI runs: lint, types, C++ tests, Python tests
+test: lint types test-cpp test-neon test-py  ## what CI runs: lint, types, C++ and Python tests
 
 lint: setup  ## ruff, clang-format, the layer rules
 	$(PY) -m ruff check .
@@ -76,6 +76,18 @@ test-cpp: setup  ## the C++ tests
 	$(CMAKE) -S . -B build/tests $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release
 	$(CMAKE) --build build/tests --parallel
 	$(CTEST) --test-dir build/tests --output-on-failure --no-tests=error
+
+test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qemu
+	@if [ "$$(uname -m)" = aarch64 ]; then \
+	  echo "test-neon skipped: this machine is 64-bit ARM itself, test-cpp runs them"; \
+	elif ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
+	  echo "test-neon skipped: no ARM compiler or emulator (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
+	else \
+	  $(CMAKE) -S . -B build/neon $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release \
+	    --no-warn-unused-cli -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && \
+	  $(CMAKE) --build build/neon --parallel && \
+	  $(CTEST) --test-dir build/neon --parallel 2 --output-on-failure --no-tests=error; \
+	fi
 
 test-py: setup  ## the Python tests (no GPU); those of the real model skip when it cannot be pulled
 	-$(VENV)/bin/ptmo model pull

@@ -2,7 +2,7 @@
 //
 // A kernel knows pointers and sizes: no Python, no allocation, no threads. `reference/` says what
 // each one means in plain scalar C++; `cpu/` holds the fast levels. A level is a `Table`; `best()`
-// picks one by CPU features, or by PTMO_KERNEL_LEVEL=reference|avx2|avx512vnni.
+// picks one by CPU features, or by PTMO_KERNEL_LEVEL=reference|neon|avx2|avxvnni|avx512vnni.
 //
 // Weights are stored in panels of 16 output rows (layouts: csrc/quant/int4.h and below), so one
 // SIMD lane is one output row: an integer block dot product is complete in its lane before it is
@@ -94,8 +94,21 @@ struct Table {
 };
 
 const Table& reference();
-const Table* avx2();       // null where the build or the CPU lacks it
-const Table* avx512vnni(); // likewise
+// Each is null where the build or the CPU lacks it.
+const Table* neon(); // with dot products and fp16 (ARMv8.2)
+const Table* avx2();
+const Table* avxvnni();
+const Table* avx512vnni();
+
+struct Levels {
+  const Table* tables[5];
+  int count;
+  const Table* const* begin() const { return tables; }
+  const Table* const* end() const { return tables + count; }
+};
+
+// The levels this CPU can run, best first; the last is the reference.
+const Levels& levels();
 
 // The level in use: the best the CPU has, or the one PTMO_KERNEL_LEVEL names.
 // Throws std::invalid_argument when it names one that this CPU lacks.

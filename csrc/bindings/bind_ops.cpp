@@ -4,7 +4,6 @@
 #include "bindings.h"
 #include "common/check.h"
 #include "crypto/aes_ctr.h"
-#include "crypto/aes_ni.h"
 #include "kernels/kernels.h"
 #include "quant/int4.h"
 
@@ -67,8 +66,7 @@ void register_ops(py::module_& m) {
   m.def(
       "kernel_level", [] { return std::string(kernels::best().name); },
       "Name of the CPU kernel level in use.");
-  m.def("aes_hardware", &aes_ni_supported,
-        "Whether the keystream uses the CPU's AES instructions.");
+  m.def("aes_hardware", &aes_hardware, "Whether the keystream uses the CPU's AES instructions.");
   m.def("quantize_int4", &quantize, py::arg("x"), py::arg("group") = 32,
         py::arg("symmetric") = false,
         "Group-wise INT4 of x [N, K] float32: (codes u8 [N, K/2], scales f16, mins f16 [N, K/g]).");

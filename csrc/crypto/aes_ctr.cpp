@@ -2,7 +2,11 @@
 
 #include <cstring>
 
+#if defined(__aarch64__)
+#include "aes_armv8.h"
+#else
 #include "aes_ni.h"
+#endif
 
 namespace ptmo {
 namespace {
@@ -104,13 +108,27 @@ void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int
   }
 }
 
+namespace {
+#if defined(__aarch64__)
+const auto hardware_supported = aes_armv8_supported;
+const auto hardware_ctr_xor = aes_armv8_ctr_xor;
+#else
+const auto hardware_supported = aes_ni_supported;
+const auto hardware_ctr_xor = aes_ni_ctr_xor;
+#endif
+} // namespace
+
+bool aes_hardware() {
+  static const bool supported = hardware_supported();
+  return supported;
+}
+
 void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
                     StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
                     uint8_t* out) {
-  static const bool hardware = aes_ni_supported();
   const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
-  if (hardware) {
-    aes_ni_ctr_xor(keys, seqs, records, layer, stream, in, record_bytes, out);
+  if (aes_hardware()) {
+    hardware_ctr_xor(keys, seqs, records, layer, stream, in, record_bytes, out);
   } else {
     aes128_ctr_xor_portable(keys, seqs, records, layer, kind, head, in, record_bytes, out);
   }

@@ -25,8 +25,11 @@ void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records,
                     StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
                     uint8_t* out);
 
+// Whether that uses the CPU's AES instructions (constant time).
+bool aes_hardware();
+
 // The portable version of the same, kept callable for the tests (byte-wise, table-free but for the
-// S-box: not constant time; the AES-NI version is).
+// S-box: not constant time).
 void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int records,
                              uint16_t layer, StreamKind kind, uint16_t head, const uint8_t* in,
                              size_t record_bytes, uint8_t* out);

@@ -64,19 +64,21 @@ void aes_ni_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records,
       for (int j = 0; j < 4; ++j)
         xor16(in + at + 16 * j, b[j], out + at + 16 * j);
     }
-    for (; at < record_bytes; at += 16, ++i) {
+    for (; at + 16 <= record_bytes; at += 16, ++i) {
       __m128i b[1] = {counter(i)};
       encrypt<1>(rk, b);
-      if (at + 16 <= record_bytes) {
-        xor16(in + at, b[0], out + at);
-      } else {
-        uint8_t rest[16] = {};
-        std::memcpy(rest, in + at, record_bytes - at);
-        xor16(rest, b[0], rest);
-        std::memcpy(out + at, rest, record_bytes - at);
-        std::memset(rest, 0, sizeof(rest));
-        asm volatile("" : : "r"(rest) : "memory"); // keeps the wipe
-      }
+      xor16(in + at, b[0], out + at);
+    }
+    if (at < record_bytes) {
+      // Copied in before the keystream exists: a call in between would spill it to the stack.
+      uint8_t rest[16] = {};
+      std::memcpy(rest, in + at, record_bytes - at);
+      __m128i b[1] = {counter(i)};
+      encrypt<1>(rk, b);
+      xor16(rest, b[0], rest);
+      std::memcpy(out + at, rest, record_bytes - at);
+      std::memset(rest, 0, sizeof(rest));
+      asm volatile("" : : "r"(rest) : "memory"); // keeps the wipe
     }
   }
 }

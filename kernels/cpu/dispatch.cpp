@@ -15,26 +15,41 @@ const Table* avx512vnni() {
   return nullptr;
 }
 #endif
+#ifndef PTMO_AVXVNNI_KERNELS
+const Table* avxvnni() {
+  return nullptr;
+}
+#endif
+#ifndef PTMO_NEON_KERNELS
+const Table* neon() {
+  return nullptr;
+}
+#endif
+
+const Levels& levels() {
+  static const Levels found = [] {
+    Levels out{};
+    for (const Table* table : {avx512vnni(), avxvnni(), avx2(), neon(), &reference()})
+      if (table != nullptr)
+        out.tables[out.count++] = table;
+    return out;
+  }();
+  return found;
+}
 
 namespace {
 const Table& choose() {
   const char* wanted = std::getenv("PTMO_KERNEL_LEVEL");
-  if (wanted == nullptr || *wanted == '\0') {
-    if (avx512vnni() != nullptr)
-      return *avx512vnni();
-    if (avx2() != nullptr)
-      return *avx2();
-    return reference();
+  if (wanted == nullptr || *wanted == '\0')
+    return **levels().begin();
+  std::string names;
+  for (const Table* table : levels()) {
+    if (std::string(wanted) == table->name)
+      return *table;
+    names += (names.empty() ? "" : ", ") + std::string(table->name);
   }
-  const std::string name = wanted;
-  if (name == "reference")
-    return reference();
-  if (name == "avx2" && avx2() != nullptr)
-    return *avx2();
-  if (name == "avx512vnni" && avx512vnni() != nullptr)
-    return *avx512vnni();
-  throw std::invalid_argument("PTMO_KERNEL_LEVEL=" + name +
-                              " is not a level this CPU has (reference, avx2, avx512vnni)");
+  throw std::invalid_argument("PTMO_KERNEL_LEVEL=" + std::string(wanted) +
+                              " is not a level this CPU has (" + names + ")");
 }
 } // namespace
 

@@ -1,9 +1,15 @@
 // One float vector type `V` for the level this file is compiled for: 16 lanes with AVX-512,
-// 8 with AVX2 + FMA + F16C. Everything is in an anonymous namespace: each level's object file
-// keeps its own copy, so that no AVX-512 code can be linked into a lower level.
+// 8 with AVX2 + FMA + F16C, 8 in two NEON registers. Everything is in an anonymous namespace: each
+// level's object file keeps its own copy, so that no AVX-512 code can be linked into a lower level.
+// Alike everywhere: max(a, b) is b and min(a, b) is b where either is a NaN; rounding is to
+// nearest, ties to even; pointers need no alignment.
 #pragma once
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 
@@ -64,7 +70,7 @@ struct V {
   static float reduce_add(reg a) { return _mm512_reduce_add_ps(a); }
   static float reduce_max(reg a) { return _mm512_reduce_max_ps(a); }
 };
-#else
+#elif defined(__AVX2__)
 struct V {
   using reg = __m256;
   static constexpr int lanes = 8;
@@ -135,7 +141,101 @@ struct V {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
   }
 };
+#elif defined(__aarch64__)
+struct V {
+  // Two registers: halfs and bytes then load a full register's worth, and sums have two chains.
+  struct reg {
+    float32x4_t lo, hi;
+  };
+  static constexpr int lanes = 8;
+  static reg set1(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
+  static reg zero() { return set1(0.0f); }
+  static reg load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+  static void store(float* p, reg a) {
+    vst1q_f32(p, a.lo);
+    vst1q_f32(p + 4, a.hi);
+  }
+  static reg from_i16(int16x8_t x) {
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))};
+  }
+  static reg load_i8(const int8_t* p) { return from_i16(vmovl_s8(vld1_s8(p))); }
+  static reg load_f16(const uint16_t* p) {
+    const float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(p));
+    return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};
+  }
+  static void store_f16(uint16_t* p, reg a) {
+    vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.lo), a.hi)));
+  }
+  static reg add(reg a, reg b) { return {vaddq_f32(a.lo, b.lo), vaddq_f32(a.hi, b.hi)}; }
+  static reg sub(reg a, reg b) { return {vsubq_f32(a.lo, b.lo), vsubq_f32(a.hi, b.hi)}; }
+  static reg mul(reg a, reg b) { return {vmulq_f32(a.lo, b.lo), vmulq_f32(a.hi, b.hi)}; }
+  static reg div(reg a, reg b) { return {vdivq_f32(a.lo, b.lo), vdivq_f32(a.hi, b.hi)}; }
+  static reg fma(reg a, reg b, reg c) {
+    return {vfmaq_f32(c.lo, a.lo, b.lo), vfmaq_f32(c.hi, a.hi, b.hi)};
+  }
+  static float32x4_t greater(float32x4_t a, float32x4_t b) {
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+  }
+  static float32x4_t less(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+  static reg max(reg a, reg b) { return {greater(a.lo, b.lo), greater(a.hi, b.hi)}; }
+  static reg min(reg a, reg b) { return {less(a.lo, b.lo), less(a.hi, b.hi)}; }
+  static reg abs(reg a) { return {vabsq_f32(a.lo), vabsq_f32(a.hi)}; }
+  static reg round(reg a) { return {vrndnq_f32(a.lo), vrndnq_f32(a.hi)}; }
+  static float32x4_t ordered(float32x4_t a) {
+    return vreinterpretq_f32_u32(vandq_u32(vceqq_f32(a, a), vreinterpretq_u32_f32(a)));
+  }
+  static reg nan_to_zero(reg a) { return {ordered(a.lo), ordered(a.hi)}; }
+  // a * 2^n for integral n in [-126, 127].
+  static float32x4_t power_of_two(float32x4_t n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+  }
+  static reg ldexp(reg a, reg n) { return mul(a, {power_of_two(n.lo), power_of_two(n.hi)}); }
+  static int16x8_t to_i16(reg a) {
+    return vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(a.lo)), vcvtnq_s32_f32(a.hi));
+  }
+  static void store_i8(int8_t* p, reg a) { vst1_s8(p, vqmovn_s16(to_i16(a))); }
+  static void store_i16(int16_t* p, reg a) { vst1q_s16(p, to_i16(a)); }
+  // From 8 words of 4 bytes: the nibble at bit `shift` of each, and the signed byte `j` of each.
+  static uint32x4_t words(const uint8_t* p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
+  static reg nibbles(const uint8_t* p, int shift) {
+    const auto at = [shift](const uint8_t* q) {
+      const uint32x4_t shifted = vshlq_u32(words(q), vdupq_n_s32(-shift));
+      return vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(0x0f)));
+    };
+    return {at(p), at(p + 16)};
+  }
+  static reg signed_bytes(const uint8_t* p, int j) {
+    const auto at = [j](const uint8_t* q) {
+      const uint32x4_t shifted = vshlq_u32(words(q), vdupq_n_s32(24 - 8 * j));
+      return vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(shifted), 24));
+    };
+    return {at(p), at(p + 16)};
+  }
+  static float reduce_add(reg a) {
+    const float32x4_t s = vaddq_f32(a.lo, a.hi);
+    return vaddv_f32(vadd_f32(vget_low_f32(s), vget_high_f32(s)));
+  }
+  static float reduce_max(reg a) { return vmaxvq_f32(greater(a.lo, a.hi)); }
+};
+#else
+#error "this file's level has no vector type"
 #endif
+
+// The sum of 32 signed bytes.
+inline int32_t sum_block(const int8_t* codes) {
+#if defined(__aarch64__)
+  return vaddlvq_s8(vld1q_s8(codes)) + vaddlvq_s8(vld1q_s8(codes + 16));
+#else
+  const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+  const __m256i wide = _mm256_add_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(c)),
+                                        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(c, 1)));
+  const __m256i pairs = _mm256_madd_epi16(wide, _mm256_set1_epi16(1));
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+#endif
+}
 
 // exp(x) for x <= 0, to about 1 ulp: 2^n e^r with |r| <= ln2 / 2 and a degree-6 polynomial
 // (coefficients: Cephes expf). Below -87 the result stays at e^-87 = 1.6e-38; a NaN stays a NaN.

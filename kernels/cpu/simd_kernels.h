@@ -1,4 +1,4 @@
-// The kernels that read the same on every x86 level, written on the vector type `V` of simd.h.
+// The kernels that read the same on every SIMD level, written on the vector type `V` of simd.h.
 // Callers guarantee: head_dim is a multiple of 16; blocks are 32 columns.
 #pragma once
 
@@ -133,18 +133,10 @@ float quantize_row_i16(const float* x, int n, int16_t* codes) {
 
 void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
                      int32_t* code_sums) {
-  const __m256i ones = _mm256_set1_epi16(1);
   for (int b = 0; b < cols / kBlock; ++b) {
     int8_t* out = codes + b * kBlock;
     scales[b] = quantize_row_i8(x + b * kBlock, kBlock, out);
-    const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out));
-    const __m256i wide = _mm256_add_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(c)),
-                                          _mm256_cvtepi8_epi16(_mm256_extracti128_si256(c, 1)));
-    const __m256i pairs = _mm256_madd_epi16(wide, ones);
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-    code_sums[b] = _mm_cvtsi128_si32(s);
+    code_sums[b] = sum_block(out);
     sums[b] = scales[b] * static_cast<float>(code_sums[b]);
   }
 }

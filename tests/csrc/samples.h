@@ -13,6 +13,7 @@
 
 namespace ptmo::test {
 
+using kernels::levels;
 using kernels::WeightType;
 
 constexpr double kEps = 5.9604644775390625e-8; // 2^-24: the rounding error of one float operation
@@ -62,14 +63,6 @@ private:
 template <typename T> bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() &&
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
-inline std::vector<const kernels::Table*> levels() {
-  std::vector<const kernels::Table*> out = {&kernels::reference()};
-  for (const kernels::Table* fast : {kernels::avx2(), kernels::avx512vnni()})
-    if (fast != nullptr)
-      out.push_back(fast);
-  return out;
 }
 
 // A matrix in storage form, one integer code (or float) a weight.

@@ -8,7 +8,11 @@
 #include "samples.h"
 
 #include "crypto/aes_ctr.h"
-#include "crypto/aes_ni.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <functional>
 
 namespace ptmo::test {
 namespace {
@@ -58,10 +62,34 @@ Bytes crypt(Cipher cipher, const Bytes& key, const Bytes& prefix, const Bytes& i
   return out;
 }
 
+// Runs `body` deep in the stack of a thread, where nothing that follows it writes, and returns that
+// stack as it was left.
+Bytes stack_after(const std::function<void()>& body) {
+  AlignedBuffer stack(1 << 18);
+  pthread_attr_t attributes;
+  pthread_t thread;
+  const auto run = [](void* f) -> void* {
+    volatile uint8_t deep[1 << 16];
+    deep[0] = 0;
+    (*static_cast<const std::function<void()>*>(f))();
+    return deep[0] == 0 ? nullptr : f;
+  };
+  CHECK_EQ(pthread_attr_init(&attributes), 0);
+  CHECK_EQ(pthread_attr_setstack(&attributes, stack.data(), stack.size()), 0);
+  CHECK_EQ(pthread_create(&thread, &attributes, run, const_cast<std::function<void()>*>(&body)), 0);
+  CHECK_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+  return Bytes(stack.data(), stack.data() + stack.size());
+}
+
+bool holds(const Bytes& memory, const uint8_t* needle, size_t size) {
+  return std::search(memory.begin(), memory.end(), needle, needle + size) != memory.end();
+}
+
 template <typename Check> void with_both(Check check) {
   set_context("portable");
   check(aes128_ctr_xor_portable);
-  set_context(aes_ni_supported() ? "hardware" : "portable again: no AES instructions");
+  set_context(aes_hardware() ? "hardware" : "portable again: no AES instructions");
   check(aes128_ctr_xor);
 }
 
@@ -177,6 +205,52 @@ TEST(a_record_does_not_depend_on_its_neighbours_and_every_field_changes_the_stre
     for (size_t j = 0; j < i; ++j)
       for (size_t b = 0; b < 32; b += 16) // no 16-byte block in common
         CHECK(std::memcmp(others[i].data() + b, others[j].data() + b, 16) != 0);
+}
+
+#if defined(PTMO_SANITIZED)
+constexpr bool kSanitized = true; // such a build keeps everything in memory
+#else
+constexpr bool kSanitized = false;
+#endif
+
+// With the CPU's instructions, round keys, keystream and text pass through registers alone or are
+// wiped: records with and without a part of a block, and of more blocks than are in flight.
+TEST(the_stack_holds_no_key_no_keystream_and_no_text_afterwards) {
+  if (!aes_hardware() || kSanitized) {
+    std::printf("     (the portable cipher and sanitized builds promise no such thing)\n");
+    return;
+  }
+  Random random(62);
+  Bytes key(16), plain(3 * 100);
+  for (Bytes* bytes : {&key, &plain})
+    for (uint8_t& b : *bytes)
+      b = static_cast<uint8_t>(random.bits());
+  const AesRoundKeys keys = expanded(key);
+  const std::vector<uint64_t> seqs = {random.bits(), random.bits(), random.bits()};
+  for (const size_t bytes : {9u, 16u, 40u, 64u, 80u, 100u}) {
+    Bytes out(3 * bytes);
+    const Bytes left = stack_after([&] {
+      aes128_ctr_xor(keys, seqs.data(), 3, 5, StreamKind::kKey, 2, plain.data(), bytes, out.data());
+    });
+    set_context("record bytes ", bytes);
+    for (size_t at = 0; at < sizeof(keys.bytes); at += 8)
+      CHECK(!holds(left, keys.bytes + at, 8));
+    for (size_t at = 0; at < out.size(); ++at)
+      out[at] ^= plain[at]; // the keystream
+    for (size_t record = 0; record < out.size(); record += bytes) {
+      for (size_t at = record; at + 8 <= record + bytes; ++at) {
+        CHECK(!holds(left, plain.data() + at, 8));
+        CHECK(!holds(left, out.data() + at, 8));
+      }
+    }
+  }
+  // The search does find what a thread leaves there.
+  const Bytes left = stack_after([&] {
+    uint8_t local[16];
+    std::memcpy(local, plain.data(), 16);
+    asm volatile("" : : "r"(local) : "memory");
+  });
+  CHECK(holds(left, plain.data(), 16));
 }
 
 } // namespace ptmo::test

@@ -68,7 +68,7 @@ def test_permuting_float_caches_only_reorders_sums(kv_dtype, tmp_path):
     assert np.sqrt(np.mean((plain - permuted) ** 2)) < 0.02 * plain.std()
 
 
-@pytest.mark.parametrize("level", ["reference", "avx2"])
+@pytest.mark.parametrize("level", ["reference", "neon", "avx2", "avxvnni"])
 def test_bit_equality_holds_at_lower_kernel_levels(level, tmp_path):
     import os
     import subprocess

@@ -1,0 +1,176 @@
+// NEON with dot products and fp16 (ARMv8.2): a panel's 16 rows are four registers of 4 rows.
+//
+// A register of weight codes holds 4 rows x 4 columns; sdot by one lane of the activations adds, in
+// each row's own int32 lane, the four products of those columns. INT4 codes (0..15) and INT8 codes
+// are both signed bytes to it, so neither needs a correction.
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+#include "simd_kernels.h"
+
+namespace ptmo::kernels {
+namespace {
+
+constexpr int kQuarterRows = 4;      // rows of a register
+constexpr int kPrefetchBytes = 1024; // ahead of the block in hand
+
+inline float32x4_t load_scales(const uint8_t* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+inline void prefetch(const uint8_t* p, int lines) {
+  for (int i = 0; i < lines; ++i)
+    __builtin_prefetch(p + kPrefetchBytes + i * 64);
+}
+
+// Sum over a block's 32 columns: codes[i] holds columns 4i .. 4i + 3 of 4 rows.
+inline float32x4_t dot_block(const int8x16_t codes[8], const int8_t* x) {
+  const int8x16_t a = vld1q_s8(x), b = vld1q_s8(x + 16);
+  int32x4_t first = vdupq_n_s32(0), second = first;
+  first = vdotq_laneq_s32(first, codes[0], a, 0);
+  second = vdotq_laneq_s32(second, codes[4], b, 0);
+  first = vdotq_laneq_s32(first, codes[1], a, 1);
+  second = vdotq_laneq_s32(second, codes[5], b, 1);
+  first = vdotq_laneq_s32(first, codes[2], a, 2);
+  second = vdotq_laneq_s32(second, codes[6], b, 2);
+  first = vdotq_laneq_s32(first, codes[3], a, 3);
+  second = vdotq_laneq_s32(second, codes[7], b, 3);
+  return vcvtq_f32_s32(vaddq_s32(first, second));
+}
+
+template <int NT>
+inline void store_rows(float* y, size_t y_stride, const float32x4_t (&acc)[NT][4], int rows) {
+  for (int t = 0; t < NT; ++t) {
+    float out[kPanelRows];
+    for (int quarter = 0; quarter < 4; ++quarter)
+      vst1q_f32(out + quarter * kQuarterRows, acc[t][quarter]);
+    std::memcpy(y + t * y_stride, out, sizeof(float) * rows);
+  }
+}
+
+template <int NT>
+void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
+                float* y, size_t y_stride) {
+  const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
+  const uint8x16_t nibble = vdupq_n_u8(0x0f);
+  float32x4_t acc[NT][4] = {};
+  const uint8_t* at = panel;
+  for (int b = 0; b < blocks; at += 64) {
+    const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
+    for (int g = 0; g < per_group; ++g, ++b, at += 256) {
+      prefetch(at, 5);
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        const float32x4_t d = load_scales(tail + 8 * quarter);
+        const float32x4_t m = load_scales(tail + 32 + 8 * quarter);
+        int8x16_t codes[8];
+        for (int p = 0; p < 4; ++p) {
+          const uint8x16_t raw = vld1q_u8(at + p * 64 + quarter * 16);
+          codes[p] = vreinterpretq_s8_u8(vandq_u8(raw, nibble));
+          codes[4 + p] = vreinterpretq_s8_u8(vshrq_n_u8(raw, 4));
+        }
+        for (int t = 0; t < NT; ++t) {
+          const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
+          const float32x4_t dot = dot_block(codes, x.codes + block * kBlock);
+          float32x4_t& sum = acc[t][quarter];
+          sum = vfmaq_f32(sum, dot, vmulq_n_f32(d, x.scales[block]));
+          sum = vfmaq_n_f32(sum, m, x.sums[block]);
+        }
+      }
+    }
+  }
+  store_rows(y + t0 * y_stride, y_stride, acc, rows);
+}
+
+template <int NT>
+void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
+                float* y, size_t y_stride) {
+  const int blocks = w.cols / kBlock;
+  float32x4_t acc[NT][4] = {};
+  const uint8_t* at = panel;
+  for (int b = 0; b < blocks; ++b, at += kInt8BlockBytes) {
+    prefetch(at, 9);
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const float32x4_t d = load_scales(at + 512 + 8 * quarter);
+      int8x16_t codes[8];
+      for (int c = 0; c < 8; ++c)
+        codes[c] = vreinterpretq_s8_u8(vld1q_u8(at + c * 64 + quarter * 16));
+      for (int t = 0; t < NT; ++t) {
+        const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
+        const float32x4_t dot = dot_block(codes, x.codes + block * kBlock);
+        acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot, vmulq_n_f32(d, x.scales[block]));
+      }
+    }
+  }
+  store_rows(y + t0 * y_stride, y_stride, acc, rows);
+}
+
+void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
+            float* y, size_t y_stride) {
+  const bool int4 = w.type == WeightType::kInt4;
+  if (x.codes == nullptr || (!int4 && w.type != WeightType::kInt8)) {
+    float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
+    return;
+  }
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
+    const int rows = std::min(kPanelRows, w.rows - p * kPanelRows);
+    float* out = y + p * kPanelRows;
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4)
+      (int4 ? int4_panel<4> : int8_panel<4>)(w, panel, rows, x, t, out, y_stride);
+    for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
+      (int4 ? int4_panel<2> : int8_panel<2>)(w, panel, rows, x, t, out, y_stride);
+    for (; t < tokens; ++t)
+      (int4 ? int4_panel<1> : int8_panel<1>)(w, panel, rows, x, t, out, y_stride);
+  }
+}
+
+void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* row = k + static_cast<size_t>(r) * dim;
+    int32x4_t acc[4] = {};
+    for (int i = 0; i < dim; i += 16) {
+      const int8x16_t codes = vld1q_s8(row + i);
+      const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_high_s8(codes);
+      const int16x8_t a = vld1q_s16(q + i), b = vld1q_s16(q + i + 8);
+      acc[0] = vmlal_s16(acc[0], vget_low_s16(low), vget_low_s16(a));
+      acc[1] = vmlal_high_s16(acc[1], low, a);
+      acc[2] = vmlal_s16(acc[2], vget_low_s16(high), vget_low_s16(b));
+      acc[3] = vmlal_high_s16(acc[3], high, b);
+    }
+    out[r] = vaddvq_s32(vaddq_s32(vaddq_s32(acc[0], acc[1]), vaddq_s32(acc[2], acc[3])));
+  }
+}
+
+bool supported() {
+  constexpr unsigned long kNeeded = HWCAP_ASIMDDP | HWCAP_FPHP | HWCAP_ASIMDHP;
+  return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
+}
+
+} // namespace
+
+const Table* neon() {
+  static constexpr Table table = {
+      "neon",
+      quantize_blocks,
+      matmul,
+      rms_norm,
+      swiglu,
+      add,
+      cos_sin,
+      rope,
+      quantize_row_i8,
+      quantize_row_i16,
+      to_f16,
+      dot_rows_i8,
+      dot_rows_f16,
+      dot_rows_f32,
+      exp_sum,
+      weighted_rows_i8,
+      weighted_rows_f16,
+      weighted_rows_f32,
+  };
+  return supported() ? &table : nullptr;
+}
+
+} // namespace ptmo::kernels

@@ -1,0 +1,91 @@
+// Which kernel levels there are, what picks one, and that levels of one arithmetic agree bit for
+// bit.
+#include "check.h"
+#include "samples.h"
+
+#include "crypto/aes_ctr.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace ptmo::test {
+namespace {
+
+std::string names() {
+  std::string out;
+  for (const kernels::Table* level : levels())
+    out += (out.empty() ? "" : ",") + std::string(level->name);
+  return out;
+}
+
+} // namespace
+
+// A build for an emulated CPU says what that CPU offers (cmake/aarch64-linux-gnu.cmake), so that a
+// level which is not found cannot pass for one that was tested.
+TEST(the_levels_are_those_that_the_run_expects) {
+  const char* expected = std::getenv("PTMO_EXPECTED_LEVELS");
+  const std::string found = names() + (aes_hardware() ? "+aes" : "");
+  std::printf("     %s\n", found.c_str());
+  if (expected != nullptr)
+    CHECK_EQ(found, std::string(expected));
+}
+
+TEST(levels_have_every_kernel_and_end_with_the_reference) {
+  CHECK(levels().count >= 1);
+  CHECK_EQ(levels().tables[levels().count - 1], &kernels::reference());
+  for (const kernels::Table* level : levels()) {
+    const void* entries[sizeof(kernels::Table) / sizeof(void*)];
+    static_assert(sizeof(entries) == sizeof(kernels::Table), "a table is pointers alone");
+    std::memcpy(entries, level, sizeof(entries));
+    for (size_t i = 0; i < std::size(entries); ++i) {
+      set_context(level->name, " entry ", i);
+      CHECK(entries[i] != nullptr);
+    }
+  }
+}
+
+TEST(the_environment_names_the_level_and_an_unknown_one_is_refused) {
+  setenv("PTMO_KERNEL_LEVEL", "nonsense", 1);
+  CHECK_THROWS(kernels::best(), std::invalid_argument,
+               "PTMO_KERNEL_LEVEL=nonsense is not a level this CPU has (");
+  CHECK_THROWS(kernels::best(), std::invalid_argument, "reference)");
+  setenv("PTMO_KERNEL_LEVEL", "reference", 1);
+  CHECK_EQ(&kernels::best(), &kernels::reference());
+  setenv("PTMO_KERNEL_LEVEL", "", 1); // chosen once a process
+  CHECK_EQ(&kernels::best(), &kernels::reference());
+}
+
+// The same operations on the same lanes: only the instruction of the integer sums differs.
+TEST(avx2_and_avxvnni_multiply_to_the_same_bits) {
+  const kernels::Table *one = kernels::avx2(), *other = kernels::avxvnni();
+  if (one == nullptr || other == nullptr) {
+    std::printf("     (this CPU has not both: nothing to compare)\n");
+    return;
+  }
+  Random random(71);
+  for (int trial = 0; trial < 40; ++trial) {
+    const int groups[] = {32, 64, 128, 0}; // 0: INT8
+    const int group = groups[trial % 4], rows = random.between(1, 50);
+    const int cols = 128 * random.between(1, 5), tokens = random.between(1, 9);
+    PlainMatrix w = random_matrix(random, group ? WeightType::kInt4 : WeightType::kInt8, rows, cols,
+                                  group ? group : 32);
+    if (trial % 5 == 0) // the largest sums
+      std::fill(w.codes.begin(), w.codes.end(), group ? 15 : -127);
+    std::vector<float> x = random.normals(static_cast<size_t>(tokens) * cols);
+    if (trial % 10 == 0)
+      std::fill(x.begin(), x.end(), -1.0f);
+    const PanelMatrix panels(w);
+    const Inputs in(*one, x, cols), again(*other, x, cols);
+    set_context("trial ", trial, " group ", group, " rows ", rows, " cols ", cols);
+    CHECK(same_bits(in.codes, again.codes));
+    std::vector<float> y(static_cast<size_t>(tokens) * rows), z(y.size());
+    const auto stride = static_cast<size_t>(rows);
+    one->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, y.data(), stride);
+    other->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, z.data(), stride);
+    CHECK(same_bits(y, z));
+  }
+}
+
+} // namespace ptmo::test
+
+PTMO_TEST_MAIN()
