@@ -83,8 +83,8 @@ test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qem
 	elif ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
 	  echo "test-neon skipped: no ARM compiler or emulator (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
 	else \
-	  $(CMAKE) -S . -B build/neon $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release \
-	    --no-warn-unused-cli -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && \
+	  CMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
+	    $(CMAKE) -S . -B build/neon $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release && \
 	  $(CMAKE) --build build/neon --parallel && \
 	  $(CTEST) --test-dir build/neon --parallel 2 --output-on-failure --no-tests=error; \
 	fi

@@ -11,5 +11,6 @@ set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
 # instruction of those fails here. The older CPU has no dot products either.
 set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -cpu cortex-a76)
 set(PTMO_EMULATED_LEVELS neon,reference+aes)
+set(PTMO_EMULATED_DECODER_LEVEL neon)
 set(PTMO_OLDER_EMULATOR qemu-aarch64 -cpu cortex-a53)
 set(PTMO_OLDER_LEVELS reference+aes)

@@ -2,7 +2,8 @@
 //
 // A register of weight codes holds 4 rows x 4 columns; sdot by one lane of the activations adds, in
 // each row's own int32 lane, the four products of those columns. INT4 codes (0..15) and INT8 codes
-// are both signed bytes to it, so neither needs a correction.
+// are both signed bytes to it; only the 8 that symmetric INT4 codes stand above their weights is
+// taken off, as 8 times the activations' code sum.
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 
@@ -23,10 +24,10 @@ inline void prefetch(const uint8_t* p, int lines) {
     __builtin_prefetch(p + kPrefetchBytes + i * 64);
 }
 
-// Sum over a block's 32 columns: codes[i] holds columns 4i .. 4i + 3 of 4 rows.
-inline float32x4_t dot_block(const int8x16_t codes[8], const int8_t* x) {
+// `start` and the sum over a block's 32 columns: codes[i] holds columns 4i .. 4i + 3 of 4 rows.
+inline float32x4_t dot_block(int32_t start, const int8x16_t codes[8], const int8_t* x) {
   const int8x16_t a = vld1q_s8(x), b = vld1q_s8(x + 16);
-  int32x4_t first = vdupq_n_s32(0), second = first;
+  int32x4_t first = vdupq_n_s32(start), second = vdupq_n_s32(0);
   first = vdotq_laneq_s32(first, codes[0], a, 0);
   second = vdotq_laneq_s32(second, codes[4], b, 0);
   first = vdotq_laneq_s32(first, codes[1], a, 1);
@@ -48,20 +49,20 @@ inline void store_rows(float* y, size_t y_stride, const float32x4_t (&acc)[NT][4
   }
 }
 
-template <int NT>
+template <int NT, bool kMins>
 void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
                 float* y, size_t y_stride) {
   const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
   const uint8x16_t nibble = vdupq_n_u8(0x0f);
   float32x4_t acc[NT][4] = {};
   const uint8_t* at = panel;
-  for (int b = 0; b < blocks; at += 64) {
+  for (int b = 0; b < blocks; at += kMins ? 64 : 32) {
     const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
     for (int g = 0; g < per_group; ++g, ++b, at += 256) {
       prefetch(at, 5);
       for (int quarter = 0; quarter < 4; ++quarter) {
         const float32x4_t d = load_scales(tail + 8 * quarter);
-        const float32x4_t m = load_scales(tail + 32 + 8 * quarter);
+        const float32x4_t m = kMins ? load_scales(tail + 32 + 8 * quarter) : d;
         int8x16_t codes[8];
         for (int p = 0; p < 4; ++p) {
           const uint8x16_t raw = vld1q_u8(at + p * 64 + quarter * 16);
@@ -70,10 +71,12 @@ void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
         }
         for (int t = 0; t < NT; ++t) {
           const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-          const float32x4_t dot = dot_block(codes, x.codes + block * kBlock);
+          const int32_t start = kMins ? 0 : -8 * x.code_sums[block];
+          const float32x4_t dot = dot_block(start, codes, x.codes + block * kBlock);
           float32x4_t& sum = acc[t][quarter];
           sum = vfmaq_f32(sum, dot, vmulq_n_f32(d, x.scales[block]));
-          sum = vfmaq_n_f32(sum, m, x.sums[block]);
+          if (kMins)
+            sum = vfmaq_n_f32(sum, m, x.sums[block]);
         }
       }
     }
@@ -96,7 +99,7 @@ void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
         codes[c] = vreinterpretq_s8_u8(vld1q_u8(at + c * 64 + quarter * 16));
       for (int t = 0; t < NT; ++t) {
         const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-        const float32x4_t dot = dot_block(codes, x.codes + block * kBlock);
+        const float32x4_t dot = dot_block(0, codes, x.codes + block * kBlock);
         acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot, vmulq_n_f32(d, x.scales[block]));
       }
     }
@@ -104,10 +107,20 @@ void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Act
   store_rows(y + t0 * y_stride, y_stride, acc, rows);
 }
 
+template <int NT>
+void panel_product(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x,
+                   int t0, float* y, size_t y_stride) {
+  if (w.type == WeightType::kInt4)
+    int4_panel<NT, true>(w, panel, rows, x, t0, y, y_stride);
+  else if (w.type == WeightType::kInt4Symmetric)
+    int4_panel<NT, false>(w, panel, rows, x, t0, y, y_stride);
+  else
+    int8_panel<NT>(w, panel, rows, x, t0, y, y_stride);
+}
+
 void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
             float* y, size_t y_stride) {
-  const bool int4 = w.type == WeightType::kInt4;
-  if (x.codes == nullptr || (!int4 && w.type != WeightType::kInt8)) {
+  if (x.codes == nullptr || !is_integer(w.type)) {
     float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
     return;
   }
@@ -117,11 +130,11 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
     float* out = y + p * kPanelRows;
     int t = 0;
     for (; t + 4 <= tokens; t += 4)
-      (int4 ? int4_panel<4> : int8_panel<4>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<4>(w, panel, rows, x, t, out, y_stride);
     for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
-      (int4 ? int4_panel<2> : int8_panel<2>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<2>(w, panel, rows, x, t, out, y_stride);
     for (; t < tokens; ++t)
-      (int4 ? int4_panel<1> : int8_panel<1>)(w, panel, rows, x, t, out, y_stride);
+      panel_product<1>(w, panel, rows, x, t, out, y_stride);
   }
 }
 

@@ -64,13 +64,14 @@ TEST(avx2_and_avxvnni_multiply_to_the_same_bits) {
   }
   Random random(71);
   for (int trial = 0; trial < 40; ++trial) {
-    const int groups[] = {32, 64, 128, 0}; // 0: INT8
-    const int group = groups[trial % 4], rows = random.between(1, 50);
+    const WeightType types[] = {WeightType::kInt4, WeightType::kInt4Symmetric, WeightType::kInt8};
+    const int largest[] = {15, -8, -127};
+    const int which = trial % 3, group = which == 2 ? 32 : 32 << random.below(3);
     const int cols = 128 * random.between(1, 5), tokens = random.between(1, 9);
-    PlainMatrix w = random_matrix(random, group ? WeightType::kInt4 : WeightType::kInt8, rows, cols,
-                                  group ? group : 32);
-    if (trial % 5 == 0) // the largest sums
-      std::fill(w.codes.begin(), w.codes.end(), group ? 15 : -127);
+    const int rows = random.between(1, 50);
+    PlainMatrix w = random_matrix(random, types[which], rows, cols, group);
+    if (trial % 5 == 0)
+      std::fill(w.codes.begin(), w.codes.end(), largest[which]);
     std::vector<float> x = random.normals(static_cast<size_t>(tokens) * cols);
     if (trial % 10 == 0)
       std::fill(x.begin(), x.end(), -1.0f);

@@ -89,11 +89,11 @@ std::vector<To> converted(const std::vector<From>& x, To (*convert)(From)) {
 
 TEST(products_do_not_depend_on_alignment) {
   Random random(51);
-  for (const WeightType type :
-       {WeightType::kInt4, WeightType::kInt8, WeightType::kF16, WeightType::kF32}) {
-    const bool has_codes = type == WeightType::kInt4 || type == WeightType::kInt8;
+  for (const WeightType type : {WeightType::kInt4, WeightType::kInt4Symmetric, WeightType::kInt8,
+                                WeightType::kF16, WeightType::kF32}) {
+    const int group = kernels::is_integer(type) ? 32 : 0;
     const int rows = 19, cols = 96, tokens = 7; // both an odd stride and token tiles of 4, 2 and 1
-    const PanelMatrix w(random_matrix(random, type, rows, cols, has_codes ? 32 : 0));
+    const PanelMatrix w(random_matrix(random, type, rows, cols, group));
     const std::vector<float> x = random.normals(static_cast<size_t>(tokens) * cols);
     for (const kernels::Table* level : levels()) {
       for (const bool integer : {true, false}) {
