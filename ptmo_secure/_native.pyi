@@ -1,6 +1,6 @@
 """Types of the native module (csrc/bindings)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np

@@ -289,8 +289,9 @@ def _write_settings(writer: gguf.GGUFWriter, config: Any, tied: bool) -> None:
         writer.add_rope_scaling_factor(rope["factor"])
     if config.model_type == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
-        period = config.layer_types.index("full_attention") + 1
-        if period != 6:
+        kinds = [*config.layer_types, "full_attention"]
+        period = kinds.index("full_attention") + 1
+        if period != 6 and period <= len(config.layer_types):  # 6 is what readers assume
             writer.add_sliding_window_pattern(period)
     else:
         writer.add_rope_dimension_count(config.head_dim)
