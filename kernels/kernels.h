@@ -65,7 +65,7 @@ struct Table {
   void (*matmul)(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x,
                  int tokens, float* y, size_t y_stride);
 
-  // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019).
+  // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); y may be x.
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* y);
   // out = silu(gate) * up, silu(g) = g / (1 + exp(-g)) (Shazeer 2020).
   void (*swiglu)(const float* gate, const float* up, int n, float* out);
@@ -91,6 +91,13 @@ struct Table {
   void (*weighted_rows_i8)(const float* p, const int8_t* v, int rows, int dim, float* acc);
   void (*weighted_rows_f16)(const float* p, const uint16_t* v, int rows, int dim, float* acc);
   void (*weighted_rows_f32)(const float* p, const float* v, int rows, int dim, float* acc);
+
+  // out = gelu(gate) * up, gelu(g) = g / (1 + exp(-sqrt(8 / pi) (g + 0.044715 g^3))), the tanh
+  // approximation (Hendrycks & Gimpel 2016).
+  void (*geglu)(const float* gate, const float* up, int n, float* out);
+  // rms_norm of one attention head, in place: n a multiple of 16, at most 512. The sum of squares
+  // is order-free (reference/head_norm.h): permuting x and weight alike permutes the result.
+  void (*head_rms_norm)(float* x, const float* weight, int n, float eps);
 };
 
 const Table& reference();

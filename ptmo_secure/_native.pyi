@@ -1,6 +1,6 @@
 """Types of the native module (csrc/bindings)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,13 @@ class ModelConfig:
         vocab_size: int,
         context_length: int,
         rms_eps: float,
+        attention_scale: float,
+        qk_norm: bool,
+        post_norms: bool,
+        gelu_tanh: bool,
+        embed_scale: float,
+        sliding_window: int,
+        local_layers: Sequence[bool],
     ) -> None: ...
 
 class Decoder:

@@ -15,10 +15,10 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from gguf.quants import dequantize, quantize
 
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.tokenizer import _BYTE_TO_CHAR
+from tests.gguf_packing import deinterleave, interleave, pack
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = (
@@ -104,7 +104,7 @@ def tokenizer_metadata(pre: str = "smollm", **changes: object) -> dict[str, obje
 
 
 def make_hf_model(
-    family: str = "llama",  # "llama" | "mistral" | "qwen2"
+    family: str = "llama",  # "llama" | "mistral" | "qwen2" | "qwen3" | "gemma3"
     d_model: int = 64,
     n_layers: int = 2,
     n_heads: int = 4,
@@ -115,6 +115,8 @@ def make_hf_model(
     rope_theta: float = 10000.0,
     tied: bool = False,
     rope_scaling: str | None = None,  # None | "linear" | "llama3"
+    sliding_window: int = 24,  # of Gemma 3's local layers
+    sliding_period: int = 6,  # every so many Gemma 3 layers, one is global
     seed: int = 0,
 ) -> Any:
     """Return a seeded float32 transformers model whose logits vary enough to compare."""
@@ -130,7 +132,16 @@ def make_hf_model(
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+        "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
     }[family]
+    extra: dict[str, Any] = {"sliding_window": None} if family == "mistral" else {}
+    if family == "gemma3":
+        local = {"rope_type": "default", "rope_theta": 10000.0}
+        rope = {"full_attention": rope, "sliding_attention": local}
+        extra["sliding_window"] = sliding_window
+        extra["sliding_window_pattern"] = sliding_period
+        extra["query_pre_attn_scalar"] = head_dim
     config = config_class(
         vocab_size=VOCAB_SIZE,
         hidden_size=d_model,
@@ -146,7 +157,7 @@ def make_hf_model(
         attn_implementation="eager",
         bos_token_id=1,
         eos_token_id=2,
-        **({"sliding_window": None} if family == "mistral" else {}),
+        **extra,
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -156,9 +167,11 @@ def make_hf_model(
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                parameter.copy_(noise * 0.1 + (0.0 if name.endswith("bias") else 1.0))
+                gain = 1.0 - norm_offset(config)
+                parameter.copy_(noise * 0.1 + (0.0 if name.endswith("bias") else gain))
             else:
-                parameter.copy_(noise * (1.0 if "embed" in name else parameter.shape[1] ** -0.5))
+                scaled = "embed" in name and family != "gemma3"  # Gemma's model scales them itself
+                parameter.copy_(noise * (1.0 if scaled else parameter.shape[1] ** -0.5))
     return model
 
 
@@ -177,7 +190,8 @@ def make_tiny_model(
     import torch
 
     hf = make_hf_model(**settings)
-    arch = "qwen2" if settings.get("family") == "qwen2" else "llama"
+    family = settings.get("family", "llama")
+    arch = family if family in ("qwen2", "qwen3", "gemma3") else "llama"
     kind = Kind[quant]
     embed_kind = Kind[embed_quant] if embed_quant else kind
     if embed_quant is None and kind not in (Kind.F16, Kind.BF16, Kind.F32):
@@ -189,7 +203,8 @@ def make_tiny_model(
     _write_tokenizer(writer)
     state = hf.state_dict()
     for name, hf_name in _names(hf.config).items():
-        weights = state[hf_name].numpy()
+        offset = np.float32(norm_offset(hf.config) if name.endswith("norm.weight") else 0.0)
+        weights = state[hf_name].numpy() + offset
         heads = _interleaved_heads(name, hf.config) if arch == "llama" else 0
         stored = interleave(weights, heads) if heads else weights
         target = Kind.F32
@@ -198,7 +213,8 @@ def make_tiny_model(
         packed, exact = pack(stored, target)
         writer.add_tensor(name, packed, raw_dtype=target)
         with torch.no_grad():
-            state[hf_name].copy_(torch.from_numpy(deinterleave(exact, heads) if heads else exact))
+            plain = deinterleave(exact, heads) if heads else exact
+            state[hf_name].copy_(torch.from_numpy(plain - offset))
     if settings.get("rope_scaling") == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_factors(hf.config))
     writer.write_header_to_file()
@@ -219,32 +235,20 @@ def load_importer_weights(hf: Any, source: ModelSource) -> Any:
     with torch.no_grad():
         for name in source.tensor_names():
             gguf_name = names.get(name) or _gguf_name(name)
-            state[by_gguf_name[gguf_name]].copy_(torch.from_numpy(source.tensor(name).dequantize()))
+            offset = np.float32(norm_offset(hf.config) if name.endswith("norm") else 0.0)
+            values = source.tensor(name).dequantize() - offset
+            state[by_gguf_name[gguf_name]].copy_(torch.from_numpy(values))
     return hf
 
 
-def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
-    """Reorder rows as llama.cpp's converter does: rotary pairs become neighbours."""
-    halves = rows.reshape(n_heads, 2, rows.shape[0] // n_heads // 2, *rows.shape[1:])
-    return halves.swapaxes(1, 2).reshape(rows.shape)
-
-
-def deinterleave(rows: np.ndarray, n_heads: int) -> np.ndarray:
-    """Undo `interleave`."""
-    pairs = rows.reshape(n_heads, rows.shape[0] // n_heads // 2, 2, *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
-
-
-def pack(weights: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bytes of a matrix in a kind, and the float32 weights they stand for."""
-    weights = np.ascontiguousarray(weights, dtype=np.float32)
-    packed = _pack_q4_k(weights) if kind == Kind.Q4_K else quantize(weights, kind)
-    return packed, dequantize(packed, kind).astype(np.float32).reshape(weights.shape)
+def norm_offset(config: Any) -> float:
+    """Return what llama.cpp's converter adds to norm weights: Gemma's models apply 1 + weight."""
+    return 1.0 if config.model_type == "gemma3_text" else 0.0
 
 
 def llama3_factors(config: Any) -> np.ndarray:
     """Return what llama.cpp's converter writes as `rope_freqs.weight`, [head_dim/2] float32."""
-    scaling = config.rope_parameters
+    scaling = rope_parameters(config)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     old = scaling["original_max_position_embeddings"]
     factors = []
@@ -260,6 +264,12 @@ def llama3_factors(config: Any) -> np.ndarray:
     return np.array(factors, dtype=np.float32)
 
 
+def rope_parameters(config: Any) -> dict[str, Any]:
+    """Return the rotary settings of a transformers configuration, those of its global layers."""
+    parameters: dict[str, Any] = config.rope_parameters
+    return parameters.get("full_attention", parameters)
+
+
 def _write_settings(writer: gguf.GGUFWriter, config: Any, tied: bool) -> None:
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -270,13 +280,21 @@ def _write_settings(writer: gguf.GGUFWriter, config: Any, tied: bool) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rope = rope_parameters(config)
+    writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    if config.rope_parameters["rope_type"] == "linear":
+    if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+        writer.add_rope_scaling_factor(rope["factor"])
+    if config.model_type == "gemma3_text":
+        writer.add_sliding_window(config.sliding_window)
+        kinds = [*config.layer_types, "full_attention"]
+        period = kinds.index("full_attention") + 1
+        if period != 6 and period <= len(config.layer_types):  # 6 is what readers assume
+            writer.add_sliding_window_pattern(period)
+    else:
+        writer.add_rope_dimension_count(config.head_dim)
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter) -> None:
@@ -300,11 +318,18 @@ _LAYER_NAMES = {
     "attn_q.bias": "self_attn.q_proj.bias",
     "attn_k.bias": "self_attn.k_proj.bias",
     "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
     "attn_output.weight": "self_attn.o_proj.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight",
     "ffn_gate.weight": "mlp.gate_proj.weight",
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
+}
+_GEMMA_NORMS = {
+    "post_attention_norm.weight": "post_attention_layernorm.weight",
+    "ffn_norm.weight": "pre_feedforward_layernorm.weight",
+    "post_ffw_norm.weight": "post_feedforward_layernorm.weight",
 }
 
 
@@ -316,9 +341,15 @@ def _names(config: Any) -> dict[str, str]:
     }
     if not config.tie_word_embeddings:
         names["output.weight"] = "lm_head.weight"
+    kind = config.model_type
+    layer_names = _LAYER_NAMES | (_GEMMA_NORMS if kind == "gemma3_text" else {})
     for layer in range(config.num_hidden_layers):
-        for name, hf_name in _LAYER_NAMES.items():
-            if name.endswith("bias") and config.model_type != "qwen2":
+        for name, hf_name in layer_names.items():
+            if name.endswith("bias") and kind != "qwen2":
+                continue
+            if name.endswith(("q_norm.weight", "k_norm.weight")) and not kind.startswith(
+                ("qwen3", "gemma3")
+            ):
                 continue
             names[f"blk.{layer}.{name}"] = f"model.layers.{layer}.{hf_name}"
     return names
@@ -326,11 +357,19 @@ def _names(config: Any) -> dict[str, str]:
 
 def _gguf_name(name: str) -> str:
     _, layer, role = name.split(".")
-    part = {"o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}.get(role)
+    part = {
+        "o": "attn_output",
+        "gate": "ffn_gate",
+        "up": "ffn_up",
+        "down": "ffn_down",
+        "attn_norm": "attn_norm",
+        "ffn_norm": "ffn_norm",
+        "attn_post_norm": "post_attention_norm",
+        "ffn_post_norm": "post_ffw_norm",
+    }.get(role)
     if part is None and role.endswith("_bias"):
         return f"blk.{layer}.attn_{role[0]}.bias"
-    if part is None:
-        part = role if role.endswith("norm") else f"attn_{role}"
+    part = part or f"attn_{role}"
     return f"blk.{layer}.{part}.weight"
 
 
@@ -341,28 +380,3 @@ def _interleaved_heads(name: str, config: Any) -> int:
     return int(config.num_key_value_heads) if ".attn_k." in name else 0
 
 
-def _pack_q4_k(weights: np.ndarray) -> np.ndarray:
-    """Quantise to Q4_K (ggml-common.h, block_q4_K): 8 sub-blocks of 32 with 6-bit scales."""
-    blocks = weights.reshape(-1, 8, 32)
-    low = np.minimum(blocks.min(axis=2), 0)
-    scale, minimum = (blocks.max(axis=2) - low) / 15, -low
-    d = (scale.max(axis=1) / 63).astype(np.float16)
-    dmin = (minimum.max(axis=1) / 63).astype(np.float16)
-    wide_d, wide_min = d.astype(np.float32)[:, None], dmin.astype(np.float32)[:, None]
-    sc = np.rint(scale / np.maximum(wide_d, 1e-9)).clip(0, 63).astype(np.uint8)  # [B, 8]
-    mn = np.rint(minimum / np.maximum(wide_min, 1e-9)).clip(0, 63).astype(np.uint8)
-    step = np.maximum((wide_d * sc)[:, :, None], 1e-9)
-    codes = np.rint((blocks + (wide_min * mn)[:, :, None]) / step).clip(0, 15).astype(np.uint8)
-    scales = np.concatenate(
-        [
-            sc[:, :4] | (sc[:, 4:] >> 4) << 6,
-            mn[:, :4] | (mn[:, 4:] >> 4) << 6,
-            (sc[:, 4:] & 15) | (mn[:, 4:] & 15) << 4,
-        ],
-        axis=1,
-    )
-    pairs = codes.reshape(-1, 4, 2, 32)
-    nibbles = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
-    parts = [d.view(np.uint8).reshape(-1, 2), dmin.view(np.uint8).reshape(-1, 2), scales, nibbles]
-    packed = np.concatenate(parts, axis=1)
-    return packed.reshape(weights.shape[0], -1)

@@ -11,7 +11,8 @@
 namespace ptmo {
 namespace {
 
-constexpr int kOutputRows = 8;          // tokens whose logits are computed together
+constexpr int kOutputRows = 8;    // tokens whose logits are computed together
+constexpr int kOutputPanels = 32; // panels of the head whose products a thread holds at a time
 constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 const std::vector<float> kNoBias;
 
@@ -21,6 +22,13 @@ bool reads_integers(const Matrix& w) {
 
 int panel_count(const Matrix& w) {
   return (w.packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
+}
+
+kernels::PackedMatrix panels_of(const Matrix& w, int first, int count) {
+  kernels::PackedMatrix m = w.packed;
+  m.data += static_cast<size_t>(first) * m.panel_bytes;
+  m.rows = std::min(count * kernels::kPanelRows, m.rows - first * kernels::kPanelRows);
+  return m;
 }
 
 bool same_layout(const PageLayout& a, const PageLayout& b) {
@@ -52,8 +60,13 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
     v->resize(n * config.kv_size());
   for (auto* v : {&gate_, &up_})
     v->resize(n * config.d_ff);
-  for (auto* v : {&angles_, &cosine_, &sine_})
-    v->resize(n * config.n_kv_heads * half);
+  angles_.resize(n * config.n_kv_heads * half);
+  for (RotaryTable* table : {&rotary_, &rotary_local_}) {
+    if (table == &rotary_local_ && !config.has_local_layers())
+      continue;
+    for (auto* v : {&table->cosine, &table->sine})
+      v->resize(n * config.n_kv_heads * half);
+  }
   const size_t input_rows = std::max<size_t>(n, 2 * kOutputRows);
   for (Input* input : {&input_, &hidden_}) {
     input->codes.resize(input_rows * widest);
@@ -62,7 +75,9 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
     input->code_sums.resize(input_rows * (widest / kernels::kBlock));
   }
   residual_.resize(static_cast<size_t>(kOutputRows) * config.d_model);
-  output_rows_.resize(2 * static_cast<size_t>(kOutputRows) * config.vocab_size);
+  output_slabs_.assign(static_cast<size_t>(threads),
+                       std::vector<float>(2 * kOutputRows * kOutputPanels *
+                                          static_cast<size_t>(kernels::kPanelRows)));
   positions_.resize(n);
   row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * layout.row_bytes()));
 }
@@ -134,17 +149,23 @@ void Decoder::forward(const Sequence* sequences, int count, const AttentionResto
 
 void Decoder::forward_chunk(const AttentionRestore& restore) {
   for (const Span& span : spans_) {
-    for (int t = 0; t < span.n; ++t)
-      copy_row(weights_.embed.packed, span.sequence->tokens[span.begin + t],
-               x_.data() + static_cast<size_t>(span.row + t) * config_.d_model);
+    for (int t = 0; t < span.n; ++t) {
+      float* x = x_.data() + static_cast<size_t>(span.row + t) * config_.d_model;
+      copy_row(weights_.embed.packed, span.sequence->tokens[span.begin + t], x);
+      for (int i = 0; config_.embed_scale != 1.0f && i < config_.d_model; ++i)
+        x[i] *= config_.embed_scale;
+    }
   }
-  if (weights_.layers[0].inv_freq.empty())
-    fill_rotary_tables(weights_.inv_freq);
+  if (weights_.layers[0].inv_freq.empty()) { // not permuted: the model's tables serve all layers
+    fill_rotary_table(weights_.inv_freq, rotary_);
+    if (config_.has_local_layers())
+      fill_rotary_table(weights_.inv_freq_local, rotary_local_);
+  }
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-    normalise(w.attn_norm);
+    normalise(x_, w.attn_norm);
     attention_layer(layer, restore);
-    normalise(w.ffn_norm);
+    normalise(x_, w.ffn_norm);
     mlp_layer(w, layer + 1 < config_.n_layers ? weights_.layers[static_cast<size_t>(layer) + 1].q
                                               : weights_.output());
   }
@@ -157,9 +178,7 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   project(input_,
           {{w.q, w.q_bias, q_.data()}, {w.k, w.k_bias, k_.data()}, {w.v, w.v_bias, v_.data()}},
           rows_, w.o);
-  if (!w.inv_freq.empty())
-    fill_rotary_tables(w.inv_freq);
-  rotate(w);
+  finish_heads(w, rotary_table(layer));
   store_kv(layer);
   float* attended = restore.buffer != nullptr ? restore.buffer : attended_.data();
   const auto width = static_cast<size_t>(config_.q_size());
@@ -167,20 +186,21 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   for (const Span& span : spans_)
     jobs_.push_back({span.sequence->session, q_.data() + span.row * width, span.first, span.n,
                      attended + span.row * width});
-  attention_.run(kernels_, pool_, jobs_.data(), static_cast<int>(jobs_.size()), layer, 0,
-                 1.0f / std::sqrt(static_cast<float>(config_.head_dim)));
+  attention_.run(kernels_, pool_, jobs_.data(), static_cast<int>(jobs_.size()), layer,
+                 config_.window(layer), config_.score_scale());
   if (restore.buffer != nullptr)
     restore.restore(layer, rows_);
   set_input(input_, attended, config_.q_size(), rows_);
   project(input_, {{w.o, kNoBias, normed_.data()}}, rows_, w.gate);
-  kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
+  add_normed(w.attn_post_norm);
 }
 
-// x += W_down (silu(W_gate h) * W_up h), h = the normed x. A share is whole activation blocks (two
-// panels each): whoever computes them finishes their part of W_down's input.
+// x += W_down (silu(W_gate h) * W_up h), h = the normed x; under Gemma, gelu. A share is whole
+// activation blocks (two panels each): whoever computes them finishes their part of W_down's input.
 void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
   constexpr int kPanels = kernels::kBlock / kernels::kPanelRows;
   const Projection gate{w.gate, kNoBias, gate_.data()}, up{w.up, kNoBias, up_.data()};
+  const auto gated = config_.activation == Activation::kGeluTanh ? kernels_.geglu : kernels_.swiglu;
   const int panels = panel_count(w.gate);
   set_input(input_, normed_.data(), config_.d_model, rows_);
   begin_input(hidden_, gate_.data(), config_.d_ff);
@@ -191,53 +211,75 @@ void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
     const int column = from * kernels::kPanelRows, count = (to - from) * kernels::kPanelRows;
     for (int t = 0; t < rows_; ++t) {
       const size_t at = static_cast<size_t>(t) * config_.d_ff + column;
-      kernels_.swiglu(gate_.data() + at, up_.data() + at, count, gate_.data() + at);
+      gated(gate_.data() + at, up_.data() + at, count, gate_.data() + at);
       if (hidden_.view.codes != nullptr)
         quantize_row(hidden_, gate_.data(), t, 0, column, column + count);
     }
     prefetch_share(w.down, share);
   });
   project(hidden_, {{w.down, kNoBias, normed_.data()}}, rows_, next);
+  add_normed(w.ffn_post_norm);
+}
+
+// x += normed_, which takes one more norm under Gemma.
+void Decoder::add_normed(const std::vector<float>& post_norm) {
+  if (!post_norm.empty())
+    normalise(normed_, post_norm);
   kernels_.add(normed_.data(), rows_ * config_.d_model, x_.data());
 }
 
-void Decoder::normalise(const std::vector<float>& weight) {
+// normed_ = the RMS norm of x, which may be normed_.
+void Decoder::normalise(const std::vector<float>& x, const std::vector<float>& weight) {
   const int d = config_.d_model;
   pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (int t = begin; t < end; ++t) {
       const size_t at = static_cast<size_t>(t) * d;
-      kernels_.rms_norm(x_.data() + at, weight.data(), d, config_.rms_eps, normed_.data() + at);
+      kernels_.rms_norm(x.data() + at, weight.data(), d, config_.rms_eps, normed_.data() + at);
     }
   });
 }
 
-// The angle is position * inv_freq in float32, as the models were trained with. `freq` holds one
-// table for all heads or one a KV head; cosine_ and sine_ become [rows, freq.size()].
-void Decoder::fill_rotary_tables(const std::vector<float>& freq) {
-  const size_t width = freq.size();
+// The angle is position * inv_freq in float32, as the models were trained with.
+void Decoder::fill_rotary_table(const std::vector<float>& freq, RotaryTable& table) {
+  const size_t width = table.width = freq.size();
   pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
       float* angles = angles_.data() + t * width;
       for (size_t i = 0; i < width; ++i)
         angles[i] = static_cast<float>(positions_[t]) * freq[i];
-      kernels_.cos_sin(angles, static_cast<int>(width), cosine_.data() + t * width,
-                       sine_.data() + t * width);
+      kernels_.cos_sin(angles, static_cast<int>(width), table.cosine.data() + t * width,
+                       table.sine.data() + t * width);
     }
   });
 }
 
-// RoPE on the q_ and k_ rows of a chunk: a query head turns with its KV head's frequencies.
-void Decoder::rotate(const LayerWeights& w) {
+// The model's table for a layer, or that of the layer's own permuted frequencies.
+const Decoder::RotaryTable& Decoder::rotary_table(int layer) {
+  const std::vector<float>& own = weights_.layers[static_cast<size_t>(layer)].inv_freq;
+  if (own.empty())
+    return config_.is_local(layer) ? rotary_local_ : rotary_;
+  fill_rotary_table(own, rotary_);
+  return rotary_;
+}
+
+// QK-norm, where the model has it, and RoPE on the q_ and k_ rows of a chunk. A query head takes
+// its KV head's norm weights and frequencies.
+void Decoder::finish_heads(const LayerWeights& w, const RotaryTable& table) {
   const int half = config_.head_dim / 2, kv = config_.n_kv_heads, dim = config_.head_dim;
-  const int group = config_.n_heads / kv, tables = w.inv_freq.empty() ? 1 : kv;
+  const int group = config_.n_heads / kv;
+  const bool per_head = table.width > static_cast<size_t>(half);
+  const auto finish = [&](float* head, const std::vector<float>& norm, size_t kv_head, size_t at) {
+    if (!norm.empty())
+      kernels_.head_rms_norm(head, norm.data() + kv_head * dim, dim, config_.rms_eps);
+    kernels_.rope(head, table.cosine.data() + at, table.sine.data() + at, half);
+  };
   pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
       for (int h = 0; h < kv; ++h) {
-        const size_t at = (t * tables + (tables == 1 ? 0 : h)) * half;
-        const float *c = cosine_.data() + at, *s = sine_.data() + at;
-        kernels_.rope(k_.data() + (t * kv + h) * dim, c, s, half);
+        const size_t at = t * table.width + static_cast<size_t>(per_head ? h * half : 0);
+        finish(k_.data() + (t * kv + h) * dim, w.k_norm, h, at);
         for (int g = 0; g < group; ++g)
-          kernels_.rope(q_.data() + (t * config_.n_heads + h * group + g) * dim, c, s, half);
+          finish(q_.data() + (t * config_.n_heads + h * group + g) * dim, w.q_norm, h, at);
       }
     }
   });
@@ -360,8 +402,7 @@ void Decoder::chunk_logits() {
 // blocks and, as further rows of the same product, INT8 blocks of what those left over. The
 // weights are still read once.
 void Decoder::output(const OutputRow* rows, int n) {
-  const auto d = static_cast<size_t>(config_.d_model),
-             vocab = static_cast<size_t>(config_.vocab_size);
+  const auto d = static_cast<size_t>(config_.d_model);
   for (int t = 0; t < n; ++t)
     kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
                       config_.d_model, config_.rms_eps, normed_.data() + t * d);
@@ -372,14 +413,22 @@ void Decoder::output(const OutputRow* rows, int n) {
       residual_[i] = normed_[i] - input_.scales[i / kernels::kBlock] * input_.codes[i];
     quantize_row(input_, residual_.data(), t, n, 0, config_.d_model);
   }
-  project(input_, {{weights_.output(), kNoBias, output_rows_.data()}}, planes ? 2 * n : n,
-          weights_.layers[0].q);
-  pool_.parallel_for(n, [&](int begin, int end, int) {
-    for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
-      std::memcpy(rows[t].logits, output_rows_.data() + t * vocab, sizeof(float) * vocab);
-      if (planes)
-        kernels_.add(output_rows_.data() + (n + t) * vocab, config_.vocab_size, rows[t].logits);
+  const Matrix& head = weights_.output();
+  pool_.parallel_for(panel_count(head), [&](int begin, int end, int thread) {
+    float* y = output_slabs_[static_cast<size_t>(thread)].data();
+    for (int at = begin; at < end; at += kOutputPanels) {
+      const int panels = std::min(kOutputPanels, end - at);
+      const kernels::PackedMatrix slab = panels_of(head, at, panels);
+      const auto width = static_cast<size_t>(slab.rows);
+      kernels_.matmul(slab, 0, panels, input_.view, planes ? 2 * n : n, y, width);
+      for (int t = 0; t < n; ++t) {
+        float* logits = rows[t].logits + at * kernels::kPanelRows;
+        std::memcpy(logits, y + t * width, sizeof(float) * width);
+        if (planes)
+          kernels_.add(y + (n + t) * width, slab.rows, logits);
+      }
     }
+    prefetch_share(weights_.layers[0].q, thread);
   });
 }
 
@@ -406,7 +455,8 @@ void Decoder::wipe_scratch(int n) {
     for (auto* v : {&input->scales, &input->sums})
       wipe(*v, widest / kernels::kBlock);
   }
-  wipe(output_rows_, static_cast<size_t>(config_.vocab_size));
+  for (auto& slab : output_slabs_)
+    wipe(slab, kOutputPanels * static_cast<size_t>(kernels::kPanelRows));
   for (auto& row : row_codes_)
     secure_wipe(row.data(), row.size());
 }

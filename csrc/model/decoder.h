@@ -55,6 +55,12 @@ private:
     int row;
     float* logits;
   };
+  // cos and sin of the chunk's angles, [rows, width]: head_dim / 2 values that serve every head, or
+  // as many a KV head.
+  struct RotaryTable {
+    std::vector<float> cosine, sine;
+    size_t width = 0;
+  };
   // y [rows of the chunk, w.rows] = W x (+ bias).
   struct Projection {
     const Matrix& w;
@@ -66,8 +72,9 @@ private:
   void forward_chunk(const AttentionRestore& restore);
   void attention_layer(int layer, const AttentionRestore& restore);
   void mlp_layer(const LayerWeights& w, const Matrix& next);
-  void fill_rotary_tables(const std::vector<float>& freq);
-  void rotate(const LayerWeights& w);
+  void fill_rotary_table(const std::vector<float>& freq, RotaryTable& table);
+  const RotaryTable& rotary_table(int layer);
+  void finish_heads(const LayerWeights& w, const RotaryTable& table);
   void store_kv(int layer);
   void chunk_logits();
   void output(const OutputRow* rows, int n);
@@ -91,7 +98,8 @@ private:
   void set_input(Input& input, const float* x, int cols, int n);
   // Quantises columns [from, to) of row t of x into row `at + t` of the input.
   void quantize_row(Input& input, const float* x, int t, int at, int from, int to) const;
-  void normalise(const std::vector<float>& weight);
+  void normalise(const std::vector<float>& x, const std::vector<float>& weight);
+  void add_normed(const std::vector<float>& post_norm);
   void wipe_scratch(int n);
 
   const ModelConfig config_;
@@ -109,10 +117,11 @@ private:
   std::vector<int> positions_;
   std::vector<AttentionJob> jobs_;
   std::vector<OutputRow> outputs_;
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_, cosine_, sine_;
-  std::vector<float> residual_, output_rows_;
-  Input input_, hidden_;                        // of W_down: hidden_
-  std::vector<std::vector<uint8_t>> row_codes_; // one encoded K and V row a thread
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_, residual_;
+  RotaryTable rotary_, rotary_local_;
+  Input input_, hidden_;                         // of W_down: hidden_
+  std::vector<std::vector<float>> output_slabs_; // a thread's piece of the logits, both planes
+  std::vector<std::vector<uint8_t>> row_codes_;  // one encoded K and V row a thread
 };
 
 } // namespace ptmo

@@ -23,6 +23,14 @@ void validate(const ModelConfig& c) {
   require(c.context_length >= 1 && c.context_length <= (1 << 22),
           "context_length=", c.context_length, " is not in 1..2^22");
   require(c.rms_eps > 0.0f && c.rms_eps < 1.0f, "rms_eps=", c.rms_eps, " is not in (0, 1)");
+  require(c.attention_scale >= 0.0f && c.attention_scale < 1e6f,
+          "attention_scale=", c.attention_scale, " is not in [0, 10^6)");
+  require(c.embed_scale > 0.0f && c.embed_scale < 1e6f, "embed_scale=", c.embed_scale,
+          " is not in (0, 10^6)");
+  require(c.local_layers.empty() || c.local_layers.size() == static_cast<size_t>(c.n_layers),
+          "local_layers has ", c.local_layers.size(), " entries, not ", c.n_layers);
+  require(!c.has_local_layers() || c.sliding_window >= 1, "sliding_window=", c.sliding_window,
+          " is below 1");
 }
 
 Weights::Weights(const ModelConfig& config)
@@ -77,11 +85,21 @@ Matrix* Weights::matrix(const std::string& name) {
 std::vector<float>* Weights::vector(const std::string& name) {
   const auto [layer, part] = split_name(name, layers.size());
   if (layer < 0)
-    return part == "final_norm" ? &final_norm : part == "inv_freq" ? &inv_freq : nullptr;
+    return part == "final_norm"       ? &final_norm
+           : part == "inv_freq"       ? &inv_freq
+           : part == "inv_freq_local" ? &inv_freq_local
+                                      : nullptr;
   LayerWeights& l = layers[static_cast<size_t>(layer)];
-  const std::map<std::string, std::vector<float>*> parts = {
-      {"attn_norm", &l.attn_norm}, {"ffn_norm", &l.ffn_norm}, {"q_bias", &l.q_bias},
-      {"k_bias", &l.k_bias},       {"v_bias", &l.v_bias},     {"inv_freq", &l.inv_freq}};
+  const std::map<std::string, std::vector<float>*> parts = {{"attn_norm", &l.attn_norm},
+                                                            {"ffn_norm", &l.ffn_norm},
+                                                            {"q_bias", &l.q_bias},
+                                                            {"k_bias", &l.k_bias},
+                                                            {"v_bias", &l.v_bias},
+                                                            {"inv_freq", &l.inv_freq},
+                                                            {"q_norm", &l.q_norm},
+                                                            {"k_norm", &l.k_norm},
+                                                            {"attn_post_norm", &l.attn_post_norm},
+                                                            {"ffn_post_norm", &l.ffn_post_norm}};
   const auto found = parts.find(part);
   return found == parts.end() ? nullptr : found->second;
 }
@@ -97,7 +115,9 @@ void Weights::expect_shape(const std::string& name, int rows, int cols) const {
       {"up", {c.d_ff, c.d_model}},          {"down", {c.d_model, c.d_ff}},
       {"attn_norm", {c.d_model, 1}},        {"ffn_norm", {c.d_model, 1}},
       {"q_bias", {c.q_size(), 1}},          {"k_bias", {c.kv_size(), 1}},
-      {"v_bias", {c.kv_size(), 1}}};
+      {"v_bias", {c.kv_size(), 1}},         {"q_norm", {c.kv_size(), 1}},
+      {"k_norm", {c.kv_size(), 1}},         {"attn_post_norm", {c.d_model, 1}},
+      {"ffn_post_norm", {c.d_model, 1}},    {"inv_freq_local", {half, 1}}};
   const auto [layer, part] = split_name(name, layers.size());
   std::pair<int, int> want;
   if (part == "inv_freq") {
@@ -114,11 +134,17 @@ void Weights::expect_shape(const std::string& name, int rows, int cols) const {
 void Weights::require_complete() const {
   require(!embed.empty(), "parameter embed was not set");
   require(!final_norm.empty() && !inv_freq.empty(), "parameter final_norm or inv_freq was not set");
+  require(!config_.has_local_layers() || !inv_freq_local.empty(),
+          "parameter inv_freq_local was not set");
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerWeights& l = layers[i];
     for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
       require(!m->empty(), "layer ", i, " lacks one of its seven matrices");
     require(!l.attn_norm.empty() && !l.ffn_norm.empty(), "layer ", i, " lacks a norm");
+    require(!config_.qk_norm || (!l.q_norm.empty() && !l.k_norm.empty()), "layer ", i,
+            " lacks a QK-norm");
+    require(!config_.post_norms || (!l.attn_post_norm.empty() && !l.ffn_post_norm.empty()),
+            "layer ", i, " lacks a norm before a residual sum");
   }
 }
 

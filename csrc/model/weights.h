@@ -23,14 +23,17 @@ struct LayerWeights {
   Matrix q, k, v, o, gate, up, down;
   std::vector<float> attn_norm, ffn_norm;
   std::vector<float> q_bias, k_bias, v_bias; // empty when the model has none
+  // QK-norm weights [n_kv_heads, head_dim], a query head's is its KV head's: permuted per KV head
+  // under `permute`, else the same for all; and the norms before the residual sums. Or empty.
+  std::vector<float> q_norm, k_norm, attn_post_norm, ffn_post_norm;
   // Rotary frequencies [n_kv_heads, head_dim / 2]; permuted alike under `permute`, else empty:
   // the model's own table serves every head.
   std::vector<float> inv_freq;
 };
 
 struct Weights {
-  Matrix embed, head; // head is empty when tied to embed
-  std::vector<float> final_norm, inv_freq;
+  Matrix embed, head;                                      // head is empty when tied to embed
+  std::vector<float> final_norm, inv_freq, inv_freq_local; // the last of local layers, or empty
   std::vector<LayerWeights> layers;
 
   explicit Weights(const ModelConfig& config);

@@ -191,6 +191,8 @@ template <typename Dot> constexpr Table table_of(const char* name) {
       weighted_rows_i8,
       weighted_rows_f16,
       weighted_rows_f32,
+      geglu,
+      head_rms_norm,
   };
 }
 

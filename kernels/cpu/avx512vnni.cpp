@@ -177,6 +177,8 @@ const Table* avx512vnni() {
       weighted_rows_i8,
       weighted_rows_f16,
       weighted_rows_f32,
+      geglu,
+      head_rms_norm,
   };
   return supported() ? &table : nullptr;
 }

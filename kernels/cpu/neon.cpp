@@ -182,6 +182,8 @@ const Table* neon() {
       weighted_rows_i8,
       weighted_rows_f16,
       weighted_rows_f32,
+      geglu,
+      head_rms_norm,
   };
   return supported() ? &table : nullptr;
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../half.h"
+#include "../reference/head_norm.h"
 #include "../reference/panels.h"
 #include "../reference/reference.h"
 #include "simd.h"
@@ -32,20 +33,54 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
     y[i] = x[i] * inv * weight[i];
 }
 
-void swiglu(const float* gate, const float* up, int n, float* out) {
+// 1 / (1 + e^-x) from e^-|x| alone, so that the exponential cannot overflow.
+inline V::reg sigmoid(V::reg x) {
   const V::reg one = V::set1(1.0f);
+  const V::reg e = exp_nonpositive(V::sub(V::zero(), V::abs(x)));
+  const V::reg positive = V::max(V::min(V::mul(x, V::set1(1e30f)), one), V::zero());
+  const V::reg numerator = V::add(positive, V::mul(V::sub(one, positive), e));
+  return V::div(numerator, V::add(one, e));
+}
+
+void swiglu(const float* gate, const float* up, int n, float* out) {
   int i = 0;
   for (; i + V::lanes <= n; i += V::lanes) {
     const V::reg g = V::load(gate + i);
-    // 1 / (1 + e^-g) from e^-|g| alone, so that the exponential cannot overflow.
-    const V::reg e = exp_nonpositive(V::sub(V::zero(), V::abs(g)));
-    const V::reg denominator = V::add(one, e);
-    const V::reg positive = V::max(V::min(V::mul(g, V::set1(1e30f)), one), V::zero());
-    const V::reg numerator = V::add(positive, V::mul(V::sub(one, positive), e));
-    V::store(out + i, V::mul(V::mul(g, V::div(numerator, denominator)), V::load(up + i)));
+    V::store(out + i, V::mul(V::mul(g, sigmoid(g)), V::load(up + i)));
   }
   if (i < n)
     ref::swiglu(gate + i, up + i, n - i, out + i);
+}
+
+void geglu(const float* gate, const float* up, int n, float* out) {
+  int i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) {
+    const V::reg g = V::load(gate + i);
+    const V::reg cube = V::mul(V::mul(g, g), g);
+    const V::reg x = V::mul(V::set1(1.59576912f), V::fma(V::set1(0.044715f), cube, g));
+    V::store(out + i, V::mul(V::mul(g, sigmoid(x)), V::load(up + i)));
+  }
+  if (i < n)
+    ref::geglu(gate + i, up + i, n - i, out + i);
+}
+
+void head_rms_norm(float* x, const float* weight, int n, float eps) {
+  V::reg m = V::zero();
+  for (int i = 0; i < n; i += V::lanes)
+    m = V::max(V::abs(V::load(x + i)), m); // this order: max(NaN, m) is m
+  const float max = V::reduce_max(m);
+  const double grid = square_grid(max, n);
+  constexpr int kLanes = 8; // the sum is exact: any number of them gives the same bits
+  double sums[kLanes] = {};
+  for (int i = 0; i < n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j)
+      sums[j] += on_grid(x[i + j], grid);
+  double sum = 0.0;
+  for (const double lane : sums)
+    sum += lane;
+  const V::reg inv = V::set1(inverse_rms(sum, n, eps));
+  for (int i = 0; i < n; i += V::lanes)
+    V::store(x + i, V::mul(V::mul(V::load(x + i), inv), V::load(weight + i)));
 }
 
 void add(const float* x, int n, float* y) {

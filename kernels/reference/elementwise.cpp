@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "../half.h"
+#include "head_norm.h"
 #include "reference.h"
 
 namespace ptmo::kernels {
@@ -20,6 +21,26 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
 void swiglu(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; ++i)
     out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void geglu(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; ++i) {
+    const float g = gate[i];
+    out[i] = g / (1.0f + std::exp(-1.59576912f * (g + 0.044715f * (g * g * g)))) * up[i];
+  }
+}
+
+void head_rms_norm(float* x, const float* weight, int n, float eps) {
+  float max = 0.0f;
+  for (int i = 0; i < n; ++i)
+    max = std::max(max, std::fabs(x[i]));
+  const double grid = square_grid(max, n);
+  double sum = 0.0;
+  for (int i = 0; i < n; ++i)
+    sum += on_grid(x[i], grid);
+  const float inv = inverse_rms(sum, n, eps);
+  for (int i = 0; i < n; ++i)
+    x[i] = x[i] * inv * weight[i];
 }
 
 void add(const float* x, int n, float* y) {
@@ -146,6 +167,8 @@ const Table& reference() {
       ref::weighted_rows_i8,
       ref::weighted_rows_f16,
       ref::weighted_rows_f32,
+      ref::geglu,
+      ref::head_rms_norm,
   };
   return table;
 }

@@ -24,5 +24,7 @@ float exp_sum(float* x, int n, float max);
 void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc);
 void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc);
 void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc);
+void geglu(const float* gate, const float* up, int n, float* out);
+void head_rms_norm(float* x, const float* weight, int n, float eps);
 
 } // namespace ptmo::kernels::ref

@@ -17,8 +17,8 @@ import numpy as np
 
 from ptmo_secure.engine.ggml_blocks import (
     FLOAT_KINDS,
-    LOSSLESS_KINDS,
     REQUANTISED_KINDS,
+    UNPACKED_KINDS,
     Int4Quantizer,
     is_finite,
     requantize,
@@ -26,7 +26,8 @@ from ptmo_secure.engine.ggml_blocks import (
     unpack_float,
 )
 from ptmo_secure.engine.gguf_file import GgufFile
-from ptmo_secure.engine.model_config import LlamaConfig, read_config, read_inv_freq
+from ptmo_secure.engine.model_config import LlamaConfig, read_config
+from ptmo_secure.engine.rotary import local_inv_freq, read_inv_freq
 from ptmo_secure.engine.tensors import FloatTensor, Int4Tensor, Int8Tensor
 from ptmo_secure.errors import EngineError, ModelFormatError
 
@@ -45,11 +46,15 @@ _LAYER_NAMES = {
     "q_bias": "attn_q.bias",
     "k_bias": "attn_k.bias",
     "v_bias": "attn_v.bias",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
     "o": "attn_output.weight",
+    "attn_post_norm": "post_attention_norm.weight",
     "ffn_norm": "ffn_norm.weight",
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
     "down": "ffn_down.weight",
+    "ffn_post_norm": "post_ffw_norm.weight",
 }
 _ROPE_FREQS = "rope_freqs.weight"
 _PRECOMPUTED = ("rotary_emb.inv_freq", "attn_rot_embd")  # in old files; follow from the metadata
@@ -65,13 +70,15 @@ class ModelSource:
     """The weights and settings of a model file.
 
     Args:
-        path: a GGUF file of architecture "llama" (Llama, SmolLM2, Mistral) or "qwen2".
+        path: a GGUF file of architecture "llama" (Llama, SmolLM2, Mistral), "qwen2", "qwen3" or
+            "gemma3".
         quantize_int4: replaces the native INT4 quantiser (tests).
 
     Attributes:
         path: the file.
         config: the model's dimensions.
         inv_freq: float32 [head_dim/2], rotary frequencies in rad/token, scaling applied.
+        inv_freq_local: the same of local layers, None where the model has none.
         metadata: the file's metadata (tokenizer, chat template).
 
     Raises:
@@ -95,6 +102,8 @@ class ModelSource:
             self.inv_freq: np.ndarray = read_inv_freq(
                 self.metadata, self.config, factors, str(self.path)
             )
+            local = any(self.config.local_layers)
+            self.inv_freq_local: np.ndarray | None = local_inv_freq(self.config) if local else None
         except BaseException:
             self._file.close()
             raise
@@ -111,9 +120,11 @@ class ModelSource:
         """Read one tensor; nothing is cached.
 
         Returns:
-            Q4_0 and Q4_1 as `Int4Tensor` and Q8_0 as `Int8Tensor`, bit for bit; F16, F32 and
-            (widened) BF16 as `FloatTensor`; other kinds re-quantised, to INT8 for "embed" and
-            "head", to INT4 otherwise. Norms and biases are float32.
+            Q4_0 and Q4_1 as `Int4Tensor`, Q5_0 and Q8_0 as `Int8Tensor`, bit for bit; Q4_K as
+            `Int4Tensor` with its scales rounded to float16; F16, F32 and (widened) BF16 as
+            `FloatTensor`; other kinds re-quantised, Q2_K and Q3_K to INT4 ("embed" and "head": to
+            INT8), the rest to INT8. Norms and biases are float32. Gemma's norms are the factor
+            itself: its converter has added the 1 of (1 + weight).
 
         Raises:
             ModelFormatError: a scale or weight of the tensor is not finite.
@@ -126,6 +137,12 @@ class ModelSource:
             heads = self.config.n_heads if role.startswith("q") else self.config.n_kv_heads
             return tensor.take_rows(half_split_rows(heads, self.config.head_dim))
         return tensor
+
+    def layer_inv_freq(self, layer: int) -> np.ndarray:
+        """Return the rotary frequencies that hold in a layer, float32 [head_dim/2]."""
+        if self.inv_freq_local is not None and self.config.is_local(layer):
+            return self.inv_freq_local
+        return self.inv_freq
 
     def release(self) -> None:
         """Let the file's pages leave memory; tensors can still be read."""
@@ -160,7 +177,7 @@ class ModelSource:
             tensor = unpack_float(raw, info.type, info.shape)
             if len(info.shape) == 1:
                 tensor = FloatTensor(tensor.dequantize())
-        elif info.type in LOSSLESS_KINDS:
+        elif info.type in UNPACKED_KINDS:
             tensor = unpack_blocks(raw, info.type, (info.shape[0], info.shape[1]))
         else:
             shape = (info.shape[0], info.shape[1])
@@ -173,7 +190,7 @@ class ModelSource:
         """Every expected tensor is there, in a known format and shape, and no other."""
         infos = self._file.tensors
         wanted = {entry.file_name: entry.shape for entry in self._entries.values()}
-        if _ROPE_FREQS in infos:
+        if _ROPE_FREQS in infos and self.config.architecture == "llama":
             wanted[_ROPE_FREQS] = (self.config.head_dim // 2,)
         for name, shape in wanted.items():
             info = infos.get(name)
@@ -197,7 +214,7 @@ class ModelSource:
                 )
 
 
-_MATRIX_KINDS = (*FLOAT_KINDS, *LOSSLESS_KINDS, *REQUANTISED_KINDS)
+_MATRIX_KINDS = (*FLOAT_KINDS, *UNPACKED_KINDS, *REQUANTISED_KINDS)
 
 
 def half_split_rows(n_heads: int, head_dim: int) -> np.ndarray:
@@ -225,16 +242,23 @@ def _expected_tensors(config: LlamaConfig) -> dict[str, _Entry]:
         "q_bias": (q_rows,),
         "k_bias": (kv_rows,),
         "v_bias": (kv_rows,),
+        "q_norm": (config.head_dim,),
+        "k_norm": (config.head_dim,),
         "o": (d_model, q_rows),
+        "attn_post_norm": (d_model,),
         "ffn_norm": (d_model,),
         "gate": (d_ff, d_model),
         "up": (d_ff, d_model),
         "down": (d_model, d_ff),
+        "ffn_post_norm": (d_model,),
     }
+    absent = set() if config.qkv_bias else {"q_bias", "k_bias", "v_bias"}
+    absent |= set() if config.qk_norm else {"q_norm", "k_norm"}
+    absent |= set() if config.post_norms else {"attn_post_norm", "ffn_post_norm"}
     entries = {"embed": _Entry(_TOP_NAMES["embed"], (config.vocab_size, d_model))}
     for layer in range(config.n_layers):
         for role, shape in layer_shapes.items():
-            if role.endswith("_bias") and not config.qkv_bias:
+            if role in absent:
                 continue
             entries[f"layers.{layer}.{role}"] = _Entry(f"blk.{layer}.{_LAYER_NAMES[role]}", shape)
     entries["final_norm"] = _Entry(_TOP_NAMES["final_norm"], (d_model,))

@@ -56,6 +56,15 @@ class Metadata:
             raise self.error(key, "not a boolean")
         return value
 
+    def booleans(self, key: str, count: int) -> tuple[bool, ...] | None:
+        """Return an array of `count` booleans; None where the key is missing or no array."""
+        value = self._values.get(key)
+        if not isinstance(value, np.ndarray):
+            return None
+        if value.dtype != np.bool_ or value.shape != (count,):
+            raise self.error(key, f"not an array of {count} booleans")
+        return tuple(value.tolist())
+
     def text(self, key: str, default: str | None = None) -> str:
         """Return a string; a missing key gives the default or is an error."""
         value = self._values.get(key, default)

@@ -1,35 +1,39 @@
-"""A Llama-family model's dimensions and rotary frequencies, read from GGUF metadata.
+"""A Llama-family model's dimensions and variants, read from GGUF metadata.
 
 Whatever would change the forward pass and is not implemented (experts, YaRN, partial rotary
-embeddings, bidirectional attention) is refused, never ignored.
+embeddings, bidirectional attention, soft-capped logits) is refused, never ignored.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Literal
 
 from ptmo_secure.engine.metadata import Metadata
-from ptmo_secure.engine.tensors import FloatTensor, Int4Tensor, Int8Tensor
 from ptmo_secure.errors import ModelFormatError
 
-ARCHITECTURES = ("llama", "qwen2")
+Activation = Literal["silu", "gelu_tanh"]
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 MAX_HEAD_DIM = 512
 _MAX_LAYERS = 1024
 _MAX_WIDTH = 1 << 17  # d_model and d_ff
 _MAX_CONTEXT_TOKENS = 1 << 24
 _BLOCK = 32  # weights per quantisation block: every contracted axis is a multiple of it
+_GEMMA3_PERIOD = 6  # every 6th layer is global where the file does not say
+_GEMMA3_27B_LAYERS = 62
+_SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """Dimensions of one model.
+    """Dimensions of one model, and where it departs from Llama.
 
     Raises:
         ModelFormatError: they contradict each other or exceed the engine's limits.
     """
 
-    architecture: str  # "llama" | "qwen2"
+    architecture: str  # one of ARCHITECTURES
     n_layers: int
     d_model: int  # multiple of 32
     n_heads: int
@@ -42,6 +46,14 @@ class LlamaConfig:
     rope_theta: float
     tied_head: bool
     qkv_bias: bool
+    attention_scale: float  # factor of q.k
+    qk_norm: bool = False  # RMS norm of every query and key head before RoPE
+    post_norms: bool = False  # RMS norm of what attention and feed-forward add to the residual
+    activation: Activation = "silu"  # of the feed-forward gate
+    embed_scale: float = 1.0  # factor of the embeddings, not of the tied head
+    sliding_window: int = 0  # tokens a local layer sees, the current one included
+    local_layers: tuple[bool, ...] = ()  # one a layer; empty: every layer sees all tokens
+    rope_theta_local: float = 0.0  # of local layers
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -73,6 +85,12 @@ class LlamaConfig:
                 raise ModelFormatError(
                     f"{name} {width} is no multiple of {_BLOCK} or above {_MAX_WIDTH}"
                 )
+        if any(self.local_layers) and self.sliding_window < 1:
+            raise ModelFormatError("local layers without a sliding window")
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer's attention stops at the sliding window."""
+        return bool(self.local_layers) and self.local_layers[layer]
 
 
 def read_config(
@@ -85,8 +103,9 @@ def read_config(
         shapes: shape of every tensor in the file.
         source: what error messages call the file.
 
-    A sliding attention window below the context length (Mistral 7B v0.1) caps
-    `context_length`: inside the window, windowed and full attention are the same.
+    Where every layer has a sliding attention window below the context length (Mistral 7B v0.1),
+    it caps `context_length`: inside the window, windowed and full attention are the same.
+    Gemma 3's window is that of its local layers.
     """
     meta = Metadata(metadata, source)
     arch = meta.text("general.architecture")
@@ -97,65 +116,39 @@ def read_config(
     d_model = meta.integer(f"{arch}.embedding_length", 1, _MAX_WIDTH)
     n_heads = meta.integer(f"{arch}.attention.head_count", 1, _MAX_WIDTH)
     head_dim = _head_dim(meta, arch, d_model, n_heads)
+    n_layers = meta.integer(f"{arch}.block_count", 1, _MAX_LAYERS)
     context = meta.integer(f"{arch}.context_length", 1, _MAX_CONTEXT_TOKENS)
     window = meta.integer(f"{arch}.attention.sliding_window", 0, _MAX_CONTEXT_TOKENS, default=0)
+    gemma = arch == "gemma3"
+    local = _local_layers(meta, arch, n_layers) if gemma and window else ()
+    theta = meta.number(f"{arch}.rope.freq_base", 1.0, 1e12, default=None if gemma else 1e4)
     try:
         return LlamaConfig(
             architecture=arch,
-            n_layers=meta.integer(f"{arch}.block_count", 1, _MAX_LAYERS),
+            n_layers=n_layers,
             d_model=d_model,
             n_heads=n_heads,
             n_kv_heads=meta.integer(f"{arch}.attention.head_count_kv", 1, n_heads, n_heads),
             head_dim=head_dim,
             d_ff=meta.integer(f"{arch}.feed_forward_length", 1, _MAX_WIDTH),
             vocab_size=_vocab_size(meta, arch, metadata, shapes),
-            context_length=min(context, window) if window else context,
+            context_length=min(context, window) if window and not gemma else context,
             rms_eps=meta.number(f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 0.1),
-            rope_theta=meta.number(f"{arch}.rope.freq_base", 1.0, 1e12, default=10000.0),
+            rope_theta=theta,
             tied_head="output.weight" not in shapes,
             qkv_bias="blk.0.attn_q.bias" in shapes,
+            attention_scale=_attention_scale(meta, arch, n_layers, d_model / n_heads, head_dim),
+            qk_norm=arch in ("qwen3", "gemma3"),
+            post_norms=gemma,
+            activation="gelu_tanh" if gemma else "silu",
+            embed_scale=math.sqrt(d_model) if gemma else 1.0,
+            sliding_window=window if local else 0,
+            local_layers=local,
+            rope_theta_local=meta.number(f"{arch}.rope.freq_base_swa", 1.0, 1e12, default=1e4),
         )
     except ModelFormatError as error:
         text = str(error)
         raise ModelFormatError(text if text.startswith(source) else f"{source}: {text}") from None
-
-
-def read_inv_freq(
-    metadata: Mapping[str, object],
-    config: LlamaConfig,
-    factors: Int4Tensor | Int8Tensor | FloatTensor | None,
-    source: str,
-) -> np.ndarray:
-    """Return the rotary frequencies with linear and Llama-3 scaling applied.
-
-    inv_freq[j] = rope_theta^(-2j / head_dim) / (linear factor * factors[j])
-
-    Args:
-        metadata: the file's metadata.
-        config: the model's dimensions.
-        factors: [head_dim/2], the file's `rope_freqs.weight` (Llama 3.1 and later), or None.
-        source: what error messages call the file.
-
-    Returns:
-        float32 [head_dim/2], rad/token.
-    """
-    meta = Metadata(metadata, source)
-    prefix = f"{config.architecture}.rope"
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    inv_freq = 1.0 / config.rope_theta**exponent
-    kind = meta.text(f"{prefix}.scaling.type", default="none")
-    if kind not in ("none", "linear"):
-        raise meta.error(f"{prefix}.scaling.type", f"{kind!a} is not supported")
-    if kind == "linear":
-        inv_freq /= meta.number(f"{prefix}.scaling.factor", 1e-3, 1e6)
-    elif f"{prefix}.scale_linear" in meta:
-        inv_freq /= meta.number(f"{prefix}.scale_linear", 1e-3, 1e6)
-    if factors is not None:
-        divisors = factors.dequantize().astype(np.float64)
-        if not (np.isfinite(divisors).all() and (divisors > 0).all()):
-            raise meta.error("rope_freqs.weight", "a factor is not positive")
-        inv_freq /= divisors
-    return inv_freq.astype(np.float32)
 
 
 def _refuse_unsupported(meta: Metadata, arch: str) -> None:
@@ -165,6 +158,34 @@ def _refuse_unsupported(meta: Metadata, arch: str) -> None:
         raise meta.error(f"{arch}.attention.causal", "bidirectional models are not supported")
     if meta.number(f"{arch}.rope.scaling.attn_factor", 0, 1e6, default=1.0) != 1.0:
         raise meta.error(f"{arch}.rope.scaling.attn_factor", "attention scaling is not supported")
+    for key in (f"{arch}.{name}" for name in _SOFTCAPS):
+        if meta.number(key, 0, 1e6, default=0.0):
+            raise meta.error(key, "soft-capped logits are not supported")
+    pattern = f"{arch}.attention.sliding_window_pattern"
+    if arch != "gemma3" and pattern in meta:
+        raise meta.error(pattern, f"local layers are not supported in {arch} models")
+
+
+def _local_layers(meta: Metadata, arch: str, n_layers: int) -> tuple[bool, ...]:
+    """Which layers see a window only: all but every n-th, or what the file lists per layer."""
+    key = f"{arch}.attention.sliding_window_pattern"
+    listed = meta.booleans(key, n_layers)
+    if listed is not None:
+        return listed
+    period = meta.integer(key, 1, _MAX_LAYERS, default=_GEMMA3_PERIOD)
+    return tuple((layer + 1) % period != 0 for layer in range(n_layers))
+
+
+def _attention_scale(
+    meta: Metadata, arch: str, n_layers: int, mean_head_width: float, head_dim: int
+) -> float:
+    """1 / sqrt(head_dim), but for Gemma 3 27B: 1 / sqrt(d_model / n_heads).
+
+    The converter writes no key for it; llama.cpp knows that model by its number of layers.
+    """
+    odd = arch == "gemma3" and n_layers == _GEMMA3_27B_LAYERS
+    default = 1.0 / math.sqrt(mean_head_width if odd else head_dim)
+    return meta.number(f"{arch}.attention.scale", 1e-6, 1e3, default=default)
 
 
 def _head_dim(meta: Metadata, arch: str, d_model: int, n_heads: int) -> int:

@@ -62,6 +62,13 @@ def decoder(
         vocab_size=model.vocab_size,
         context_length=context_tokens,
         rms_eps=model.rms_eps,
+        attention_scale=model.attention_scale,
+        qk_norm=model.qk_norm,
+        post_norms=model.post_norms,
+        gelu_tanh=model.activation == "gelu_tanh",
+        embed_scale=model.embed_scale,
+        sliding_window=model.sliding_window,
+        local_layers=list(model.local_layers),
     )
     return _native.Decoder(
         shape, layout, config.threads, config.activations == "int8", config.prefill_chunk_tokens

@@ -3,6 +3,7 @@
 The TEE permutes rows of opaque bytes and nothing else. So W_q, W_k and W_v go in as they are (one
 row of codes, scales and mins each), and W_o goes in transposed with one byte or float per weight:
 its permutation moves input features inside their 32-wide blocks, whose scales therefore stay.
+QK-norm weights go in once per KV head, whose query heads share its permutation of rotary pairs.
 """
 
 import math
@@ -21,6 +22,8 @@ from tee_sim.client import KvLayout, TeeClient
 
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 _Role = Literal["q", "k", "v"]
+_QK_NORMS = ("q_norm", "k_norm")
+_MAX_SHIFT = 10  # a QK-norm weight is moved by 2^-10 to 2^10
 
 
 def kv_layout(model: LlamaConfig, config: EngineConfig) -> KvLayout:
@@ -51,11 +54,17 @@ def load_weights(
     """
     names = source.tensor_names()
     for done, name in enumerate(names):
-        set_tensor(decoder, name, source.tensor(name))
-        source.release()
+        if not name.endswith(_QK_NORMS):
+            set_tensor(decoder, name, source.tensor(name))
+            source.release()
         if progress is not None:
             progress(done + 1, len(names))
+    for layer in range(source.config.n_layers if source.config.qk_norm else 0):
+        for role, norm in _qk_norms(source, layer).items():
+            set_tensor(decoder, f"layers.{layer}.{role}", norm)
     decoder.set_float("inv_freq", source.inv_freq)
+    if source.inv_freq_local is not None:
+        decoder.set_float("inv_freq_local", source.inv_freq_local)
 
 
 def permute_weights(
@@ -80,7 +89,6 @@ def permute_weights(
         progress: called after every layer.
     """
     shape = source.config
-    frequencies = np.tile(source.inv_freq, shape.n_kv_heads).astype("<f4")
     roles: tuple[_Role, ...] = ("q", "k", "v")
     for layer in range(shape.n_layers):
         prefix = f"layers.{layer}."
@@ -91,6 +99,9 @@ def permute_weights(
                 bias = source.tensor(f"{prefix}{role}_bias")
                 moved = _gather_rows(tee, model, layer, role, bias)
                 set_tensor(decoder, f"{prefix}{role}_bias", moved)
+        for name, norm in _qk_norms(source, layer).items() if shape.qk_norm else ():
+            set_tensor(decoder, prefix + name, _gather_rows(tee, model, layer, "k", norm))
+        frequencies = np.tile(source.layer_inv_freq(layer), shape.n_kv_heads).astype("<f4")
         moved_freq = tee.permute_weights(model, layer, "freq", frequencies.tobytes(), 4)
         decoder.set_float(prefix + "inv_freq", np.frombuffer(moved_freq, "<f4"))
         if config.restore == "folded":
@@ -109,6 +120,24 @@ def set_tensor(decoder: _native.Decoder, name: str, tensor: WeightTensor) -> Non
         decoder.set_int8(name, tensor.codes, tensor.scales)
     else:
         decoder.set_float(name, tensor.data)
+
+
+def _qk_norms(source: ModelSource, layer: int) -> dict[str, FloatTensor]:
+    """Return a layer's QK-norm weights once per KV head, [n_kv_heads * head_dim], balanced.
+
+    A cached K row has one scale, so channels that its norm makes large cost the others their
+    precision. A power of two per rotary pair therefore moves from k_norm to q_norm: K evens out,
+    and q.k stays what it was, bit for bit in float arithmetic (cf. SmoothQuant, arXiv 2211.10438).
+    """
+    q_norm, k_norm = (source.tensor(f"layers.{layer}.{role}").dequantize() for role in _QK_NORMS)
+    pairs = np.sqrt(np.mean(np.square(k_norm.reshape(2, -1)), axis=0))
+    power = np.rint(np.log2(np.clip(pairs, 2.0**-_MAX_SHIFT, 2.0**_MAX_SHIFT)))
+    factor = np.exp2(np.tile(power, 2)).astype(np.float32)
+    repeats = source.config.n_kv_heads
+    return {
+        "q_norm": FloatTensor(np.tile(q_norm * factor, repeats)),
+        "k_norm": FloatTensor(np.tile(k_norm / factor, repeats)),
+    }
 
 
 def _gather_rows(

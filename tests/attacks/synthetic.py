@@ -25,6 +25,7 @@ class Shape:
     d_model: int = D_MODEL
     vocab_size: int = VOCAB
     rms_eps: float = 1e-5
+    embed_scale: float = 1.0
 
 
 class Source:

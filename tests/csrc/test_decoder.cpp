@@ -72,16 +72,54 @@ TEST(logits_are_those_of_the_float64_decoder) {
   }
 }
 
+TEST(other_families_give_the_logits_of_the_float64_decoder) {
+  const auto check = [](const ModelConfig& config) {
+    const TinyModel model(88, config);
+    const std::vector<double> want = model.logits(prompt());
+    set_context("head_dim ", config.head_dim, " window ", config.sliding_window);
+    CHECK_NEAR(relative_error(logits_of(model, {KvType::kF32, false}), want), 0.0, 1e-5);
+    CHECK_NEAR(relative_error(logits_of(model, {KvType::kInt8, true}), want), 0.0, 5e-2);
+  };
+  for (const int dim : {16, 32})
+    check(qwen3_config(dim));
+  // Windows that end inside a page of 16 rows, at its edges, at the prompt's end and beyond.
+  for (const int window : {1, 7, 15, 16, 17, 31, 32, 33, kTokens - 1, kTokens, kTokens + 1, 200})
+    check(gemma3_config(32, window));
+}
+
+TEST(a_window_one_token_shorter_gives_other_logits) {
+  const TinyModel model(88, gemma3_config(32, 20)), shorter(88, gemma3_config(32, 19));
+  const std::vector<double> want = shorter.logits(prompt());
+  CHECK(relative_error(logits_of(model, {KvType::kF32, false}), want) > 1e-3);
+}
+
+TEST(parameters_that_a_family_needs_are_missed) {
+  TinyModel model(88, gemma3_config(32, 20));
+  for (const std::string name : {"layers.1.q_norm", "layers.0.k_norm", "layers.1.attn_post_norm",
+                                 "layers.0.ffn_post_norm", "inv_freq_local"}) {
+    TinyModel without = model;
+    without.vectors.erase(name);
+    set_context(name);
+    CHECK_THROWS(logits_of(without, {KvType::kF32, false}), std::invalid_argument,
+                 name == "inv_freq_local" ? name : std::string("lacks a"));
+  }
+  model.config.local_layers = {true};
+  CHECK_THROWS(logits_of(model, {KvType::kF32, false}), std::invalid_argument,
+               "local_layers has 1 entries, not 2");
+}
+
 TEST(threads_chunks_calls_and_sealing_change_no_bit_of_the_logits) {
-  for (const int dim : {16, 32}) {
-    const TinyModel model(82, dim);
+  const ModelConfig shapes[] = {TinyModel(82, 16).config, TinyModel(82, 32).config,
+                                qwen3_config(32), gemma3_config(32, 20)};
+  for (const ModelConfig& shape : shapes) {
+    const TinyModel model(82, shape);
     for (const KvType type : {KvType::kInt8, KvType::kF16, KvType::kF32}) {
       for (const bool integer : {true, false}) {
         const std::vector<float> want = logits_of(model, {type, integer});
         const auto same = [&](const Setting& s) {
-          set_context("head_dim ", dim, " kv ", static_cast<int>(type), " integer ", integer,
-                      " threads ", s.threads, " chunk ", s.chunk, " step ", s.step, " sealed ",
-                      s.sealed);
+          set_context("head_dim ", shape.head_dim, " window ", shape.sliding_window, " kv ",
+                      static_cast<int>(type), " integer ", integer, " threads ", s.threads,
+                      " chunk ", s.chunk, " step ", s.step, " sealed ", s.sealed);
           CHECK(same_bits(logits_of(model, s), want));
         };
         same({type, integer, 2});

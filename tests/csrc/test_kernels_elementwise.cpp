@@ -61,6 +61,79 @@ TEST(swiglu_is_silu_of_gate_times_up) {
   }
 }
 
+TEST(geglu_is_the_tanh_approximation_of_gelu_times_up) {
+  Random random(37);
+  for (const kernels::Table* level : levels()) {
+    for (const int n : kLengths) {
+      const auto count = static_cast<size_t>(n);
+      std::vector<float> gate = random.normals(count, 3.0f);
+      const std::vector<float> up = random.normals(count);
+      for (size_t i = 0; i < count; i += 3)
+        gate[i] = random.uniform(-30.0f, 30.0f);
+      const float extremes[] = {-1e15f, 1e15f, -1e-35f, 0.0f, 2e6f};
+      gate[count / 2] = extremes[n % 5];
+      std::vector<float> out(count + 1, 7.0f);
+      level->geglu(gate.data(), up.data(), n, out.data());
+      set_context(level->name, " n ", n);
+      CHECK_EQ(out[count], 7.0f);
+      for (size_t i = 0; i < count; ++i) {
+        const double g = gate[i];
+        const double x = std::sqrt(8.0 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
+        const double want = g / (1.0 + std::exp(-x)) * up[i];
+        // The logistic multiplies the six roundings of x by |x| e^-x / (1 + e^-x); eight more
+        // follow. Exponentials below e^-87 = 1.7e-38 are not told apart.
+        const double tail = x < 0 ? -x : x * std::exp(-x);
+        CHECK_NEAR(out[i], want,
+                   (8.0 + 6.0 * std::min(tail, 90.0)) * kEps * std::fabs(want) +
+                       std::fabs(g * up[i]) * 2e-38);
+      }
+      level->geglu(gate.data(), up.data(), n, gate.data()); // in place, as the decoder does
+      out.pop_back();
+      CHECK(same_bits(gate, out));
+    }
+  }
+}
+
+TEST(head_rms_norm_is_the_root_mean_square_norm_on_every_level_bit_for_bit) {
+  Random random(38);
+  for (const kernels::Table* level : levels()) {
+    for (const int n : {16, 48, 64, 128, 256, 496, 512}) {
+      for (const float size : {0.0f, 1e-30f, 1e-4f, 1.0f, 1e4f, 1e18f, 1e30f}) {
+        const auto count = static_cast<size_t>(n);
+        std::vector<float> x = random.normals(count, size), w = random.normals(count);
+        x[count / 3] *= 100.0f; // one channel stands out, as key heads have them
+        std::vector<float> y = x, plain = x;
+        level->head_rms_norm(y.data(), w.data(), n, 1e-6f);
+        kernels::reference().head_rms_norm(plain.data(), w.data(), n, 1e-6f);
+        set_context(level->name, " n ", n, " size ", size);
+        CHECK(same_bits(y, plain));
+        double sum = 0.0;
+        for (const float v : x)
+          sum += static_cast<double>(v) * v;
+        const double inv = 1.0 / std::sqrt(sum / n + static_cast<double>(1e-6f));
+        // The factor is rounded once, then two products; a product may be subnormal.
+        for (size_t i = 0; i < count; ++i)
+          CHECK_NEAR(y[i], x[i] * inv * w[i], 3.01 * kEps * std::fabs(x[i] * inv * w[i]) + 2e-38);
+      }
+    }
+  }
+}
+
+TEST(head_rms_norm_of_values_that_are_not_finite_says_so) {
+  for (const kernels::Table* level : levels()) {
+    set_context(level->name);
+    std::vector<float> x(64, 1.0f), w(64, 1.0f);
+    x[5] = INFINITY;
+    level->head_rms_norm(x.data(), w.data(), 64, 1e-6f);
+    CHECK(std::isnan(x[5]));
+    CHECK_EQ(x[6], 0.0f);
+    x.assign(64, 1.0f);
+    x[5] = NAN;
+    level->head_rms_norm(x.data(), w.data(), 64, 1e-6f);
+    CHECK(std::isnan(x[5]) && std::isnan(x[6]));
+  }
+}
+
 TEST(add_adds_exactly_rounded) {
   Random random(33);
   for (const kernels::Table* level : levels()) {

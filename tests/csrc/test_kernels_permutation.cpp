@@ -161,6 +161,26 @@ TEST(rope_and_its_tables_commute_with_a_permutation_of_pairs) {
   }
 }
 
+TEST(a_permuted_head_has_the_permuted_norm_bit_for_bit) {
+  Random random(17);
+  for (const kernels::Table* level : levels()) {
+    for (const int dim : {16, 64, 80, 128, 256, 512}) {
+      for (int round = 0; round < 40; ++round) {
+        std::vector<float> x = random.normals(static_cast<size_t>(dim)),
+                           w = random.normals(static_cast<size_t>(dim));
+        for (float& v : x) // magnitudes far apart: a float sum would depend on the order
+          v *= std::exp2(random.uniform(-20.0f, 20.0f));
+        const std::vector<int> order = random.permutation(dim);
+        std::vector<float> permuted = gather(x, order);
+        level->head_rms_norm(permuted.data(), gather(w, order).data(), dim, 1e-6f);
+        level->head_rms_norm(x.data(), w.data(), dim, 1e-6f);
+        set_context(level->name, " dim ", dim, " round ", round);
+        CHECK(same_bits(permuted, gather(x, order)));
+      }
+    }
+  }
+}
+
 } // namespace ptmo::test
 
 PTMO_TEST_MAIN()

@@ -17,13 +17,34 @@ inline void feed(Decoder& decoder, KvSession& session, const int32_t* tokens, in
   decoder.forward(&sequence, 1, restore);
 }
 
+// A family's departures from Llama, as tests of the decoder want them: small windows, both kinds of
+// layer among the first two.
+inline ModelConfig qwen3_config(int head_dim) {
+  ModelConfig c{2, 64, 4, 2, head_dim, 96, 50, 300, 1e-5f};
+  c.qk_norm = true;
+  return c;
+}
+inline ModelConfig gemma3_config(int head_dim, int sliding_window) {
+  ModelConfig c = qwen3_config(head_dim);
+  c.post_norms = true;
+  c.activation = Activation::kGeluTanh;
+  c.embed_scale = 8.0f;
+  c.attention_scale = 0.2f;
+  c.sliding_window = sliding_window;
+  c.local_layers = {true, false};
+  return c;
+}
+
 struct TinyModel {
   ModelConfig config;
   std::map<std::string, PlainMatrix> matrices;
   std::map<std::string, std::vector<float>> vectors;
 
   TinyModel(uint64_t seed, int head_dim, WeightType head_type = WeightType::kInt8)
-      : config{2, 64, 4, 2, head_dim, 96, 50, 300, 1e-5f} {
+      : TinyModel(seed, ModelConfig{2, 64, 4, 2, head_dim, 96, 50, 300, 1e-5f}, head_type) {}
+
+  TinyModel(uint64_t seed, const ModelConfig& shape, WeightType head_type = WeightType::kInt8)
+      : config(shape) {
     Random random(seed);
     const int d = config.d_model, q = config.q_size(), kv = config.kv_size(), ff = config.d_ff;
     const auto matrix = [&](const std::string& name, WeightType type, int rows, int cols) {
@@ -39,8 +60,13 @@ struct TinyModel {
     matrix("embed", WeightType::kInt8, config.vocab_size, d);
     matrix("head", head_type, config.vocab_size, d);
     vector("final_norm", d, 1.0f);
-    for (int i = 0; i < head_dim / 2; ++i)
-      vectors["inv_freq"].push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / head_dim));
+    const auto frequencies = [&](const std::string& name, float theta) {
+      for (int i = 0; i < config.head_dim; i += 2)
+        vectors[name].push_back(std::pow(theta, -static_cast<float>(i) / config.head_dim));
+    };
+    frequencies("inv_freq", 10000.0f);
+    if (config.has_local_layers())
+      frequencies("inv_freq_local", 100.0f);
     for (int layer = 0; layer < config.n_layers; ++layer) {
       const std::string at = "layers." + std::to_string(layer) + ".";
       vector(at + "attn_norm", d, 1.0f);
@@ -55,6 +81,14 @@ struct TinyModel {
       vector(at + "q_bias", q, 0.0f);
       vector(at + "k_bias", kv, 0.0f);
       vector(at + "v_bias", kv, 0.0f);
+      if (config.qk_norm) {
+        vector(at + "q_norm", kv, 1.0f);
+        vector(at + "k_norm", kv, 1.0f);
+      }
+      if (config.post_norms) {
+        vector(at + "attn_post_norm", d, 1.0f);
+        vector(at + "ffn_post_norm", d, 1.0f);
+      }
     }
   }
 
@@ -105,12 +139,32 @@ private:
       y[i] *= vectors.at(name)[i] / std::sqrt(sum / static_cast<double>(x.size()) + 1e-5);
     return y;
   }
+  // Every head of a query or key row takes the norm of its KV head.
+  Vector head_normed(Vector x, const std::string& name) const {
+    const size_t dim = static_cast<size_t>(config.head_dim);
+    const size_t group = x.size() / dim / static_cast<size_t>(config.n_kv_heads);
+    for (size_t h = 0; config.qk_norm && h * dim < x.size(); ++h) {
+      double sum = 0.0;
+      for (size_t i = 0; i < dim; ++i)
+        sum += x[h * dim + i] * x[h * dim + i];
+      for (size_t i = 0; i < dim; ++i)
+        x[h * dim + i] *= vectors.at(name)[h / group * dim + i] /
+                          std::sqrt(sum / static_cast<double>(dim) + config.rms_eps);
+    }
+    return x;
+  }
+  double activated(double gate) const {
+    const double cube = gate + 0.044715 * gate * gate * gate; // sqrt(8 / pi) = 1.5957...
+    const double x = config.activation == Activation::kGeluTanh ? 1.5957691216057308 * cube : gate;
+    return gate / (1.0 + std::exp(-x));
+  }
   // Pair (i, i + half) of every head turns by position * inv_freq[i] (a float32 product).
-  Vector rotated(Vector x, size_t position) const {
+  Vector rotated(Vector x, size_t position, int layer) const {
+    const auto& freq = vectors.at(config.is_local(layer) ? "inv_freq_local" : "inv_freq");
     const size_t dim = static_cast<size_t>(config.head_dim), half = dim / 2;
     for (size_t h = 0; h < x.size(); h += dim) {
       for (size_t i = 0; i < half; ++i) {
-        const double angle = static_cast<float>(position) * vectors.at("inv_freq")[i];
+        const double angle = static_cast<float>(position) * freq[i];
         const double a = x[h + i], b = x[h + i + half];
         x[h + i] = a * std::cos(angle) - b * std::sin(angle);
         x[h + i + half] = b * std::cos(angle) + a * std::sin(angle);
@@ -125,7 +179,7 @@ inline std::vector<double> TinyModel::logits(const std::vector<int32_t>& tokens)
   for (const int32_t token : tokens) {
     x.emplace_back();
     for (int c = 0; c < config.d_model; ++c)
-      x.back().push_back(matrices.at("embed").weight(token, c));
+      x.back().push_back(matrices.at("embed").weight(token, c) * config.embed_scale);
   }
   const int dim = config.head_dim, group = config.n_heads / config.n_kv_heads;
   for (int layer = 0; layer < config.n_layers; ++layer) {
@@ -133,34 +187,43 @@ inline std::vector<double> TinyModel::logits(const std::vector<int32_t>& tokens)
     std::vector<Vector> keys, values;
     for (size_t t = 0; t < x.size(); ++t) {
       const Vector h = norm(x[t], at + "attn_norm");
-      const Vector q = rotated(plus(times(at + "q", h), at + "q_bias"), t);
-      keys.push_back(rotated(plus(times(at + "k", h), at + "k_bias"), t));
+      const auto head_row = [&](const std::string& name) {
+        const Vector row = plus(times(at + name, h), at + name + "_bias");
+        return rotated(head_normed(row, at + name + "_norm"), t, layer);
+      };
+      const Vector q = head_row("q");
+      keys.push_back(head_row("k"));
       values.push_back(plus(times(at + "v", h), at + "v_bias"));
       Vector attended(q.size(), 0.0);
       for (int head = 0; head < config.n_heads; ++head) {
         const int from = head / group * dim; // the KV head's elements
         Vector weight;
         double sum = 0.0;
-        for (const Vector& key : keys) {
+        for (size_t s = 0; s <= t; ++s) {
           double score = 0.0;
           for (int i = 0; i < dim; ++i)
-            score += q[head * dim + i] * key[from + i];
-          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(dim))));
+            score += q[head * dim + i] * keys[s][from + i];
+          const bool seen = config.window(layer) == 0 || s + config.window(layer) > t;
+          weight.push_back(seen ? std::exp(score * config.score_scale()) : 0.0);
           sum += weight.back();
         }
         for (size_t s = 0; s <= t; ++s)
           for (int i = 0; i < dim; ++i)
             attended[head * dim + i] += weight[s] / sum * values[s][from + i];
       }
-      const Vector o = times(at + "o", attended);
+      Vector o = times(at + "o", attended);
+      if (config.post_norms)
+        o = norm(o, at + "attn_post_norm");
       for (size_t i = 0; i < o.size(); ++i)
         x[t][i] += o[i];
       const Vector f = norm(x[t], at + "ffn_norm");
       Vector gate = times(at + "gate", f);
       const Vector up = times(at + "up", f);
       for (size_t i = 0; i < gate.size(); ++i)
-        gate[i] *= up[i] / (1.0 + std::exp(-gate[i]));
-      const Vector down = times(at + "down", gate);
+        gate[i] = activated(gate[i]) * up[i];
+      Vector down = times(at + "down", gate);
+      if (config.post_norms)
+        down = norm(down, at + "ffn_post_norm");
       for (size_t i = 0; i < down.size(); ++i)
         x[t][i] += down[i];
     }

@@ -12,8 +12,9 @@ from ptmo_secure.engine.gguf_import import ModelSource, half_split_rows
 from ptmo_secure.engine.registry import resolve
 from ptmo_secure.engine.tensors import FloatTensor, Int4Tensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
+from tests.gguf_packing import pack
 from tests.references import quantize_int4_reference
-from tests.tiny_models import make_tiny_model, pack
+from tests.tiny_models import make_tiny_model
 
 EXPECTED_TYPE = {
     "Q4_0": Int4Tensor,

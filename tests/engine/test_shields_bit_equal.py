@@ -19,6 +19,9 @@ SHAPES = {
     "qwen2": {"family": "qwen2"},
     "head-dim-64": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 64, "d_model": 96},
     "llama3": {"rope_scaling": "llama3"},
+    "qwen3": {"family": "qwen3", "head_dim": 32},
+    "gemma3": {"family": "gemma3", "n_layers": 3, "sliding_period": 3, "tied": True},
+    "gemma3-one-kv-head": {"family": "gemma3", "n_kv_heads": 1, "head_dim": 48, "tied": True},
 }
 
 

@@ -1,6 +1,6 @@
 """The public half of every attack: weights anyone can download, and the layer-0 value dictionary.
 
-At layer 0 a value row is a function of its token alone, v(t) = W_v . (rmsnorm(E[t]) * g) + b:
+At layer 0 a value row is a function of its token alone, v(t) = W_v . (rmsnorm(s E[t]) * g) + b:
 no position enters (RoPE turns Q and K only) and no other token does. One matrix product over the
 vocabulary therefore lists every row the cache can ever hold at that layer.
 """
@@ -31,6 +31,8 @@ class ModelShape(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def rms_eps(self) -> float: ...
+    @property
+    def embed_scale(self) -> float: ...
 
 
 class WeightSource(Protocol):
@@ -109,8 +111,10 @@ class PublicModel:
     def _project(
         self, embeddings: FloatArray, gain: FloatArray, weight: FloatArray, bias: FloatArray
     ) -> FloatArray:
-        mean_square = np.mean(np.square(embeddings, dtype=np.float32), axis=1, keepdims=True)
-        normed = embeddings / np.sqrt(mean_square + self._source.config.rms_eps) * gain
+        shape = self._source.config
+        x = embeddings * np.float32(shape.embed_scale)
+        mean_square = np.mean(np.square(x, dtype=np.float32), axis=1, keepdims=True)
+        normed = x / np.sqrt(mean_square + shape.rms_eps) * gain
         rows = normed.astype(np.float32) @ weight + bias
         return np.asarray(rows, np.float32).reshape(-1, self.n_kv_heads, self.head_dim)
 
