@@ -85,6 +85,7 @@ class ModelSource:
         self.path = Path(path)
         self._quantize_int4 = quantize_int4
         self._file = GgufFile(path)
+        self._sha256: bytes | None = None
         try:
             self.metadata: dict[str, object] = self._file.metadata
             shapes = {name: info.shape for name, info in self._file.tensors.items()}
@@ -126,6 +127,12 @@ class ModelSource:
             heads = self.config.n_heads if role.startswith("q") else self.config.n_kv_heads
             return tensor.take_rows(half_split_rows(heads, self.config.head_dim))
         return tensor
+
+    def sha256(self) -> bytes:
+        """Return the model file's SHA-256, 32 bytes; the file is read once and remembered."""
+        if self._sha256 is None:
+            self._sha256 = self._file.sha256()
+        return self._sha256
 
     def close(self) -> None:
         """Unmap the file."""
