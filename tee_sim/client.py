@@ -17,7 +17,6 @@ from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
     STATUS_DEBUG_BIT,
-    GuardCommand,
     Kind,
     KvCommand,
     MemoryKind,
@@ -27,7 +26,8 @@ from tee_sim.protocol import (
     param_types,
     role_code,
 )
-from tee_sim.scan_result import LEVELS, SPAN_BYTES, ScanResult, Span, encode_text, unpack_spans
+from tee_sim.scan_calls import ScanCalls
+from tee_sim.scan_result import ScanResult, Span
 from tee_sim.shared_memory import SharedMemory, create_sealed_memfd
 from tee_sim.spawn import connect
 
@@ -45,18 +45,17 @@ __all__ = [
 WeightRoleName = Literal["q", "k", "v", "o", "freq"]
 
 _WINDOW_BYTES = 1 << 20
-_MIN_SPANS = 64
 _IN = ParamType.VALUE_INPUT
 _OUT = ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
 _OPEN_MODEL = param_types(_IN, _IN, _OUT)
 _NEW_EPOCH = param_types(_IN, _OUT)
+_STORAGE_KEY = param_types(_IN, _IN, _IN, _IN)
 _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
-_SCAN = param_types(ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, _OUT, _OUT)
 
 
-class TeeClient:
+class TeeClient(ScanCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
@@ -295,54 +294,56 @@ class TeeClient:
         """End a sealing session in the TEE; the engine wipes the key in its own arena."""
         self._invoke(KvCommand.DROP_EPOCH, _ONE_VALUE, (session, *NO_VALUES[1:]))
 
-    def scan(self, text: str) -> ScanResult:
-        """Find private spans in `text` and rate it (role "guard").
+    def storage_key(self, arena_id: int, offset: int, model_digest: bytes, file_id: bytes) -> None:
+        """Have the TEE write the 32-byte key of a saved session into the arena at `offset`.
 
-        Security: the text crosses in shared memory that is wiped before this returns or raises. A
-        failure is an exception, never a harmless result: treat it as PRIVATE.
+        Security: the key never crosses the socket and never becomes a Python object here. The TEE
+        derives the same key again for the same arguments, as long as its root key lives.
 
         Args:
-            text: valid Unicode, at most 1 MiB of UTF-8.
-
-        Returns:
-            Level, score and spans in code points.
+            arena_id, offset: where to.
+            model_digest: SHA-256 of the model file, 32 bytes.
+            file_id: 16 bytes, drawn anew for every file.
         """
-        data = encode_text(text)
-        capacity = max(_MIN_SPANS, len(data) // 64) * SPAN_BYTES
-        with self._channel.lock:
-            while True:
-                needed, result = self._scan_once(data, capacity)
-                if result is not None:
-                    return result
-                capacity = needed
+        words = struct.unpack("<6Q", model_digest + file_id)
+        self._invoke(KvCommand.STORAGE_KEY, _STORAGE_KEY, (arena_id, offset, *words))
 
-    def _scan_once(self, data: bytes, capacity: int) -> tuple[int, ScanResult | None]:
-        """Scan with room for `capacity` bytes of spans; without a result, return the need."""
-        size = len(data)
-        window = self._shared_window(size + capacity)
-        try:
-            window.buffer[:size] = data
-            values = self._invoke(
-                GuardCommand.SCAN,
-                _SCAN,
-                (
-                    *memref(window.id, 0, size),
-                    *memref(window.id, size, capacity),
-                    *NO_VALUES[4:],
-                ),
-            )
-            level, score_bits, n_bytes = values[4], values[5], values[6]
-            if n_bytes > capacity:
-                return n_bytes, None
-            spans = unpack_spans(bytes(window.buffer[size : size + n_bytes]))
-            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
-            return n_bytes, ScanResult(LEVELS[level], score, spans)
-        except (ValueError, IndexError):
-            raise TeeError(
-                ResultCode.COMMUNICATION, Origin.API, "the guard's answer cannot be read"
-            ) from None
-        finally:
-            window.wipe(size + capacity)
+    def reorder_rows(
+        self,
+        model: int,
+        layer: int,
+        role: Literal["k", "v"],
+        memory: SharedMemory,
+        offset: int,
+        row_bytes: int,
+        *,
+        to_model: bool,
+    ) -> None:
+        """Move the elements of cached K or V rows between the pages' order and the model's.
+
+        One "row" of the exchange is one element of the head for every token: [n_kv_heads *
+        head_dim, row_bytes], in place, as `permute_weights` sees the rows of W_k and W_v.
+
+        Security: the result stays in `memory` for the host to read and wipe.
+
+        Args:
+            model: handle from `open_model`.
+            layer: 0 <= layer < n_layers.
+            role: "k" or "v".
+            memory, offset: where they stand.
+            row_bytes: tokens * bytes of an element.
+            to_model: from the pages' order to the model's; False: back.
+        """
+        layout, _ = self._layout(model)
+        size = layout.n_kv_heads * layout.head_dim * row_bytes
+        self._invoke(
+            KvCommand.UNPERMUTE_ROWS if to_model else KvCommand.PERMUTE_WEIGHTS,
+            _PERMUTE,
+            (
+                *memref(memory.id, offset, size),
+                *(model, layer, role_code(role), row_bytes, 0, layout.n_kv_heads),
+            ),
+        )
 
     def _invoke(self, command: int, types: int, values: Values) -> Values:
         self.crossings += 1

@@ -2,6 +2,7 @@
 
     root (HUK) -> SSK -> TSK(trusted application) -> epoch key(n) -> permutation key
                                                                   -> session seal key
+                                            -> key of a saved session
 
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
 is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
@@ -23,6 +24,9 @@ _LABEL_EPOCH = b"ptmo/v1/epoch/"
 _LABEL_PAIRS = b"ptmo/v1/permutation/rotary-pairs/"
 _LABEL_VALUES = b"ptmo/v1/permutation/values/"
 _LABEL_SEAL = b"ptmo/v1/seal/"
+_LABEL_SAVED = b"ptmo/v1/saved-session/"
+MODEL_DIGEST_BYTES = 32
+FILE_ID_BYTES = 16
 
 
 def _expand(key: bytes | bytearray, label: bytes, length: int = 32) -> bytes:
@@ -93,3 +97,19 @@ def seal_key(key_of_epoch: bytes, session: int) -> bytes:
         session: session handle, 0 <= session < 2**64.
     """
     return _expand(key_of_epoch, _LABEL_SEAL + session.to_bytes(8, "big"), SEAL_KEY_BYTES)
+
+
+def saved_session_key(root_key: bytes | bytearray, model_digest: bytes, file_id: bytes) -> bytes:
+    """Derive the AES-256 key that seals one saved session, of one model file.
+
+    Security: 32 secret bytes; the same root opens the file again. Every file has a key of its own,
+    so its records' numbers serve as nonces.
+
+    Args:
+        root_key: 32 bytes.
+        model_digest: SHA-256 of the model file.
+        file_id: 16 bytes drawn for the saved file.
+    """
+    if len(model_digest) != MODEL_DIGEST_BYTES or len(file_id) != FILE_ID_BYTES:
+        raise ValueError(f"digest of {len(model_digest)}, file id of {len(file_id)} bytes")
+    return _expand(application_key(root_key, TA_KV), _LABEL_SAVED + model_digest + file_id)

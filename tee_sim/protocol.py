@@ -61,7 +61,7 @@ class MemoryKind(IntEnum):
     """What a registered descriptor may be used for."""
 
     SHARED = 1  # text, vectors, weights: read and written by commands
-    ARENA = 2  # the engine's secret arena: the TEE only ever writes a seal key into it
+    ARENA = 2  # the engine's secret arena: the TEE only ever writes keys into it
 
 
 class KvCommand(IntEnum):
@@ -73,6 +73,8 @@ class KvCommand(IntEnum):
     UNPERMUTE = 4
     NEW_EPOCH = 5
     DROP_EPOCH = 6
+    STORAGE_KEY = 7
+    UNPERMUTE_ROWS = 8
 
 
 class GuardCommand(IntEnum):

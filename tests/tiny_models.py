@@ -378,5 +378,3 @@ def _interleaved_heads(name: str, config: Any) -> int:
     if ".attn_q." in name:
         return int(config.num_attention_heads)
     return int(config.num_key_value_heads) if ".attn_k." in name else 0
-
-

@@ -8,102 +8,224 @@
 
 namespace ptmo {
 
+// What a session and its forks have in common.
+struct SessionFamily {
+  uint32_t id, epoch = 0; // the first session's id
+  SecretArena* secrets = nullptr;
+  size_t slot = 0;
+  std::unique_ptr<Shield> shield;
+  uint64_t next_seq = 0;
+  std::vector<KvSession*> members;
+
+  explicit SessionFamily(uint32_t first_session) : id(first_session) {
+    shield = std::make_unique<PlainShield>();
+  }
+  SessionFamily(uint32_t first_session, uint32_t key_epoch, SecretArena& arena, size_t key_slot)
+      : id(first_session), epoch(key_epoch), secrets(&arena), slot(key_slot) {
+    try {
+      shield = std::make_unique<SealShield>(arena.expand_key(key_slot));
+    } catch (...) {
+      arena.free_slot(key_slot);
+      throw;
+    }
+  }
+  ~SessionFamily() {
+    shield.reset();
+    if (secrets != nullptr)
+      secrets->free_slot(slot);
+  }
+  SessionFamily(const SessionFamily&) = delete;
+  SessionFamily& operator=(const SessionFamily&) = delete;
+};
+
+namespace {
+
+uint64_t* seqs_of(uint8_t* page) {
+  return reinterpret_cast<uint64_t*>(page + sizeof(PageHeader));
+}
+
+// Calls f(offset in a page, bytes) for what rows [from, to) hold there, sequence numbers included.
+template <typename F> void for_rows(const PageLayout& l, int from, int to, F f) {
+  if (from >= to)
+    return;
+  const auto first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+  f(sizeof(PageHeader) + 8 * first, 8 * count);
+  const std::vector<PageLayout::Record> records = l.records();
+  for (int layer = 0; layer < l.n_layers; ++layer)
+    for (int head = 0; head < l.n_kv_heads; ++head)
+      for (const PageLayout::Record& r : records)
+        f(l.head_offset(layer, head) + r.offset + first * r.bytes, count * r.bytes);
+}
+
+} // namespace
+
 KvSession::KvSession(PageArena& arena, uint32_t session_id)
-    : arena_(arena), session_id_(session_id), shield_(std::make_unique<PlainShield>()) {}
+    : arena_(arena), session_id_(session_id), sealed_(false),
+      family_(std::make_shared<SessionFamily>(session_id)), shield_(family_->shield.get()) {
+  family_->members.push_back(this);
+}
 
 KvSession::KvSession(PageArena& arena, uint32_t session_id, uint32_t epoch, SecretArena& secrets,
                      size_t slot)
-    : arena_(arena), session_id_(session_id), epoch_(epoch), secrets_(&secrets), slot_(slot) {
-  try {
-    shield_ = std::make_unique<SealShield>(secrets.expand_key(slot));
-  } catch (...) {
-    secrets.free_slot(slot);
-    throw;
-  }
+    : arena_(arena), session_id_(session_id), sealed_(true),
+      family_(std::make_shared<SessionFamily>(session_id, epoch, secrets, slot)),
+      shield_(family_->shield.get()) {
+  family_->members.push_back(this);
+}
+
+KvSession::KvSession(const KvSession& of, uint32_t session_id)
+    : arena_(of.arena_), session_id_(session_id), sealed_(of.sealed_), family_(of.family_),
+      shield_(of.shield_), pages_(of.pages_), length_(of.length_), adapter_tag_(of.adapter_tag_) {
+  family_->members.push_back(this);
+  for (const int page : pages_)
+    arena_.share(page);
 }
 
 KvSession::~KvSession() {
   close();
 }
 
+std::unique_ptr<KvSession> KvSession::fork(uint32_t session_id) const {
+  require(!closed(), "the session is closed");
+  return std::unique_ptr<KvSession>(new KvSession(*this, session_id));
+}
+
 void KvSession::close() {
   if (closed())
     return;
-  for (const int page : pages_)
-    arena_.free(page);
+  std::vector<KvSession*>& members = family_->members;
+  members.erase(std::find(members.begin(), members.end(), this));
+  for (size_t i = 0; i < pages_.size(); ++i)
+    release_page(pages_[i], i);
   pages_.clear();
   length_ = 0;
-  shield_.reset();
-  if (secrets_ != nullptr)
-    secrets_->free_slot(slot_);
+  shield_ = nullptr;
+  family_.reset();
 }
 
-void KvSession::add_page(uint32_t first_position) {
-  const int index = arena_.allocate();
-  pages_.push_back(index);
-  PageHeader header{};
-  header.magic = PageHeader::kMagic;
-  header.version = 1;
-  header.rows_per_page = static_cast<uint16_t>(layout().rows);
-  header.page_id = static_cast<uint32_t>(index);
-  header.session = session_id_;
-  header.epoch = epoch_;
-  header.first_position = first_position;
-  std::memcpy(arena_.page(index), &header, sizeof(header));
+PageHeader& KvSession::header(int page) const {
+  return *reinterpret_cast<PageHeader*>(arena_.page(page));
+}
+
+int KvSession::rows_in(size_t i) const {
+  return std::clamp(length_ - static_cast<int>(i) * layout().rows, 0, layout().rows);
+}
+
+// Gives up page `page`, which was the i-th of this session.
+void KvSession::release_page(int page, size_t i) {
+  if (!arena_.free(page))
+    tidy_page(page, i);
+}
+
+// After a session left a page or forgot rows of it: rows that none of its users has are wiped, and
+// the header names one that uses it.
+void KvSession::tidy_page(int page, size_t i) {
+  int rows = 0;
+  const KvSession* user = nullptr;
+  PageHeader& h = header(page);
+  for (const KvSession* member : family_->members) {
+    if (i >= member->pages_.size() || member->pages_[i] != page)
+      continue;
+    rows = std::max(rows, member->rows_in(i));
+    if (user == nullptr || member->session_id_ == h.session)
+      user = member;
+  }
+  if (user == nullptr)
+    return;
+  uint8_t* at = arena_.page(page);
+  for_rows(layout(), rows, static_cast<int>(h.length),
+           [at](size_t offset, size_t bytes) { secure_wipe(at + offset, bytes); });
+  h.session = user->session_id_;
+  h.length = static_cast<uint32_t>(rows);
+}
+
+// Makes `copy`, an empty page of the arena, page i of this session, with the rows page i holds.
+void KvSession::own_page(size_t i, int copy) {
+  const int old = pages_[i], rows = rows_in(i);
+  const uint8_t* from = arena_.page(old);
+  uint8_t* to = arena_.page(copy);
+  std::memcpy(to, from, sizeof(PageHeader));
+  for_rows(layout(), 0, rows,
+           [=](size_t offset, size_t bytes) { std::memcpy(to + offset, from + offset, bytes); });
+  PageHeader& h = header(copy);
+  h.page_id = static_cast<uint32_t>(copy);
+  h.session = session_id_;
+  h.length = static_cast<uint32_t>(rows);
+  pages_[i] = copy;
+  release_page(old, i);
+}
+
+void KvSession::set_adapter_tag(uint64_t tag) {
+  require(!closed(), "the session is closed");
+  if (tag == adapter_tag_)
+    return;
+  std::vector<size_t> shared_pages;
+  for (size_t i = 0; i < pages_.size(); ++i)
+    if (shared(i))
+      shared_pages.push_back(i);
+  const std::vector<int> copies = arena_.allocate(shared_pages.size());
+  for (size_t j = 0; j < copies.size(); ++j)
+    own_page(shared_pages[j], copies[j]);
+  adapter_tag_ = tag;
 }
 
 void KvSession::append(int rows) {
   require(!closed(), "the session is closed");
   require(rows >= 1 && rows <= kMaxRows - length_, "rows=", rows, " does not fit a session of ",
           length_, " rows and at most ", kMaxRows);
-  const int per_page = layout().rows, pages_before = page_count();
-  const int pages_needed = (length_ + rows + per_page - 1) / per_page;
-  try {
-    while (page_count() < pages_needed)
-      add_page(static_cast<uint32_t>(page_count() * per_page));
-  } catch (...) {
-    for (; page_count() > pages_before; pages_.pop_back())
-      arena_.free(pages_.back());
-    throw;
+  const int per_page = layout().rows;
+  const size_t pages_needed = static_cast<size_t>((length_ + rows + per_page - 1) / per_page);
+  const bool copy_last = length_ % per_page != 0 && shared(pages_.size() - 1);
+  pages_.reserve(pages_needed);
+  std::vector<int> fresh = arena_.allocate(pages_needed - pages_.size() + (copy_last ? 1 : 0));
+  if (copy_last) {
+    own_page(pages_.size() - 1, fresh.back());
+    fresh.pop_back();
+  }
+  for (const int page : fresh) {
+    PageHeader& h = header(page);
+    h.magic = PageHeader::kMagic;
+    h.version = PageHeader::kVersion;
+    h.rows_per_page = static_cast<uint16_t>(per_page);
+    h.page_id = static_cast<uint32_t>(page);
+    h.session = session_id_;
+    h.epoch = family_->epoch;
+    h.first_position = static_cast<uint32_t>(page_count() * per_page);
+    h.family = family_->id;
+    pages_.push_back(page);
   }
   for (int position = length_; position < length_ + rows; ++position) {
     uint8_t* at = page(position / per_page);
-    reinterpret_cast<uint64_t*>(at + sizeof(PageHeader))[position % per_page] = next_seq_++;
-    reinterpret_cast<PageHeader*>(at)->length = static_cast<uint32_t>(position % per_page + 1);
+    seqs_of(at)[position % per_page] = family_->next_seq++;
+    auto* h = reinterpret_cast<PageHeader*>(at);
+    h->length = static_cast<uint32_t>(position % per_page + 1);
+    h->adapter_tag = adapter_tag_;
   }
   length_ += rows;
 }
 
 void KvSession::write(int layer, int head, int position, const uint8_t* k, const uint8_t* v,
                       const float* scales) {
-  uint8_t* at = page(position / layout().rows);
+  const auto i = static_cast<size_t>(position / layout().rows);
+  require(position >= 0 && position < length_ && !shared(i), "position=", position,
+          " is no row of this session's own");
+  uint8_t* at = arena_.page(pages_[i]);
   const int row = position % layout().rows;
-  const uint64_t seq = reinterpret_cast<const uint64_t*>(at + sizeof(PageHeader))[row];
-  shield_->write_row(at, layout(), layer, head, row, seq, k, v, scales);
+  shield_->write_row(at, layout(), layer, head, row, seqs_of(at)[row], k, v, scales);
 }
 
 void KvSession::truncate(int length) {
   require(length >= 0 && length <= length_, "length=", length, " is not in 0..", length_);
-  const PageLayout& l = layout();
-  const int pages_kept = (length + l.rows - 1) / l.rows;
-  for (; page_count() > pages_kept; pages_.pop_back())
-    arena_.free(pages_.back());
+  const int per_page = layout().rows;
+  const auto pages_kept = static_cast<size_t>((length + per_page - 1) / per_page);
   length_ = length;
-  if (length % l.rows == 0)
-    return;
-  uint8_t* last = page(pages_kept - 1);
-  const size_t kept = static_cast<size_t>(length % l.rows), dropped = l.rows - kept;
-  reinterpret_cast<PageHeader*>(last)->length = static_cast<uint32_t>(kept);
-  secure_wipe(last + sizeof(PageHeader) + 8 * kept, 8 * dropped);
-  for (int layer = 0; layer < l.n_layers; ++layer) {
-    for (int head = 0; head < l.n_kv_heads; ++head) {
-      uint8_t* at = last + l.head_offset(layer, head);
-      secure_wipe(at + kept * l.row_bytes(), dropped * l.row_bytes());
-      secure_wipe(at + l.tile_bytes() + kept * l.row_bytes(), dropped * l.row_bytes());
-      if (l.has_scales())
-        secure_wipe(at + 2 * l.tile_bytes() + 8 * kept, 8 * dropped);
-    }
+  while (pages_.size() > pages_kept) {
+    const int page = pages_.back();
+    pages_.pop_back();
+    release_page(page, pages_.size());
   }
+  if (length % per_page != 0)
+    tidy_page(pages_.back(), pages_kept - 1);
 }
 
 } // namespace ptmo

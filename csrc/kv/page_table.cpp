@@ -25,6 +25,13 @@ size_t PageLayout::element_bytes() const {
   return type == KvType::kInt8 ? 1 : type == KvType::kF16 ? 2 : 4;
 }
 
+std::vector<PageLayout::Record> PageLayout::records() const {
+  std::vector<Record> out = {{0, row_bytes()}, {tile_bytes(), row_bytes()}};
+  if (has_scales())
+    out.push_back({2 * tile_bytes(), 8});
+  return out;
+}
+
 size_t PageLayout::page_bytes() const {
   const size_t bytes = head_offset(n_layers, 0);
   return (bytes + 63) / 64 * 64;
@@ -45,31 +52,43 @@ PageArena::PageArena(const PageLayout& layout, int capacity_pages)
          " bytes: ", std::strerror(errno));
   madvise(base, mapped_, MADV_DONTDUMP);
   base_ = static_cast<uint8_t*>(base);
-  used_.assign(static_cast<size_t>(capacity_pages), false);
+  users_.assign(static_cast<size_t>(capacity_pages), 0);
 }
 
 PageArena::~PageArena() {
   for (const int page : pages_in_use())
-    free(page);
+    secure_wipe(this->page(page), stride_);
   munmap(base_, mapped_);
 }
 
-int PageArena::allocate() {
-  const auto at = std::find(used_.begin(), used_.end(), false);
-  ensure(at != used_.end(), "the KV cache is full: all ", used_.size(), " pages are in use");
-  *at = true;
-  return static_cast<int>(at - used_.begin());
+std::vector<int> PageArena::allocate(size_t count) {
+  std::vector<int> out;
+  for (size_t i = 0; i < users_.size() && out.size() < count; ++i)
+    if (users_[i] == 0)
+      out.push_back(static_cast<int>(i));
+  ensure(out.size() == count, "the KV cache is full: ", count, " of ", users_.size(),
+         " pages are needed, ", out.size(), " are free");
+  for (const int page : out)
+    users_[static_cast<size_t>(page)] = 1;
+  return out;
 }
 
-void PageArena::free(int page) {
-  secure_wipe(this->page(page), stride_);
-  used_[static_cast<size_t>(page)] = false;
+void PageArena::share(int page) {
+  ++users_[static_cast<size_t>(page)];
+}
+
+bool PageArena::free(int page) {
+  const bool last = users(page) == 1;
+  if (last)
+    secure_wipe(this->page(page), stride_);
+  --users_[static_cast<size_t>(page)];
+  return last;
 }
 
 std::vector<int> PageArena::pages_in_use() const {
   std::vector<int> out;
-  for (size_t i = 0; i < used_.size(); ++i)
-    if (used_[i])
+  for (size_t i = 0; i < users_.size(); ++i)
+    if (users_[i] > 0)
       out.push_back(static_cast<int>(i));
   return out;
 }

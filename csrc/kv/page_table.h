@@ -1,8 +1,9 @@
 // The layout of a KV page, and the arena the pages live in.
 //
-// page = header (32 bytes) | seq u64 [rows] | for each layer, for each KV head:
+// page = header (64 bytes) | seq u64 [rows] | for each layer, for each KV head:
 //        K codes [rows, head_dim] | V codes [rows, head_dim] | (INT8 only) scales f32 [rows, 2]
 // all little-endian; K is stored after RoPE; INT8 value = code * scale, scales = (k, v) of a row.
+// Every part starts at a multiple of 64 bytes when head_dim * rows is one of 64.
 // In the clear: the header and the sequence numbers. Under `seal` all else is ciphertext.
 #pragma once
 
@@ -16,17 +17,20 @@ enum class KvType : int { kInt8 = 0, kF16 = 1, kF32 = 2 };
 
 struct PageHeader {
   static constexpr uint32_t kMagic = 0x4750564Bu; // "KVPG"
+  static constexpr uint16_t kVersion = 2;
   uint32_t magic;
   uint16_t version;
   uint16_t rows_per_page;
   uint32_t page_id;
-  uint32_t session;
+  uint32_t session; // one that uses the page; forks of it may use it too
   uint32_t epoch;
-  uint32_t length; // rows in use
+  uint32_t length; // rows in use, by any session
   uint32_t first_position;
-  uint32_t reserved;
+  uint32_t family;      // the first session of a session and its forks
+  uint64_t adapter_tag; // the adapter set under which the newest row was computed
+  uint8_t zeros[24];
 };
-static_assert(sizeof(PageHeader) == 32);
+static_assert(sizeof(PageHeader) == 64);
 
 struct PageLayout {
   int n_layers, n_kv_heads, head_dim, rows;
@@ -43,13 +47,19 @@ struct PageLayout {
   size_t head_offset(int layer, int head) const {
     return data_offset() + (static_cast<size_t>(layer) * n_kv_heads + head) * head_bytes();
   }
+  // One token row's part of a head's block: the row at `offset + row * bytes`.
+  struct Record {
+    size_t offset, bytes;
+  };
+  // The records of a row in a head's block: K, V and, where the type has them, scales.
+  std::vector<Record> records() const;
   size_t page_bytes() const; // a multiple of 64
   // Bytes of cache one token takes, headers apart.
   size_t bytes_per_token() const;
 };
 
-// A fixed range of address space for pages; memory is touched as pages are used. Freed pages are
-// zeroed at once.
+// A fixed range of address space for pages; memory is touched as pages are used. A page may have
+// several users (forks of one session); it is zeroed at once when the last of them frees it.
 class PageArena {
 public:
   PageArena(const PageLayout& layout, int capacity_pages);
@@ -58,8 +68,13 @@ public:
   PageArena& operator=(const PageArena&) = delete;
 
   const PageLayout& layout() const { return layout_; }
-  int allocate();      // throws std::runtime_error when the arena is full
-  void free(int page); // zeroes it
+  // `count` zeroed pages with one user each, or std::runtime_error and none when so many are not
+  // free.
+  std::vector<int> allocate(size_t count);
+  void share(int page); // one user more
+  // One user less; zeroes the page when there is none left, and says whether it did.
+  bool free(int page);
+  int users(int page) const { return users_[static_cast<size_t>(page)]; }
   uint8_t* page(int index) const { return base_ + static_cast<size_t>(index) * stride_; }
   std::vector<int> pages_in_use() const; // ascending
 
@@ -67,7 +82,7 @@ private:
   PageLayout layout_;
   size_t stride_, mapped_;
   uint8_t* base_ = nullptr;
-  std::vector<bool> used_;
+  std::vector<int> users_; // of each page
 };
 
 } // namespace ptmo

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "counter_ledger.h"
+
 namespace ptmo {
 
 void PlainShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
@@ -24,6 +26,7 @@ Tile PlainShield::open_tile(const uint8_t* page, const PageLayout& layout, int l
 void SealShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
                            uint64_t seq, const uint8_t* k, const uint8_t* v,
                            const float* scales) const {
+  count_counters(keys_, seq, layer, head, layout.has_scales());
   uint8_t* at = page + layout.head_offset(layer, head);
   const auto l = static_cast<uint16_t>(layer), h = static_cast<uint16_t>(head);
   const size_t bytes = layout.row_bytes();

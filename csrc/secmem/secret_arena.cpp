@@ -91,13 +91,22 @@ void SecretArena::free_slot(size_t offset) {
   taken_[offset / kSlotBytes] = false;
 }
 
-const AesRoundKeys& SecretArena::expand_key(size_t offset) {
+uint8_t* SecretArena::slot_bytes(size_t offset) const {
   ensure(owned(), "the secret arena belongs to process ", owner_pid_, ", not to a fork of it");
-  uint8_t* key = slot(offset);
+  return slot(offset);
+}
+
+uint8_t* SecretArena::delivered_key(size_t offset, size_t key_bytes, const char* kind) const {
+  uint8_t* key = slot_bytes(offset);
   uint8_t any = 0;
-  for (int i = 0; i < 16; ++i)
+  for (size_t i = 0; i < key_bytes; ++i)
     any |= key[i];
-  ensure(any != 0, "the TEE delivered no seal key");
+  ensure(any != 0, "the TEE delivered no ", kind, " key");
+  return key;
+}
+
+const AesRoundKeys& SecretArena::expand_key(size_t offset) {
+  uint8_t* key = delivered_key(offset, 16, "seal");
   auto* round_keys = reinterpret_cast<AesRoundKeys*>(key + kRoundKeysAt);
   aes128_expand(key, round_keys);
   secure_wipe(key, 16);

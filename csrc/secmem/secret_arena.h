@@ -41,6 +41,12 @@ public:
   // Expands the key at the slot's start into its round keys and wipes the key itself.
   // Throws std::runtime_error if the slot still holds zeros: no key was delivered.
   const AesRoundKeys& expand_key(size_t offset);
+  // The slot's bytes, for native code that keeps keys of other kinds there. Throws
+  // std::runtime_error in a forked child.
+  uint8_t* slot_bytes(size_t offset) const;
+  // The same, once the TEE has written a key of `key_bytes` at its start; throws as expand_key
+  // does, naming the kind of key.
+  uint8_t* delivered_key(size_t offset, size_t key_bytes, const char* kind) const;
 
 private:
   uint8_t* slot(size_t offset) const;

@@ -18,7 +18,9 @@ HEADER = np.dtype(
         ("epoch", "<u4"),
         ("length", "<u4"),
         ("first_position", "<u4"),
-        ("reserved", "<u4"),
+        ("family", "<u4"),
+        ("adapter_tag", "<u8"),
+        ("zeros", "V24"),
     ]
 )
 MAGIC = 0x4750564B
@@ -90,7 +92,8 @@ class DeviceDump:
         Args:
             layer: 0 <= layer < n_layers.
             which: "k" (after RoPE) or "v".
-            session: its id; None for the newest.
+            session: its id; None for the newest. Of the rows that forks share, each page
+                counts as its header says: to one of the sessions that use it.
 
         Returns:
             float32 [T, n_kv_heads, head_dim]. Ciphertext gives noise, NaN and infinity among it.

@@ -1,9 +1,11 @@
 """A model on the device, with its KV cache behind a shield."""
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -16,7 +18,8 @@ from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump, DumpLayout
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.sampler import Sampler, SamplingParams
-from ptmo_secure.engine.session import Session
+from ptmo_secure.engine.saved_session import SavedSession, SavedShape
+from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.streaming import TextStream
 from ptmo_secure.engine.tee_link import TeeLink
@@ -62,7 +65,7 @@ class Engine:
         self._lock = threading.RLock()
         self._closed = False
         self._session: Session | None = None
-        self._session_count = 0
+        self._session_ids = itertools.count(1)
         self._runs = 0
         self._crossings_before = 0
         native_setup.check_kernel_level()
@@ -264,10 +267,38 @@ class Engine:
             return self.start_session().feed(token_ids, all_logits=True)
 
     def start_session(self) -> Session:
-        """Drop the current session and return a fresh, empty one (for `Session.feed`)."""
+        """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
         with self._lock:
             self._runs += 1
             return self._session_for([])
+
+    @property
+    def session(self) -> Session | None:
+        """The current session, to fork or save; None when there is none or it is closed.
+
+        It and its forks last until another conversation starts; `generate` picks among them.
+        """
+        with self._lock:
+            current = self._session
+            return None if current is None or current.closed else current
+
+    def resume(self, path: str | os.PathLike[str]) -> Session:
+        """Drop the current session and return the one saved at `path` (`Session.save`).
+
+        Its rows are sealed anew, under a new key. `generate` continues the conversation.
+
+        Raises:
+            InputError: no such file, not a saved session, cut short, another model or layout.
+            SecurityError: the file was changed, or it was saved under another TEE. No session.
+            EngineError: the TEE is gone, or the engine is closed.
+        """
+        with self._lock:
+            if not self.config.needs_tee:
+                raise InputError(NO_STORAGE_KEY)
+            saved = SavedSession(Path(path), self._saved_shape(), self.context_tokens)
+            session = self.start_session()
+            session.load(saved)
+            return session
 
     # ------------------------------------------------------------------ memory
 
@@ -333,38 +364,37 @@ class Engine:
         its last prompt. Two unrelated queries share a template, never a session or a key.
         """
         self._connect_tee()
-        current = self._session
-        if current is not None and not current.closed:
-            shared = _shared_prefix(current.tokens, ids[:-1])
-            if 0 < current.prompt_tokens <= shared:
-                current.truncate(shared)
-                return current
+        if self._session is not None:
+            going_on = self._session.continued_by(ids[:-1])
+            if going_on is not None:
+                self._session = going_on
+                return going_on
         self._drop_session()
-        self._session_count += 1
         self._session = Session(
-            self._decoder,
-            self._pages,
-            self._session_count,
-            self._tee,
-            self.config.sealed,
-            self._lock,
+            SessionHost(
+                decoder=self._decoder,
+                pages=self._pages,
+                layout=self._layout,
+                tee=self._tee,
+                sealed=self.config.sealed,
+                lock=self._lock,
+                new_id=lambda: next(self._session_ids),
+                shape=self._saved_shape,
+            )
         )
         return self._session
 
     def _drop_session(self) -> None:
         if self._session is not None:
-            self._session.close()
+            self._session.close_family()
             self._session = None
+
+    def _saved_shape(self) -> SavedShape:
+        """Describe what a saved session must match; the model file is hashed the first time."""
+        if self._closed:
+            raise EngineError("the engine is closed")
+        return SavedShape.of(self._source, self.config)
 
     def _crossings(self) -> int:
         now = self._tee.client.crossings if self._tee is not None else 0
         return self._crossings_before + now
-
-
-def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    shared = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared

@@ -5,6 +5,7 @@ so every count, length and offset is compared with the bytes that are really the
 is allocated by it. What does not fit is a `ModelFormatError` that names the file and the field.
 """
 
+import hashlib
 import mmap
 import os
 import struct
@@ -111,6 +112,10 @@ class GgufFile:
         """Return a metadata pair as it stands in the file: key, value type, value."""
         start, end = self._pair_places[key]
         return self._map[start:end]
+
+    def sha256(self) -> bytes:
+        """Return the SHA-256 of the whole file, 32 bytes. Reads it once each time."""
+        return hashlib.sha256(self._map).digest()
 
     def close(self) -> None:
         """Unmap the file; a view that is still held keeps the mapping until it goes."""

@@ -92,6 +92,7 @@ class ModelSource:
         self.path = Path(path)
         self._quantize_int4 = quantize_int4
         self._file = GgufFile(path)
+        self._sha256: bytes | None = None
         try:
             self.metadata: dict[str, object] = self._file.metadata
             shapes = {name: info.shape for name, info in self._file.tensors.items()}
@@ -147,6 +148,12 @@ class ModelSource:
     def release(self) -> None:
         """Let the file's pages leave memory; tensors can still be read."""
         self._file.release()
+
+    def sha256(self) -> bytes:
+        """Return the model file's SHA-256, 32 bytes; the file is read once and remembered."""
+        if self._sha256 is None:
+            self._sha256 = self._file.sha256()
+        return self._sha256
 
     def close(self) -> None:
         """Unmap the file."""

@@ -1,53 +1,86 @@
 """One conversation's rows in the KV cache."""
 
 import operator
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure import _native
+from ptmo_secure.engine import saved_session
+from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.errors import EngineError, InputError
 from tee_sim.client import TeeError
 
 TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
+NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHost:
+    """What an engine gives its sessions to stand on."""
+
+    decoder: _native.Decoder
+    pages: _native.PageArena
+    layout: _native.PageLayout
+    tee: TeeLink | None
+    sealed: bool
+    lock: threading.RLock  # the engine's: it serialises everything native
+    new_id: Callable[[], int]
+    shape: Callable[[], SavedShape]  # reads the model file the first time
+
+
+@dataclass(slots=True)
+class _Family:
+    """A session and its forks, and the TEE's handle of the key they share."""
+
+    members: "list[Session]" = field(default_factory=list)
+    tee_handle: int | None = None
 
 
 class Session:
     """Token rows in KV pages, with the ids they stand for.
 
     Rows are fed in order and may be cut back (`truncate`), so that a conversation's next turn
-    reuses the rows it shares with the last. Closing frees and zeroes the pages and wipes the key.
+    reuses the rows it shares with the last. A `fork` shares the rows there are. Closing frees and
+    zeroes the pages no fork uses; the last of a family wipes the key.
 
     Thread-safe: calls wait for each other, and a close waits for the forward pass under way.
 
-    Security: with a TEE behind it, a session stops and wipes itself as soon as the TEE is gone.
+    Security: with a TEE behind it, a session stops and wipes itself, and its forks, as soon as the
+    TEE is gone.
     """
 
-    def __init__(
-        self,
-        decoder: _native.Decoder,
-        pages: _native.PageArena,
-        session_id: int,
-        tee: TeeLink | None,
-        sealed: bool,
-        lock: threading.RLock,
-    ) -> None:
-        """Open a session; `lock` is the engine's, which serialises everything native."""
-        self._lock = lock
-        self._decoder = decoder
-        self._tee = tee
-        self._tee_handle: int | None = None
+    def __init__(self, host: SessionHost, origin: "Session | None" = None) -> None:
+        """Open an empty session, or one over the rows of `origin`: use `fork`."""
+        self._host = host
+        self._lock = host.lock
+        self._tee = host.tee
+        self._native: _native.KvSession
+        self._family: _Family
         self.tokens: list[int] = []
         self.prompt_tokens = 0  # rows of the last prompt: what a continuation must share
-        if sealed:
-            if tee is None:
-                raise EngineError("a sealed session needs a TEE")
-            self._native, self._tee_handle = tee.open_sealed_session(pages, session_id)
+        if origin is not None:
+            self._native = origin._native.fork(host.new_id())
+            self._family = origin._family
+            self.tokens.extend(origin.tokens)
+            self.prompt_tokens = origin.prompt_tokens
         else:
-            self._native = _native.KvSession(pages, session_id)
+            self._family = _Family()
+            if not host.sealed:
+                self._native = _native.KvSession(host.pages, host.new_id())
+            elif host.tee is None:
+                raise EngineError("a sealed session needs a TEE")
+            else:
+                self._native, self._family.tee_handle = host.tee.open_sealed_session(
+                    host.pages, host.new_id()
+                )
+        self._family.members.append(self)
 
     def feed(
         self, token_ids: Sequence[int], *, all_logits: bool = False
@@ -68,9 +101,7 @@ class Session:
         """
         ids = _checked_ids(token_ids)
         with self._lock:
-            self._require_tee()
-            if self.closed:
-                raise EngineError("the session is closed")
+            self._require_open()
             logits = self._forward(ids, all_logits)
             self.tokens.extend(ids)
         return logits
@@ -78,7 +109,7 @@ class Session:
     def _forward(self, ids: list[int], all_logits: bool) -> npt.NDArray[np.float32]:
         attention = self._tee.attention if self._tee is not None else None
         try:
-            return self._decoder.forward(
+            return self._host.decoder.forward(
                 self._native,
                 np.asarray(ids, np.int32),
                 all_logits,
@@ -86,7 +117,7 @@ class Session:
                 self._tee.restore if self._tee is not None and attention is not None else None,
             )
         except TeeError as error:
-            self.close()
+            self.close_family()
             raise EngineError(TEE_DIED if not self._tee_alive() else str(error)) from None
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -109,14 +140,117 @@ class Session:
                 raise InputError(str(error)) from None
             del self.tokens[n_tokens:]
 
-    def close(self) -> None:
-        """Zero and free the pages, wipe the key. Idempotent."""
+    def fork(self) -> "Session":
+        """Return a second session over the same rows, for another way to go on.
+
+        It costs no memory: a page is copied when either session writes to it. Both feed on
+        independently and give the logits that a session of their own would give.
+
+        Raises:
+            EngineError: the session is closed, or the TEE is gone.
+
+        Security: forks share one seal key and one counter, which never goes back; a copied page
+        keeps its ciphertext. A reader of the pages sees that two sessions are of one family.
+        """
         with self._lock:
+            self._require_open()
+            return Session(self._host, origin=self)
+
+    def family(self) -> "list[Session]":
+        """Return the sessions that share this one's key and pages, itself among them."""
+        return list(self._family.members)
+
+    def continued_by(self, ids: Sequence[int]) -> "Session | None":
+        """Cut one of the family back to rows that `ids` starts with, and return it.
+
+        It is the one that shares the most with `ids` and whose last prompt `ids` holds whole: a
+        query that only shares a template with it is another conversation. None if there is none.
+        """
+        with self._lock:
+            best, kept = None, 0
+            for member in self._family.members:
+                shared = _shared_prefix(member.tokens, ids)
+                if shared > kept and 0 < member.prompt_tokens <= shared:
+                    best, kept = member, shared
+            if best is not None:
+                best.truncate(kept)
+            return best
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file that `Engine.resume` opens again.
+
+        The file opens as long as the TEE process lives that saved it: its root key is drawn when
+        it starts. It is put in place whole or not at all, with mode 0600.
+
+        Raises:
+            InputError: shield `none` (no TEE, no key), or a path that cannot be written to.
+            EngineError: the session is closed, the TEE is gone or refuses, or the disk is full.
+
+        Security: rows and token ids are AES-256-GCM-SIV ciphertext under a key of this file alone
+        (`saved_session`); rows are in the model's own order, whatever the shield.
+        """
+        with self._lock:
+            self._require_open()
+            if self._tee is None:
+                raise InputError(NO_STORAGE_KEY)
+            rows = Rows(self._native, self._host.layout, self.tokens, self.prompt_tokens)
+            try:
+                saved_session.save(Path(path), rows, self._host.shape(), self._tee)
+            except TeeError as error:
+                raise EngineError(str(error) if self._tee_alive() else TEE_DIED) from None
+
+    def load(self, saved: SavedSession) -> None:
+        """Take the rows of a saved session into this one, which is empty; see `Engine.resume`.
+
+        Raises:
+            InputError, SecurityError, EngineError: as `SavedSession.load`; the session is closed.
+        """
+        with self._lock:
+            try:
+                self._require_open()
+                if self._tee is None:
+                    raise InputError(NO_STORAGE_KEY)
+                ids, self.prompt_tokens = saved.load(self._native, self._host.layout, self._tee)
+                self.tokens.extend(ids)
+            except BaseException as error:
+                self.close()
+                if isinstance(error, TeeError):
+                    raise EngineError(str(error) if self._tee_alive() else TEE_DIED) from None
+                raise
+
+    def close(self) -> None:
+        """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent."""
+        with self._lock:
+            if self.closed:
+                return
             self._native.close()
             self.tokens.clear()
-            if self._tee is not None and self._tee_handle is not None:
-                handle, self._tee_handle = self._tee_handle, None
+            family = self._family
+            family.members.remove(self)
+            if not family.members and self._tee is not None and family.tee_handle is not None:
+                handle, family.tee_handle = family.tee_handle, None
                 self._tee.drop_epoch(handle)
+
+    def close_family(self) -> None:
+        """Close this session and all its forks."""
+        with self._lock:
+            for member in self.family():
+                member.close()
+
+    @property
+    def adapter_tag(self) -> int:
+        """Which adapter set (64 bits, 0: none) rows fed from now on are computed under.
+
+        Setting it keeps the rows there are: `truncate` first to be rid of rows of another set.
+        Sessions share pages under equal sets only, so that a fork that gets another tag copies the
+        pages it shares (RuntimeError when the cache has no room for them).
+        """
+        return self._native.adapter_tag
+
+    @adapter_tag.setter
+    def adapter_tag(self, tag: int) -> None:
+        with self._lock:
+            self._native.adapter_tag = tag
 
     @property
     def closed(self) -> bool:
@@ -126,11 +260,22 @@ class Session:
     def _tee_alive(self) -> bool:
         return self._tee is None or self._tee.alive()
 
-    def _require_tee(self) -> None:
+    def _require_open(self) -> None:
         """Fail closed: no TEE, no further row."""
         if not self._tee_alive():
-            self.close()
+            self.close_family()
             raise EngineError(TEE_DIED)
+        if self.closed:
+            raise EngineError("the session is closed")
+
+
+def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    shared = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
 
 
 def _checked_ids(token_ids: Sequence[int]) -> list[int]:

@@ -5,10 +5,12 @@ made: permutations and keys of the old one no longer exist, so weights are permu
 session survives.
 """
 
+import contextlib
+import functools
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
@@ -19,6 +21,9 @@ from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = 4096  # 16 key slots; a freed slot is used again
+_ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
+
+Reorder = Callable[[int, int], None]  # (layer, rows)
 
 
 class TeeLink:
@@ -42,6 +47,8 @@ class TeeLink:
             EngineError: the TEE does not start or refuses.
         """
         shape = source.config
+        self._config = config
+        self._row_elements = shape.n_kv_heads * shape.head_dim
         try:
             self.client = TeeClient.launch("core", debug_root_key=debug_root_key)
         except TeeError as error:
@@ -85,16 +92,65 @@ class TeeLink:
         Returns:
             The native session and the TEE's handle of the key, for `drop_epoch`.
         """
+        with self._key_slot("seal") as slot:
+            handle, epoch = self.client.new_epoch(self._arena_id, slot)
+        native = _native.KvSession(pages, session_id, epoch & 0xFFFFFFFF, self.arena, slot)
+        return native, handle
+
+    @contextlib.contextmanager
+    def open_storage(self, model_digest: bytes, file_id: bytes) -> Iterator[_native.PageStorage]:
+        """Have the TEE write a saved session's key into the arena; wipe it afterwards.
+
+        Security: as for a seal key. The key is there for the length of the `with` block.
+
+        Args:
+            model_digest: SHA-256 of the model file.
+            file_id: the saved file's own 16 random bytes.
+        """
+        with self._key_slot("storage") as slot:
+            self.client.storage_key(self._arena_id, slot, model_digest, file_id)
+        storage = _native.PageStorage(self.arena, slot)
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+    @contextlib.contextmanager
+    def row_exchange(self, *, to_model: bool) -> Iterator[tuple[memoryview | None, Reorder | None]]:
+        """Give what a `PageStorage` needs to move rows into the model's order, or back.
+
+        Under `permute` that is memory shared with the TEE for one layer of one page, and a call
+        that makes two crossings; otherwise (None, None). The memory is wiped and given back.
+        """
+        if self._model is None:
+            yield None, None
+            return
+        model, element = self._model, _ELEMENT_BYTES[self._config.kv_dtype]
+        half = self._row_elements * element  # bytes of one token's K (or V) rows
+        memory = self.client.register_memory(2 * half * self._config.rows_per_page)
+
+        def reorder(layer: int, rows: int) -> None:
+            row_bytes = rows * element
+            call = functools.partial(self.client.reorder_rows, model, layer)
+            call("k", memory, 0, row_bytes, to_model=to_model)
+            call("v", memory, half * rows, row_bytes, to_model=to_model)
+
+        try:
+            yield memory.buffer, reorder
+        finally:
+            memory.close()
+
+    @contextlib.contextmanager
+    def _key_slot(self, kind: str) -> Iterator[int]:
+        """Take a slot for a key the TEE writes in the block; free it when the block fails."""
         slot = self.arena.take_slot()
         try:
-            handle, epoch = self.client.new_epoch(self._arena_id, slot)
+            yield slot
         except BaseException as error:  # an interrupt, too, must not leave a key in a slot
             self.arena.free_slot(slot)
             if isinstance(error, TeeError):
-                raise EngineError(f"the TEE gave no seal key: {error}") from None
+                raise EngineError(f"the TEE gave no {kind} key: {error}") from None
             raise
-        native = _native.KvSession(pages, session_id, epoch & 0xFFFFFFFF, self.arena, slot)
-        return native, handle
 
     def drop_epoch(self, handle: int) -> None:
         """Tell the TEE that a session's key is no longer in use; a dead TEE has forgotten it."""

@@ -54,6 +54,14 @@ class KvApplication:
             ),
             KvCommand.NEW_EPOCH: (param_types(_VALUE, ParamType.VALUE_OUTPUT), self._new_epoch),
             KvCommand.DROP_EPOCH: (param_types(_VALUE), self._drop_epoch),
+            KvCommand.STORAGE_KEY: (
+                param_types(_VALUE, _VALUE, _VALUE, _VALUE),
+                self._storage_key,
+            ),
+            KvCommand.UNPERMUTE_ROWS: (
+                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
+                self._unpermute_rows,
+            ),
         }
 
     @property
@@ -106,6 +114,13 @@ class KvApplication:
 
     def _permute_weights(self, params: Params) -> Values:
         """In/out rows; in (model, layer), (role, row_bytes), (first head, heads)."""
+        return self._gather_rows(params, inverse=False)
+
+    def _unpermute_rows(self, params: Params) -> Values:
+        """Undo `_permute_weights`, parameter for parameter: for K and V rows that are saved."""
+        return self._gather_rows(params, inverse=True)
+
+    def _gather_rows(self, params: Params, *, inverse: bool) -> Values:
         rows = params.memory(0)
         handle, layer, role_code, row_bytes, first_head, n_heads = params.values[2:]
         model = self._model(handle)
@@ -126,7 +141,9 @@ class KvApplication:
         self._budget.charge(scratch)
         try:
             source = bytearray(rows)
-            gathered = model.gather_rows(layer, role, first_head, n_heads, source, row_bytes)
+            gathered = model.gather_rows(
+                layer, role, first_head, n_heads, source, row_bytes, inverse=inverse
+            )
             rows[:] = gathered
             wipe(source, gathered)
         finally:
@@ -183,6 +200,19 @@ class KvApplication:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
         self._sessions.remove(session)
         self._budget.refund(_SESSION_BYTES)
+        return NO_VALUES
+
+    def _storage_key(self, params: Params) -> Values:
+        """In (arena id, offset), (digest), (digest), (file id): 16 bytes, little-endian, a pair.
+
+        Security: the 32-byte key goes into the arena and nowhere else. The same digest and file id
+        give the same key for as long as the root key lives.
+        """
+        arena_id, offset = params.values[:2]
+        words = b"".join(value.to_bytes(8, "little") for value in params.values[2:])
+        digest, file_id = words[: keys.MODEL_DIGEST_BYTES], words[keys.MODEL_DIGEST_BYTES :]
+        secret = keys.saved_session_key(self._root_key, digest, file_id)
+        params.write_arena_secret(arena_id, offset, secret)
         return NO_VALUES
 
 

@@ -73,6 +73,8 @@ class LoadedModel:
         n_heads: int,
         source: bytearray,
         row_bytes: int,
+        *,
+        inverse: bool = False,
     ) -> bytearray:
         """Return the rows of `n_heads` heads, each gathered by its own permutation.
 
@@ -80,6 +82,7 @@ class LoadedModel:
             layer, role, first_head, n_heads: which heads `source` holds.
             source: row-major bytes, n_heads * rows per head * row_bytes.
             row_bytes: bytes of one row.
+            inverse: gather by the inverse permutations: what went before is undone.
         """
         _, head_rows = self.role_shape(role)
         heads = self._layer_heads(layer)
@@ -88,6 +91,8 @@ class LoadedModel:
         with memoryview(source) as view:
             for index in range(n_heads):
                 order = self._row_order(heads, role, first_head + index)
+                if inverse:
+                    order = invert(order)
                 base = at = index * head_bytes
                 for row in order:
                     start = base + row * row_bytes

@@ -66,8 +66,8 @@ def make_dump(
     for page, start in enumerate(range(0, len(values), ROWS)):
         rows = values[start : start + ROWS]
         used = len(rows)
-        header = (0x4750564B, 1, ROWS, page, session, 7, used, start, 0)
-        pages += struct.pack("<IHHIIIIII", *header)
+        header = (0x4750564B, 2, ROWS, page, session, 7, used, start, session, 0)
+        pages += struct.pack("<IHHIIIIIIQ24x", *header)
         numbers = [first_seq + start + i if i < used else 0 for i in range(ROWS)]
         pages += struct.pack(f"<{ROWS}Q", *numbers)
         for layer in range(LAYERS):

@@ -64,7 +64,7 @@ def with_byte(position: int, value: int):
         ({"pages": lambda raw: raw[:-1]}, r"bytes is not a whole number of pages of \d+ bytes"),
         ({"pages": lambda raw: raw + b"x"}, "is not a whole number of pages"),
         ({"pages": with_byte(0, 0)}, "page 0 of the dump has magic"),
-        ({"pages": with_byte(4, 9)}, "page 0 of the dump has version 9, not 1"),
+        ({"pages": with_byte(4, 9)}, "page 0 of the dump has version 9, not 2"),
         ({"pages": with_byte(6, 8)}, "page 0 of the dump has rows_per_page 8, not 16"),
         ({"pages": with_byte(20, ROWS + 1)}, "page 0 of the dump claims 17 rows"),
         ({"page_bytes": 100}, r"page_bytes is 100, but the layout needs \d+"),

@@ -24,9 +24,9 @@ public:
   ArenaView(const ArenaView&) = delete;
   ArenaView& operator=(const ArenaView&) = delete;
 
-  void deliver_key(size_t slot, uint64_t seed) {
+  void deliver_key(size_t slot, uint64_t seed, size_t key_bytes = 16) {
     Random random(seed);
-    for (size_t i = 0; i < 16; ++i)
+    for (size_t i = 0; i < key_bytes; ++i)
       base_[slot + i] = static_cast<uint8_t>(random.bits() | 1);
   }
   const uint8_t* at(size_t offset) const { return base_ + offset; }
@@ -42,10 +42,12 @@ private:
   uint8_t* base_ = nullptr;
 };
 
+// As from the TEE, no two sessions of a process have the same key.
 inline std::unique_ptr<KvSession> sealed_session(PageArena& pages, SecretArena& secrets,
                                                  uint32_t id, uint64_t seed) {
+  static uint64_t sessions = 0;
   const size_t slot = secrets.take_slot();
-  ArenaView(secrets).deliver_key(slot, seed);
+  ArenaView(secrets).deliver_key(slot, seed << 32 | ++sessions);
   return std::make_unique<KvSession>(pages, id, id, secrets, slot);
 }
 

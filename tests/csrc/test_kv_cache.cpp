@@ -1,5 +1,6 @@
 // The paged cache: its layout, what it forgets, sequence numbers that never repeat, sealed rows.
 #include "check.h"
+#include "kv_rows.h"
 #include "sealed_session.h"
 
 #include <set>
@@ -9,91 +10,21 @@ namespace {
 
 const KvType kTypes[] = {KvType::kInt8, KvType::kF16, KvType::kF32};
 
-std::vector<uint8_t> random_bytes(Random& random, size_t n) {
-  std::vector<uint8_t> out(n);
-  for (uint8_t& b : out)
-    b = static_cast<uint8_t>(random.bits() | 1); // never zero, so that a wipe shows
-  return out;
-}
-
-// The row a test stores: a function of its place, so that it need not be remembered.
-struct Row {
-  std::vector<uint8_t> k, v;
-  float scales[2];
-  Row(const PageLayout& l, int layer, int head, int position) : scales{0.5f + position, -2.0f} {
-    Random random(static_cast<uint64_t>(layer * 1000 + head) * 100000 + position);
-    k = random_bytes(random, l.row_bytes());
-    v = random_bytes(random, l.row_bytes());
-  }
-};
-
-void write_rows(KvSession& session, int from) {
-  const PageLayout& l = session.layout();
-  for (int position = from; position < session.length(); ++position) {
-    for (int layer = 0; layer < l.n_layers; ++layer) {
-      for (int head = 0; head < l.n_kv_heads; ++head) {
-        const Row row(l, layer, head, position);
-        session.write(layer, head, position, row.k.data(), row.v.data(),
-                      l.has_scales() ? row.scales : nullptr);
-      }
-    }
-  }
-}
-
-// Rows 0 .. length come back exactly as written, through the session's shield.
-void check_rows(const KvSession& session) {
-  const PageLayout& l = session.layout();
-  AlignedBuffer scratch(l.head_bytes());
-  for (int position = 0; position < session.length(); position += l.rows) {
-    const int rows = std::min(l.rows, session.length() - position);
-    for (int layer = 0; layer < l.n_layers; ++layer) {
-      for (int head = 0; head < l.n_kv_heads; ++head) {
-        const Tile tile = session.shield().open_tile(session.page(position / l.rows), l, layer,
-                                                     head, rows, scratch.data());
-        for (int r = 0; r < rows; ++r) {
-          const Row want(l, layer, head, position + r);
-          CHECK(std::memcmp(tile.k + r * l.row_bytes(), want.k.data(), l.row_bytes()) == 0);
-          CHECK(std::memcmp(tile.v + r * l.row_bytes(), want.v.data(), l.row_bytes()) == 0);
-          CHECK_EQ(tile.scales != nullptr, l.has_scales());
-          if (l.has_scales())
-            CHECK(std::memcmp(tile.scales + 2 * r, want.scales, 8) == 0);
-        }
-      }
-    }
-  }
-}
-
-std::vector<uint8_t> memory_of(const PageArena& arena, int pages) {
-  return {arena.page(0), arena.page(pages)};
-}
-
-size_t nonzero(const std::vector<uint8_t>& bytes) {
-  size_t count = 0;
-  for (const uint8_t b : bytes)
-    count += b != 0;
-  return count;
-}
-
-uint64_t seq_of(const KvSession& session, int position) {
-  const int rows = session.layout().rows;
-  uint64_t out;
-  std::memcpy(&out, session.page(position / rows) + 32 + 8 * (position % rows), 8);
-  return out;
-}
-
 } // namespace
 
 TEST(offsets_inside_a_page_are_those_of_its_description) {
   const PageLayout int8(3, 2, 64, 16, KvType::kInt8);
-  CHECK_EQ(int8.data_offset(), 32u + 8 * 16);
+  CHECK_EQ(int8.data_offset(), 64u + 8 * 16);
   CHECK_EQ(int8.head_bytes(), 2u * 16 * 64 + 16 * 8);
-  CHECK_EQ(int8.head_offset(0, 1), 160u + 2176);
-  CHECK_EQ(int8.head_offset(2, 1), 160u + 5 * 2176);
-  CHECK_EQ(int8.page_bytes(), 13248u); // 160 + 6 * 2176 = 13216, rounded up to 64
+  CHECK_EQ(int8.head_offset(0, 1), 192u + 2176);
+  CHECK_EQ(int8.head_offset(2, 1), 192u + 5 * 2176);
+  CHECK_EQ(int8.page_bytes(), 13248u); // 192 + 6 * 2176
   CHECK_EQ(int8.bytes_per_token(), 6u * (128 + 8));
   const PageLayout f16(1, 1, 32, 32, KvType::kF16);
   CHECK_EQ(f16.head_bytes(), 2u * 32 * 64);
-  CHECK_EQ(f16.page_bytes(), 4416u); // 288 + 4096 = 4384, rounded up to 64
+  CHECK_EQ(f16.page_bytes(), 4416u); // 320 + 4096
+  const PageLayout narrow(1, 1, 16, 16, KvType::kInt8);
+  CHECK_EQ(narrow.page_bytes(), 832u); // 192 + 640
   CHECK_EQ(PageLayout(1, 1, 32, 32, KvType::kF32).row_bytes(), 128u);
   CHECK_THROWS(PageLayout(1, 1, 24, 16, KvType::kInt8), std::invalid_argument, "head_dim=24");
   CHECK_THROWS(PageLayout(1, 1, 32, 20, KvType::kInt8), std::invalid_argument, "rows_per_page=20");
@@ -104,16 +35,17 @@ TEST(page_headers_say_whose_rows_they_hold) {
   KvSession first(arena, 7), second(arena, 9);
   first.append(1);
   second.append(20);
-  PageHeader header;
-  std::memcpy(&header, second.page(1), sizeof(header));
+  const PageHeader header = header_of(second, 1);
   CHECK_EQ(header.magic, PageHeader::kMagic);
   CHECK_EQ(std::string(reinterpret_cast<const char*>(second.page(1)), 4), std::string("KVPG"));
-  CHECK_EQ(header.version, 1);
+  CHECK_EQ(header.version, 2);
   CHECK_EQ(header.rows_per_page, 16);
   CHECK_EQ(header.page_id, 2u);
   CHECK_EQ(header.session, 9u);
   CHECK_EQ(header.length, 4u);
   CHECK_EQ(header.first_position, 16u);
+  CHECK_EQ(header.family, 9u);
+  CHECK_EQ(header.adapter_tag, 0u);
 }
 
 TEST(rows_come_back_as_written_plain_and_sealed) {
@@ -162,7 +94,7 @@ TEST(truncated_and_closed_sessions_leave_no_byte_behind) {
         for (int p = 0; p < session->page_count(); ++p) {
           const int rows = std::min(16, length - 16 * p);
           uint8_t* page = rest.data() + (session->page(p) - arena.page(0));
-          std::memset(page, 0, 32 + 8 * static_cast<size_t>(rows));
+          std::memset(page, 0, 64 + 8 * static_cast<size_t>(rows));
           for (int i = 0; i < 4; ++i) {
             uint8_t* at = page + l.head_offset(i / 2, i % 2);
             std::memset(at, 0, l.row_bytes() * rows);

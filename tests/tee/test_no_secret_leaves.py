@@ -53,6 +53,7 @@ def tree_needles():
     return {
         "SSK": keys.storage_key(ROOT_KEY),
         "TSK": keys.application_key(ROOT_KEY, (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)),
+        "saved session key": keys.saved_session_key(ROOT_KEY, bytes(32), bytes(16)),
     }
 
 
@@ -91,6 +92,8 @@ def use_everything(tee, arena):
     tee.unpermute(model, 0, shared, 1)
     arena_id = tee.register_fd(arena.fd, arena.size)
     sessions = [tee.new_epoch(arena_id, 16 * i) for i in range(4)]
+    tee.storage_key(arena_id, 64, bytes(32), bytes(16))
+    tee.reorder_rows(model, 0, "k", shared, 0, 4, to_model=True)
     tee.drop_epoch(sessions[0][0])
     tee.status()
     return model, sessions
@@ -148,6 +151,7 @@ random.Random("plant").shuffle(planted)
 import array
 controls = [array.array(c, planted) for c in "BHIQ"]
 secret = hashlib.sha256(b"planted key").digest()
+tee.storage_key(tee.register_fd(fd, size), 64, bytes(32), bytes(16))
 print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
 sys.stdin.readline()
 """
@@ -189,7 +193,8 @@ def test_the_hosts_memory_holds_no_permutation_and_no_key(host):
         },
         permutations={"control": planted, **permutation_needles(model_epoch, layers)},
     )
-    assert found.pop("seal key") == ["/memfd:ptmo-arena (deleted)"]  # in the arena, once
+    for key in ("seal key", "saved session key"):
+        assert found.pop(key) == ["/memfd:ptmo-arena (deleted)"]  # in the arena, once
     controls = {"control key", *(f"control {width}" for width in WIDTHS)}
     assert controls <= set(found), "the scanner misses what is there"
     assert set(found) == controls

@@ -95,6 +95,7 @@ class Peer:
         """A well-formed request, most of them of the kind that does something."""
         rng = self.rng
         region = memref(self.memory, rng.choice((0, 1, 64)), rng.choice((32, 64, 128, 8192)))
+        rows = memref(self.memory, 0, 32)  # four heads of eight rows of one byte
         requests = [
             (Kind.STATUS, 0, (0,) * 8),
             (Kind.OPEN_SESSION, 1, (*(TA_KV if self.role == "core" else TA_GUARD), *[0] * 6)),
@@ -111,10 +112,12 @@ class Peer:
         commands = [
             (1, 0x211, (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)),
             (2, 0x1, (rng.randrange(self.model + 2), *[0] * 7)),
-            (3, 0x111F, (*region, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
+            (3, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
             (4, 0x11F, (*region, self.model, rng.randrange(3), 1, 0, 0, 0)),
             (5, 0x21, (self.arena, rng.choice((0, 4080, 4090)), *[0] * 6)),
             (6, 0x1, (rng.randrange(50), *[0] * 7)),
+            (7, 0x1111, (self.arena, rng.choice((0, 4064, 4080)), 1, 2, 3, 4, 5, 6)),
+            (8, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
         ]
         if self.role == "guard":
             commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]

@@ -37,6 +37,18 @@ def test_permutations_are_the_checked_in_ones(vector):
     assert [list(head.values) for head in heads] == [h["values"] for h in vector["heads"]]
 
 
+@pytest.mark.parametrize("vector", GOLDEN["saved_sessions"])
+def test_keys_of_saved_sessions_are_the_checked_in_ones(vector):
+    given = [bytes.fromhex(vector[name]) for name in ("root", "model_digest", "file_id")]
+    assert keys.saved_session_key(*given).hex() == vector["key"]
+
+
+@pytest.mark.parametrize("digest,file_id", [(bytes(31), bytes(16)), (bytes(33), bytes(15))])
+def test_a_digest_or_file_id_of_another_length_is_refused(digest, file_id):
+    with pytest.raises(ValueError, match=f"digest of {len(digest)}"):
+        keys.saved_session_key(ROOT_KEY, digest, file_id)
+
+
 def test_the_generator_reproduces_the_checked_in_file():
     sys.path.insert(0, str(VECTORS))
     try:
@@ -56,10 +68,14 @@ def test_the_tree_is_hkdf_as_an_independent_implementation_computes_it():
     seal = hkdf_expand(epoch, b"ptmo/v1/seal/" + (4).to_bytes(8, "big"), 16)
     assert keys.epoch_key(ROOT_KEY, 9) == epoch
     assert keys.seal_key(epoch, 4) == seal
+    saved = hkdf_expand(tsk, b"ptmo/v1/saved-session/" + bytes(range(48)), 32)
+    assert keys.saved_session_key(ROOT_KEY, bytes(range(32)), bytes(range(32, 48))) == saved
 
 
 def test_no_two_purposes_share_a_key():
     drawn = [keys.storage_key(ROOT_KEY), keys.application_key(ROOT_KEY, (1, 2))]
+    for digest in (bytes(32), bytes([1] * 32)):
+        drawn += [keys.saved_session_key(ROOT_KEY, digest, bytes([i] * 16)) for i in range(3)]
     for epoch in range(3):
         key = keys.epoch_key(ROOT_KEY, epoch)
         drawn.append(key)

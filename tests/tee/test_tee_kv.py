@@ -6,6 +6,7 @@ import time
 import pytest
 from tee_helpers import ROLES, ROOT_KEY, SMALL, SMOL, permutations, row_permutation, seal_key
 
+from tee_sim import keys
 from tee_sim.client import TeeClient, TeeError
 from tee_sim.errors import ResultCode
 from tee_sim.layout import KvLayout
@@ -116,6 +117,55 @@ def test_a_key_does_not_fit_past_the_end_of_the_arena(tee, arena, offset):
     assert arena.map[:] == bytes(arena.size)
     assert tee.status()["used_bytes"] == 0
     assert tee.new_epoch(arena_id, 0)[1] == 2  # the refused one spent its number
+
+
+def test_the_key_of_a_saved_session_is_written_at_the_offset_and_nothing_beside_it(tee, arena):
+    arena_id = tee.register_fd(arena.fd, arena.size)
+    written = bytearray(arena.size)
+    for offset in (0, 100, 4090, arena.size - 32):
+        digest, file_id = os.urandom(32), os.urandom(16)
+        tee.storage_key(arena_id, offset, digest, file_id)
+        written[offset : offset + 32] = keys.saved_session_key(ROOT_KEY, digest, file_id)
+    assert arena.map[:] == bytes(written)
+
+
+def test_one_root_key_gives_a_saved_session_its_key_again(arena):
+    seen = []
+    for root in (ROOT_KEY, ROOT_KEY, bytes(32)):
+        with TeeClient.launch(debug_root_key=root) as client:
+            client.open_model(SMALL)  # what was drawn before does not matter
+            client.storage_key(client.register_fd(arena.fd, arena.size), 0, bytes(32), bytes(16))
+        seen.append(arena.map[:32])
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_storage_key_does_not_fit_past_the_end_of_the_arena(tee, arena):
+    arena_id = tee.register_fd(arena.fd, arena.size)
+    for offset in (arena.size - 31, arena.size, 2**64 - 32):
+        with pytest.raises(TeeError) as refused:
+            tee.storage_key(arena_id, offset, bytes(32), bytes(16))
+        assert refused.value.code == ResultCode.BAD_PARAMETERS
+    assert arena.map[:] == bytes(arena.size)
+
+
+@pytest.mark.parametrize("layout", [SMALL, SMOL, WIDE], ids=["small", "smollm2", "wide"])
+@pytest.mark.parametrize("role", ["k", "v"])
+def test_cached_rows_are_put_in_the_models_order_and_back(tee, layout, role):
+    model = tee.open_model(layout)
+    order = row_permutation(layout, tee.model_epoch(model), 1, role)
+    row_bytes = 6
+    rows = os.urandom(len(order) * row_bytes)
+    permuted = b"".join(rows[r * row_bytes : (r + 1) * row_bytes] for r in order)
+    shared = tee.register_memory(len(rows) + 20)
+    shared.buffer[:10] = shared.buffer[-10:] = b"untouched!"
+    before = tee.crossings
+    shared.buffer[10:-10] = permuted
+    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to_model=True)
+    assert bytes(shared.buffer[10:-10]) == rows
+    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to_model=False)
+    assert bytes(shared.buffer[10:-10]) == permuted
+    assert bytes(shared.buffer[:10]) == bytes(shared.buffer[-10:]) == b"untouched!"
+    assert tee.crossings - before == 2
 
 
 def test_sessions_never_share_a_key_or_an_epoch_number(tee, arena):

@@ -53,7 +53,17 @@ def vectors() -> dict[str, object]:
                 ],
             }
         )
-    return {"key_tree": tree, "permutations": permutations}
+    saved = [
+        {
+            "root": root.hex(),
+            "model_digest": digest.hex(),
+            "file_id": file_id.hex(),
+            "key": keys.saved_session_key(root, digest, file_id).hex(),
+        }
+        for root in ROOTS
+        for digest, file_id in ((bytes(32), bytes(16)), (bytes(range(32)), bytes(range(16))))
+    ]
+    return {"key_tree": tree, "permutations": permutations, "saved_sessions": saved}
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 This is the attacker's own parser of the page format. It shares no code with the engine, so that an
 attack can be judged by its input: bytes read at the pages' addresses, and the layout, which is
-public. Format (little-endian): header of 32 bytes (magic u32 'KVPG', version u16, rows_per_page
-u16, page_id, session, epoch, length, first_position, reserved: u32 each), seq u64[rows_per_page],
-then for each layer and each KV head: K [rows][head_dim], V [rows][head_dim], and under INT8 the
-scales [rows][2] float32 (k_scale, v_scale). A row's value is code * scale under INT8.
+public. Format (little-endian): header of 64 bytes (magic u32 'KVPG', version u16, rows_per_page
+u16, page_id, session, epoch, length, first_position, family: u32 each, adapter_tag u64, 24 zeros),
+seq u64[rows_per_page], then for each layer and each KV head: K [rows][head_dim], V
+[rows][head_dim], and under INT8 the scales [rows][2] float32 (k_scale, v_scale). A row's value is
+code * scale under INT8.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.int64]
 
 PAGE_MAGIC = 0x4750564B
-PAGE_VERSION = 1
+PAGE_VERSION = 2
 ELEMENT_DTYPES: dict[str, np.dtype[np.generic]] = {
     "int8": np.dtype("i1"),
     "fp16": np.dtype("<f2"),
@@ -38,7 +39,9 @@ HEADER = np.dtype(
         ("epoch", "<u4"),
         ("length", "<u4"),
         ("first_position", "<u4"),
-        ("reserved", "<u4"),
+        ("family", "<u4"),
+        ("adapter_tag", "<u8"),
+        ("zeros", "V24"),
     ]
 )
 

@@ -1,0 +1,227 @@
+"""Sessions in files: sealed rows and token ids that only the same TEE opens again.
+
+A file is a header in the clear, then sealed records one after another: record 0 holds the token
+ids, record i + 1 page i (csrc/kv/page_storage.h says how). Header, little-endian: magic, file id
+16 bytes, SHA-256 of the model file, n_layers, n_kv_heads, head_dim, rows_per_page u32 each, KV
+dtype 8 bytes, tokens u32, zero u32, adapter tag u64. It is associated data of every record, and
+the storage key belongs to the file id and the model, so that nothing of one file passes in another.
+
+Security: rows are opened tile by tile and sealed anew in native code; keys stand in the secret
+arena. A reader of the file learns the model, the lengths and the adapter tag. The key derives from
+the TEE's root key, which is drawn when the TEE starts: a file opens as long as that TEE lives, and
+what an older file of the same session says cannot be told from the newest (no rollback detection).
+"""
+
+import contextlib
+import os
+import secrets
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.errors import EngineError, InputError, SecurityError
+
+_MAGIC = b"PTMOKVS1"
+_HEADER = struct.Struct("<8s16s32s4I8sIIQ")
+_TAG_BYTES = 16
+_NUMBER = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedShape:
+    """What a session must have in common with the engine that resumes it."""
+
+    model_digest: bytes  # SHA-256 of the model file
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    rows_per_page: int
+    kv_dtype: str
+
+    @classmethod
+    def of(cls, source: ModelSource, config: EngineConfig) -> "SavedShape":
+        """Describe an engine; the model file is hashed the first time."""
+        model = source.config
+        return cls(
+            source.sha256(),
+            model.n_layers,
+            model.n_kv_heads,
+            model.head_dim,
+            config.rows_per_page,
+            config.kv_dtype,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A session's rows and what they stand for."""
+
+    native: _native.KvSession
+    layout: _native.PageLayout
+    tokens: Sequence[int]
+    prompt_tokens: int
+
+
+def save(path: Path, rows: Rows, shape: SavedShape, tee: TeeLink) -> None:
+    """Write a session to `path`: a new file of mode 0600, complete or not there.
+
+    Raises:
+        InputError: the path cannot be written to.
+        EngineError: the TEE refuses or is gone, or the disk is full.
+    """
+    file_id = secrets.token_bytes(16)
+    header = _HEADER.pack(
+        _MAGIC,
+        file_id,
+        shape.model_digest,
+        shape.n_layers,
+        shape.n_kv_heads,
+        shape.head_dim,
+        shape.rows_per_page,
+        shape.kv_dtype.encode(),
+        len(rows.tokens),
+        0,
+        rows.native.adapter_tag,
+    )
+    with _replacing(path) as file, tee.open_storage(shape.model_digest, file_id) as storage:
+        file.write(header)
+        ids = struct.pack(f"<{len(rows.tokens)}I", *rows.tokens)
+        file.write(storage.seal(0, header, _NUMBER.pack(rows.prompt_tokens) + ids))
+        with tee.row_exchange(to_model=True) as (buffer, reorder):
+            for page in range(rows.native.page_count):
+                file.write(storage.seal_page(rows.native, page, header, buffer, reorder))
+
+
+class SavedSession:
+    """A saved session's file, its header read and checked against the engine that resumes it.
+
+    Raises:
+        InputError: the file is missing, cut short, none of ours, or of another model or layout.
+    """
+
+    def __init__(self, path: Path, shape: SavedShape, context_tokens: int) -> None:
+        """Read the header; nothing of it is believed before a record authenticates it."""
+        self._path = path
+        self._shape = shape
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a saved session")
+        with self._opened() as file:
+            self._header = file.read(_HEADER.size)
+            size = os.fstat(file.fileno()).st_size
+        if len(self._header) != _HEADER.size or not self._header.startswith(_MAGIC):
+            raise InputError(f"{path}: not a saved session")
+        _, self._file_id, digest, *sizes, dtype, self._n_tokens, _, self._adapter_tag = (
+            _HEADER.unpack(self._header)
+        )
+        layers, heads, dim, per_page = sizes
+        dtype_name = dtype.rstrip(b"\0").decode("latin-1")
+        self._check_shape(SavedShape(digest, layers, heads, dim, per_page, dtype_name))
+        if self._n_tokens > context_tokens:
+            raise InputError(
+                f"{path}: the saved session has {self._n_tokens} tokens, the context holds "
+                f"{context_tokens}"
+            )
+        self._size = size
+
+    def load(
+        self, native: _native.KvSession, layout: _native.PageLayout, tee: TeeLink
+    ) -> tuple[list[int], int]:
+        """Append the saved rows to `native`, an empty session, under its own key.
+
+        Args:
+            native: takes the rows; close it when this raises.
+            layout: its page layout.
+            tee: derives the storage key.
+
+        Returns:
+            (token ids, prompt tokens).
+
+        Raises:
+            InputError: the file has not the length its header says.
+            SecurityError: a record does not authenticate.
+            EngineError: the TEE refuses or is gone, or the cache is full.
+        """
+        n, per_page = self._n_tokens, layout.rows
+        lengths = [min(per_page, n - first) for first in range(0, n, per_page)]
+        ids_bytes = _NUMBER.size * (n + 1) + _TAG_BYTES
+        pages_bytes = sum(_native.PageStorage.sealed_bytes(layout, rows) for rows in lengths)
+        if self._size != _HEADER.size + ids_bytes + pages_bytes:
+            raise InputError(f"{self._path}: the file is cut short or has bytes too many")
+        native.adapter_tag = self._adapter_tag
+        with self._opened() as file, self._storage(tee) as storage:
+            file.seek(_HEADER.size)
+            prompt_tokens, *ids = struct.unpack(
+                f"<{n + 1}I", storage.open(0, self._header, file.read(ids_bytes))
+            )
+            with tee.row_exchange(to_model=False) as (buffer, reorder):
+                for page, rows in enumerate(lengths):
+                    sealed = file.read(_native.PageStorage.sealed_bytes(layout, rows))
+                    storage.open_page(native, page, rows, self._header, sealed, buffer, reorder)
+        return ids, prompt_tokens
+
+    def _check_shape(self, saved: SavedShape) -> None:
+        if saved.model_digest != self._shape.model_digest:
+            raise InputError(f"{self._path}: the session was saved with another model")
+        for name in ("kv_dtype", "rows_per_page", "n_layers", "n_kv_heads", "head_dim"):
+            theirs, ours = getattr(saved, name), getattr(self._shape, name)
+            if theirs != ours:
+                raise InputError(
+                    f"{self._path}: the session was saved with {name}={theirs!a}, "
+                    f"this engine has {ours!a}"
+                )
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        try:
+            with self._path.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise InputError(f"{self._path}: {error.strerror or error}") from None
+
+    @contextlib.contextmanager
+    def _storage(self, tee: TeeLink) -> Iterator[_native.PageStorage]:
+        try:
+            with tee.open_storage(self._shape.model_digest, self._file_id) as storage:
+                yield storage
+        except _native.AuthenticationError as error:
+            raise SecurityError(
+                f"{self._path}: {error}: the file was changed, or another TEE saved it"
+            ) from None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside `path` and, when all went well, put it in its place."""
+    name = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=".session-", suffix=".part", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:  # mkstemp made it 0600
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        name = None
+        _sync_folder(path.parent)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror or error}") from None
+    finally:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,78 @@
+"""The client's call on the guard: text in, spans out."""
+
+import struct
+
+from tee_sim.channel import Channel
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.protocol import NO_VALUES, GuardCommand, ParamType, Values, memref, param_types
+from tee_sim.scan_result import LEVELS, SPAN_BYTES, ScanResult, encode_text, unpack_spans
+from tee_sim.shared_memory import SharedMemory
+
+_MIN_SPANS = 64
+_SCAN = param_types(
+    ParamType.MEMREF_INPUT,
+    ParamType.MEMREF_OUTPUT,
+    ParamType.VALUE_OUTPUT,
+    ParamType.VALUE_OUTPUT,
+)
+
+
+class ScanCalls:
+    """What `TeeClient` offers for role "guard"."""
+
+    _channel: Channel
+
+    def _shared_window(self, size_bytes: int) -> SharedMemory:
+        raise NotImplementedError
+
+    def _invoke(self, command: int, types: int, values: Values) -> Values:
+        raise NotImplementedError
+
+    def scan(self, text: str) -> ScanResult:
+        """Find private spans in `text` and rate it (role "guard").
+
+        Security: the text crosses in shared memory that is wiped before this returns or raises. A
+        failure is an exception, never a harmless result: treat it as PRIVATE.
+
+        Args:
+            text: valid Unicode, at most 1 MiB of UTF-8.
+
+        Returns:
+            Level, score and spans in code points.
+        """
+        data = encode_text(text)
+        capacity = max(_MIN_SPANS, len(data) // 64) * SPAN_BYTES
+        with self._channel.lock:
+            while True:
+                needed, result = self._scan_once(data, capacity)
+                if result is not None:
+                    return result
+                capacity = needed
+
+    def _scan_once(self, data: bytes, capacity: int) -> tuple[int, ScanResult | None]:
+        """Scan with room for `capacity` bytes of spans; without a result, return the need."""
+        size = len(data)
+        window = self._shared_window(size + capacity)
+        try:
+            window.buffer[:size] = data
+            values = self._invoke(
+                GuardCommand.SCAN,
+                _SCAN,
+                (
+                    *memref(window.id, 0, size),
+                    *memref(window.id, size, capacity),
+                    *NO_VALUES[4:],
+                ),
+            )
+            level, score_bits, n_bytes = values[4], values[5], values[6]
+            if n_bytes > capacity:
+                return n_bytes, None
+            spans = unpack_spans(bytes(window.buffer[size : size + n_bytes]))
+            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
+            return n_bytes, ScanResult(LEVELS[level], score, spans)
+        except (ValueError, IndexError):
+            raise TeeError(
+                ResultCode.COMMUNICATION, Origin.API, "the guard's answer cannot be read"
+            ) from None
+        finally:
+            window.wipe(size + capacity)
