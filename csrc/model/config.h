@@ -17,8 +17,8 @@ struct ModelConfig {
   bool qk_norm = false;         // RMS norm of every query and key head before RoPE
   bool post_norms = false;      // RMS norm of what attention and feed-forward add to x
   Activation activation = Activation::kSilu;
-  float embed_scale = 1.0f;       // factor of the embeddings, not of a tied head
-  int sliding_window = 0;         // tokens a local layer sees, the current one included
+  float embed_scale = 1.0f;            // factor of the embeddings, not of a tied head
+  int sliding_window = 0;              // tokens a local layer sees, the current one included
   std::vector<bool> local_layers = {}; // one a layer; empty: every layer sees all tokens
 
   int q_size() const { return n_heads * head_dim; }

@@ -11,25 +11,8 @@
 namespace ptmo {
 namespace {
 
-constexpr int kOutputRows = 8;    // tokens whose logits are computed together
-constexpr int kOutputPanels = 32; // panels of the head whose products a thread holds at a time
 constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 const std::vector<float> kNoBias;
-
-bool reads_integers(const Matrix& w) {
-  return kernels::is_integer(w.packed.type);
-}
-
-int panel_count(const Matrix& w) {
-  return (w.packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
-}
-
-kernels::PackedMatrix panels_of(const Matrix& w, int first, int count) {
-  kernels::PackedMatrix m = w.packed;
-  m.data += static_cast<size_t>(first) * m.panel_bytes;
-  m.rows = std::min(count * kernels::kPanelRows, m.rows - first * kernels::kPanelRows);
-  return m;
-}
 
 bool same_layout(const PageLayout& a, const PageLayout& b) {
   return a.n_layers == b.n_layers && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim &&
@@ -201,7 +184,7 @@ void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
   constexpr int kPanels = kernels::kBlock / kernels::kPanelRows;
   const Projection gate{w.gate, kNoBias, gate_.data()}, up{w.up, kNoBias, up_.data()};
   const auto gated = config_.activation == Activation::kGeluTanh ? kernels_.geglu : kernels_.swiglu;
-  const int panels = panel_count(w.gate);
+  const int panels = w.gate.panels();
   set_input(input_, normed_.data(), config_.d_model, rows_);
   begin_input(hidden_, gate_.data(), config_.d_ff);
   pool_.parallel_for((panels + kPanels - 1) / kPanels, [&](int begin, int end, int share) {
@@ -358,12 +341,12 @@ void Decoder::project(const Input& input, std::initializer_list<Projection> proj
                       const Matrix& next) {
   int panels = 0;
   for (const Projection& p : projections)
-    panels += panel_count(p.w);
+    panels += p.w.panels();
   pool_.parallel_for(panels, [&](int begin, int end, int share) {
     int offset = 0; // of this matrix among all the panels
     for (const Projection& p : projections) {
-      const int from = std::max(begin - offset, 0), to = std::min(end - offset, panel_count(p.w));
-      offset += panel_count(p.w);
+      const int from = std::max(begin - offset, 0), to = std::min(end - offset, p.w.panels());
+      offset += p.w.panels();
       if (from < to)
         multiply(input, p, from, to, n);
     }
@@ -373,63 +356,11 @@ void Decoder::project(const Input& input, std::initializer_list<Projection> proj
 
 // Memory has nothing to do while threads meet and attention computes.
 void Decoder::prefetch_share(const Matrix& next, int share) const {
-  const auto begin = static_cast<size_t>(pool_.share_begin(panel_count(next), share));
+  const auto begin = static_cast<size_t>(pool_.share_begin(next.panels(), share));
   const uint8_t* at = next.data + begin * next.packed.panel_bytes;
   const size_t left = next.bytes - begin * next.packed.panel_bytes;
   for (size_t i = 0; i < std::min(kPrefetchBytes, left); i += 64)
     __builtin_prefetch(at + i);
-}
-
-// The logits that the sequences want of the chunk in hand.
-void Decoder::chunk_logits() {
-  outputs_.clear();
-  for (const Span& span : spans_) {
-    const Sequence& s = *span.sequence;
-    if (s.which == Logits::kAll) {
-      for (int t = 0; t < span.n; ++t)
-        outputs_.push_back({span.row + t, s.logits + static_cast<size_t>(span.begin + t) *
-                                                         static_cast<size_t>(config_.vocab_size)});
-    } else if (span.begin + span.n == s.n) {
-      outputs_.push_back({span.row + span.n - 1, s.logits});
-    }
-  }
-  for (size_t done = 0; done < outputs_.size(); done += kOutputRows)
-    output(outputs_.data() + done,
-           static_cast<int>(std::min<size_t>(kOutputRows, outputs_.size() - done)));
-}
-
-// The argmax hangs on small differences, so the head reads activations of about 15 bits: INT8
-// blocks and, as further rows of the same product, INT8 blocks of what those left over. The
-// weights are still read once.
-void Decoder::output(const OutputRow* rows, int n) {
-  const auto d = static_cast<size_t>(config_.d_model);
-  for (int t = 0; t < n; ++t)
-    kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
-                      config_.d_model, config_.rms_eps, normed_.data() + t * d);
-  set_input(input_, normed_.data(), config_.d_model, n);
-  const bool planes = input_.view.codes != nullptr && reads_integers(weights_.output());
-  for (int t = 0; planes && t < n; ++t) {
-    for (size_t i = t * d; i < (t + 1) * d; ++i)
-      residual_[i] = normed_[i] - input_.scales[i / kernels::kBlock] * input_.codes[i];
-    quantize_row(input_, residual_.data(), t, n, 0, config_.d_model);
-  }
-  const Matrix& head = weights_.output();
-  pool_.parallel_for(panel_count(head), [&](int begin, int end, int thread) {
-    float* y = output_slabs_[static_cast<size_t>(thread)].data();
-    for (int at = begin; at < end; at += kOutputPanels) {
-      const int panels = std::min(kOutputPanels, end - at);
-      const kernels::PackedMatrix slab = panels_of(head, at, panels);
-      const auto width = static_cast<size_t>(slab.rows);
-      kernels_.matmul(slab, 0, panels, input_.view, planes ? 2 * n : n, y, width);
-      for (int t = 0; t < n; ++t) {
-        float* logits = rows[t].logits + at * kernels::kPanelRows;
-        std::memcpy(logits, y + t * width, sizeof(float) * width);
-        if (planes)
-          kernels_.add(y + (n + t) * width, slab.rows, logits);
-      }
-    }
-    prefetch_share(weights_.layers[0].q, thread);
-  });
 }
 
 // Wipes what chunks of at most `n` rows wrote: the first rows of every buffer.

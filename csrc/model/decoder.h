@@ -45,6 +45,9 @@ public:
   void forward(const Sequence* sequences, int count, const AttentionRestore& restore);
 
 private:
+  static constexpr int kOutputRows = 8;    // tokens whose logits are computed together
+  static constexpr int kOutputPanels = 32; // panels of the head whose products a thread holds
+
   // Rows [row, row + n) of the chunk in hand: tokens [begin, begin + n) of a sequence, at positions
   // from `first` on.
   struct Span {

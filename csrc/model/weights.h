@@ -17,6 +17,7 @@ struct Matrix {
   size_t bytes = 0;
   kernels::PackedMatrix packed{};
   bool empty() const { return data == nullptr; }
+  int panels() const { return (packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows; }
 };
 
 struct LayerWeights {

@@ -1,0 +1,72 @@
+// The last step of a forward pass: logits of the rows whose sequences ask for them.
+#include <algorithm>
+#include <cstring>
+
+#include "decoder.h"
+
+namespace ptmo {
+namespace {
+
+kernels::PackedMatrix panels_of(const Matrix& w, int first, int count) {
+  kernels::PackedMatrix m = w.packed;
+  m.data += static_cast<size_t>(first) * m.panel_bytes;
+  m.rows = std::min(count * kernels::kPanelRows, m.rows - first * kernels::kPanelRows);
+  return m;
+}
+
+} // namespace
+
+// The logits that the sequences want of the chunk in hand.
+void Decoder::chunk_logits() {
+  outputs_.clear();
+  for (const Span& span : spans_) {
+    const Sequence& s = *span.sequence;
+    if (s.which == Logits::kAll) {
+      for (int t = 0; t < span.n; ++t)
+        outputs_.push_back({span.row + t, s.logits + static_cast<size_t>(span.begin + t) *
+                                                         static_cast<size_t>(config_.vocab_size)});
+    } else if (span.begin + span.n == s.n) {
+      outputs_.push_back({span.row + span.n - 1, s.logits});
+    }
+  }
+  for (size_t done = 0; done < outputs_.size(); done += kOutputRows)
+    output(outputs_.data() + done,
+           static_cast<int>(std::min<size_t>(kOutputRows, outputs_.size() - done)));
+}
+
+// The argmax hangs on small differences, so the head reads activations of about 15 bits: INT8
+// blocks and, as further rows of the same product, INT8 blocks of what those left over. The
+// weights are still read once.
+void Decoder::output(const OutputRow* rows, int n) {
+  const auto d = static_cast<size_t>(config_.d_model);
+  for (int t = 0; t < n; ++t)
+    kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
+                      config_.d_model, config_.rms_eps, normed_.data() + t * d);
+  set_input(input_, normed_.data(), config_.d_model, n);
+  const bool planes =
+      input_.view.codes != nullptr && kernels::is_integer(weights_.output().packed.type);
+  for (int t = 0; planes && t < n; ++t) {
+    for (size_t i = t * d; i < (t + 1) * d; ++i)
+      residual_[i] = normed_[i] - input_.scales[i / kernels::kBlock] * input_.codes[i];
+    quantize_row(input_, residual_.data(), t, n, 0, config_.d_model);
+  }
+  const Matrix& head = weights_.output();
+  pool_.parallel_for(head.panels(), [&](int begin, int end, int thread) {
+    float* y = output_slabs_[static_cast<size_t>(thread)].data();
+    for (int at = begin; at < end; at += kOutputPanels) {
+      const int panels = std::min(kOutputPanels, end - at);
+      const kernels::PackedMatrix slab = panels_of(head, at, panels);
+      const auto width = static_cast<size_t>(slab.rows);
+      kernels_.matmul(slab, 0, panels, input_.view, planes ? 2 * n : n, y, width);
+      for (int t = 0; t < n; ++t) {
+        float* logits = rows[t].logits + at * kernels::kPanelRows;
+        std::memcpy(logits, y + t * width, sizeof(float) * width);
+        if (planes)
+          kernels_.add(y + (n + t) * width, slab.rows, logits);
+      }
+    }
+    prefetch_share(weights_.layers[0].q, thread);
+  });
+}
+
+} // namespace ptmo
