@@ -12,7 +12,7 @@ NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.tx
 CXX_FILES    := $(shell find csrc kernels tests/csrc -type f \( -name '*.h' -o -name '*.hpp' \
                 -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
-                -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF
+                -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF -DPTMO_COUNT_COUNTERS=ON
 CMAKE        := $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
 
@@ -22,8 +22,8 @@ CORE_STAMP := $(VENV)/.ptmo-core
 DEV_STAMP  := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-gpu lint types format bench \
-        clean distclean
+.PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-tsan test-gpu \
+        lint types format bench clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | \
@@ -105,6 +105,13 @@ test-asan: setup  ## the C++ tests under AddressSanitizer and UBSan
 	$(CMAKE) --build build/asan --parallel
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(CTEST) --test-dir build/asan --output-on-failure --no-tests=error
+
+test-tsan: setup  ## the C++ tests under ThreadSanitizer
+	$(CMAKE) -S . -B build/tsan $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DPTMO_SANITIZE=thread
+	$(CMAKE) --build build/tsan --parallel
+	TSAN_OPTIONS=halt_on_error=1 \
+	  $(CTEST) --test-dir build/tsan --output-on-failure --no-tests=error
 
 bench: setup  ## tokens per second, bytes and TEE crossings, per shield
 	@mkdir -p out

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <memory>
 #include <stdexcept>
 
@@ -45,7 +46,7 @@ private:
 // As from the TEE, no two sessions of a process have the same key.
 inline std::unique_ptr<KvSession> sealed_session(PageArena& pages, SecretArena& secrets,
                                                  uint32_t id, uint64_t seed) {
-  static uint64_t sessions = 0;
+  static std::atomic<uint64_t> sessions{0};
   const size_t slot = secrets.take_slot();
   ArenaView(secrets).deliver_key(slot, seed << 32 | ++sessions);
   return std::make_unique<KvSession>(pages, id, id, secrets, slot);

@@ -21,8 +21,8 @@ Pattern inverted(const uint8_t* bytes) {
   return out;
 }
 
-// Plain loads: the ranges hold memory that a sanitizer has poisoned.
-__attribute__((no_sanitize("address"), noinline)) int
+// Plain loads: the ranges hold memory that a sanitizer has poisoned or keeps no record of.
+__attribute__((no_sanitize("address"), no_sanitize("thread"), noinline)) int
 count_in(const uint32_t* from, const uint32_t* to, const Pattern& pattern) {
   int found = 0;
   for (const uint32_t* at = from; at + 4 <= to; ++at)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from ptmo_secure import _native
 from ptmo_secure.engine.engine import Engine
@@ -37,6 +39,13 @@ if fail == "exception":
         pass
 if fail == "closed":
     engine.reset()
+if fail == "forked":
+    fork = session.fork()
+    fork.feed(ids[:5])
+    session.close()
+if fail.startswith("/"):
+    session.save(fail)
+    session = engine.resume(fail)
 dump = engine.dump_device_memory()
 print(json.dumps({{"addresses": dump.layout.addresses, "page_bytes": dump.layout.page_bytes,
                   "pages": dump.pages.hex()}}), flush=True)
@@ -197,6 +206,55 @@ def test_seal_key_and_round_keys_stand_nowhere_but_in_the_arena(model, fail):
     plain = kv_codes(model)[0]
     assert plain in opened  # one of the needles is the very key in use
     assert found == 0
+
+
+def aes256_round_keys(key):
+    box = aes_sbox()
+    words = [key[i : i + 4] for i in range(0, 32, 4)]
+    rcon = 1
+    while len(words) < 60:
+        last = words[-1]
+        if len(words) % 8 == 0:
+            last = bytes(box[b] for b in last[1:] + last[:1])
+            last = bytes([last[0] ^ rcon]) + last[1:]
+            rcon <<= 1
+        elif len(words) % 8 == 4:
+            last = bytes(box[b] for b in last)
+        words.append(bytes(a ^ b for a, b in zip(last, words[-8], strict=True)))
+    return [b"".join(words[i : i + 4]) for i in range(0, 60, 4)]
+
+
+def message_keys(key, record):
+    """The keys of one GCM-SIV message (RFC 8452, section 4), expanded."""
+    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    nonce = record.to_bytes(12, "little")
+    halves = [cipher.update(i.to_bytes(4, "little") + nonce)[:8] for i in range(6)]
+    return [b"".join(halves[:2]), *aes256_round_keys(b"".join(halves[2:]))]
+
+
+def test_after_a_save_and_a_resume_no_storage_key_and_no_row_is_left(model, tmp_path):
+    root, path = bytes(range(32)), tmp_path / "session"
+    rows = kv_codes(model)
+    with Victim(model, {"shield": "seal"}, str(path), root) as victim:
+        header = path.read_bytes()[:56]
+        key = keys.saved_session_key(root, header[24:56], header[8:24])
+        fips_197 = aes256_round_keys(bytes(range(32)))[14]  # appendix C.3
+        assert fips_197.hex() == "24fc79ccbf0979e9371ac23c6d68de36"
+        needles = [*aes256_round_keys(key), *message_keys(key, 0), *message_keys(key, 1)]
+        sealed = path.read_bytes()[96 : 96 + 4 * 46 + 16]
+        opened = AESGCMSIV(key).decrypt(bytes(12), sealed, path.read_bytes()[:96])
+        assert opened[4:] == np.array(IDS, "<u4").tobytes()  # it is the key in use
+        assert victim.count(needles) == 0
+        assert victim.count(rows) == 0
+        assert victim.count([bytes(range(1, 17))]) == 1
+
+
+@pytest.mark.parametrize("shield", ["none", "seal"])
+def test_no_row_stands_beside_the_pages_of_a_fork(model, shield):
+    rows = kv_codes(model)
+    with Victim(model, {"shield": shield}, "forked") as victim:
+        found = victim.count(rows)
+    assert found == (len(rows) if shield == "none" else 0)
 
 
 @pytest.mark.parametrize("restore", ["folded", "tee"])
