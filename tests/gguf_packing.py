@@ -2,7 +2,30 @@
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
+
+# Where a block holds its float16 scales (ggml-common.h); all other bytes may be anything.
+_SCALES_AT = {
+    Kind.Q5_0: (0,),
+    Kind.Q5_1: (0, 2),
+    Kind.Q2_K: (80, 82),
+    Kind.Q3_K: (108,),
+    Kind.Q4_K: (0, 2),
+    Kind.Q5_K: (0, 2),
+    Kind.Q6_K: (208,),
+}
+
+
+def random_blocks(kind: Kind, rows: int, columns: int, seed: int) -> np.ndarray:
+    """Return blocks with random codes and scales in -0.02..0.02: uint8 [rows, bytes of a row]."""
+    rng = np.random.default_rng(seed)
+    block_elements, block_bytes = GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows * columns // block_elements, block_bytes), dtype=np.uint8)
+    for at in _SCALES_AT[kind]:
+        scales = rng.uniform(-0.02, 0.02, (len(blocks), 1)).astype(np.float16)
+        blocks[:, at : at + 2] = scales.view(np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def interleave(rows: np.ndarray, n_heads: int) -> np.ndarray:

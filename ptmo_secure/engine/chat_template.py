@@ -25,9 +25,25 @@ _CHATML = (
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Gemma has no system turn: the system text stands in front of the first user's.
+_GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{% set prefix = messages[0]['content'] + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set prefix = '' %}{% set turns = messages %}"
+    "{% endif %}{% for message in turns %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('the roles do not alternate between user and assistant') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{{ prefix if loop.first }}{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 _PLAIN = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+# Templates for vocabularies that have these control tokens, where the file has none of its own.
+_FALLBACKS = (
+    ("chatml", _CHATML, ("<|im_start|>", "<|im_end|>")),
+    ("gemma", _GEMMA, ("<start_of_turn>", "<end_of_turn>")),
 )
 _ROLE = re.compile(r"[a-z][a-z_]{0,31}")
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # never assigned (Unicode 3.4)
@@ -88,8 +104,9 @@ class _Marks:
 class ChatTemplate:
     """A model's chat template.
 
-    Without a template in the file, ChatML is used where the vocabulary has its two control
-    tokens; otherwise each message becomes a line "role: content".
+    Without a template in the file, ChatML or Gemma's turns are used where the vocabulary has the
+    two control tokens of the one or the other; otherwise each message becomes a line
+    "role: content".
 
     Args:
         metadata: metadata of the model file.
@@ -97,7 +114,7 @@ class ChatTemplate:
         source: what error messages call the file.
 
     Attributes:
-        origin: "file", "chatml" or "plain".
+        origin: "file", "chatml", "gemma" or "plain".
 
     Raises:
         ModelFormatError: the file's template is no text, too long, or no valid Jinja.
@@ -110,11 +127,7 @@ class ChatTemplate:
         text = metadata.get(TEMPLATE_KEY)
         self.origin = "file"
         if text is None:
-            chatml = all(
-                index is not None and tokenizer.is_control(index)
-                for index in map(tokenizer.token_id, ("<|im_start|>", "<|im_end|>"))
-            )
-            self.origin, text = ("chatml", _CHATML) if chatml else ("plain", _PLAIN)
+            self.origin, text = _fallback(tokenizer)
         if not isinstance(text, str) or len(text) > _MAX_TEMPLATE_CHARS:
             raise ModelFormatError(f"{source}: {TEMPLATE_KEY}: not a text of sensible length")
         self._text = text
@@ -209,6 +222,15 @@ class ChatTemplate:
             ids.insert(0, bos)
             spans = [ContentSpan(s.message, s.start + 1, s.end + 1) for s in spans]
         return Prompt(clean_text, tuple(ids), tuple(spans))
+
+
+def _fallback(tokenizer: Tokenizer) -> tuple[str, str]:
+    """Return the origin and the text of the template for a file without one."""
+    for origin, text, controls in _FALLBACKS:
+        ids = map(tokenizer.token_id, controls)
+        if all(index is not None and tokenizer.is_control(index) for index in ids):
+            return origin, text
+    return "plain", _PLAIN
 
 
 def _strip_marks(

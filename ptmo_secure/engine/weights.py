@@ -60,7 +60,7 @@ def load_weights(
         if progress is not None:
             progress(done + 1, len(names))
     for layer in range(source.config.n_layers if source.config.qk_norm else 0):
-        for role, norm in _qk_norms(source, layer).items():
+        for role, norm in balanced_qk_norms(source, layer).items():
             set_tensor(decoder, f"layers.{layer}.{role}", norm)
     decoder.set_float("inv_freq", source.inv_freq)
     if source.inv_freq_local is not None:
@@ -99,7 +99,7 @@ def permute_weights(
                 bias = source.tensor(f"{prefix}{role}_bias")
                 moved = _gather_rows(tee, model, layer, role, bias)
                 set_tensor(decoder, f"{prefix}{role}_bias", moved)
-        for name, norm in _qk_norms(source, layer).items() if shape.qk_norm else ():
+        for name, norm in balanced_qk_norms(source, layer).items() if shape.qk_norm else ():
             set_tensor(decoder, prefix + name, _gather_rows(tee, model, layer, "k", norm))
         frequencies = np.tile(source.layer_inv_freq(layer), shape.n_kv_heads).astype("<f4")
         moved_freq = tee.permute_weights(model, layer, "freq", frequencies.tobytes(), 4)
@@ -122,7 +122,7 @@ def set_tensor(decoder: _native.Decoder, name: str, tensor: WeightTensor) -> Non
         decoder.set_float(name, tensor.data)
 
 
-def _qk_norms(source: ModelSource, layer: int) -> dict[str, FloatTensor]:
+def balanced_qk_norms(source: ModelSource, layer: int) -> dict[str, FloatTensor]:
     """Return a layer's QK-norm weights once per KV head, [n_kv_heads * head_dim], balanced.
 
     A cached K row has one scale, so channels that its norm makes large cost the others their

@@ -174,6 +174,64 @@ def test_without_a_template_chatml_or_plain_lines_are_used() -> None:
     assert plain.render(USER).text == "user: hello\nassistant:"
 
 
+def _gemma(**changes: object) -> tuple[ChatTemplate, Tokenizer]:
+    """A template over a vocabulary with Gemma's control tokens in the place of ChatML's."""
+    tokens = list(tokenizer_metadata()["tokenizer.ggml.tokens"])  # type: ignore[call-overload]
+    tokens[1:3] = ["<start_of_turn>", "<end_of_turn>"]
+    return _template(
+        **{"tokenizer.chat_template": None, "tokenizer.ggml.tokens": tokens, **changes}
+    )
+
+
+# What Gemma 3's own files say, in its meaning for text messages.
+GEMMA_FILE_TEMPLATE = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else "") }}
+    {{- message['content'] | trim }}
+    {{- '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<start_of_turn>model\n' }}
+{%- endif -%}"""
+
+
+def test_gemmas_turns_are_used_where_the_vocabulary_has_them() -> None:
+    wants_bos = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 0}
+    built_in, tokenizer = _gemma(**wants_bos)
+    assert built_in.origin == "gemma"
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "  hello \n"},
+        {"role": "assistant", "content": "lo"},
+        {"role": "user", "content": "the <end_of_turn>"},
+    ]
+    prompt = built_in.render(messages)
+    assert prompt.text == (
+        "<start_of_turn>user\nBe brief.\n\nhello<end_of_turn>\n<start_of_turn>model\nlo"
+        "<end_of_turn>\n<start_of_turn>user\nthe <end_of_turn><end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    own, _ = _gemma(**wants_bos, **{"tokenizer.chat_template": GEMMA_FILE_TEMPLATE})
+    assert own.origin == "file"
+    assert own.render(messages).ids == prompt.ids
+    assert prompt.ids[0] == tokenizer.bos_id
+    assert prompt.ids.count(2) == 3  # the name of a control token in a message stays text
+    with pytest.raises(InputError, match="do not alternate"):
+        built_in.render([messages[1], messages[1]])
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [

@@ -8,17 +8,19 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
+from ptmo_secure.engine.ggml_blocks import requantize, unpack_blocks
 from ptmo_secure.engine.gguf_import import ModelSource, half_split_rows
 from ptmo_secure.engine.registry import resolve
 from ptmo_secure.engine.tensors import FloatTensor, Int4Tensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
-from tests.gguf_packing import pack
+from tests.gguf_packing import pack, random_blocks
 from tests.references import quantize_int4_reference
 from tests.tiny_models import make_tiny_model
 
 EXPECTED_TYPE = {
     "Q4_0": Int4Tensor,
     "Q4_1": Int4Tensor,
+    "Q5_0": Int8Tensor,
     "Q8_0": Int8Tensor,
     "F16": FloatTensor,
     "BF16": FloatTensor,
@@ -79,49 +81,80 @@ def test_biases_of_a_llama_file_are_reordered_with_their_rows(tmp_path: Path) ->
         assert source.tensor("layers.0.v_bias").dequantize()[:3].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("quant", "d_model", "d_ff"), [("Q5_0", 64, 96), ("Q5_1", 64, 96), ("Q4_K", 256, 256)]
-)
-def test_other_kinds_are_quantised_anew_and_stay_close(
-    quant: str, d_model: int, d_ff: int, tmp_path: Path
-) -> None:
-    model = make_tiny_model(
-        tmp_path, quant=quant, d_model=d_model, d_ff=d_ff, head_dim=64, n_layers=1
+@pytest.mark.parametrize("kind", [Kind.Q5_1, Kind.Q5_K, Kind.Q6_K])
+def test_kinds_of_more_than_four_bits_become_int8(kind: Kind) -> None:
+    blocks = random_blocks(kind, 6, 512, seed=1)
+    exact = dequantize(blocks, kind)
+    tensor = requantize(blocks.reshape(-1), kind, (6, 512), to_int8=False, quantize_int4=None)
+    assert isinstance(tensor, Int8Tensor)
+    error = np.abs(tensor.dequantize() - exact).reshape(-1, 32)
+    # Half a step of 1/127 of the group's peak, and the float16 of the scale.
+    assert (
+        error <= np.abs(exact).reshape(-1, 32).max(axis=1, keepdims=True) * (0.5 / 127 + 1e-3)
+    ).all()
+
+
+@pytest.mark.parametrize("kind", [Kind.Q2_K, Kind.Q3_K])
+def test_kinds_of_fewer_bits_become_int4(kind: Kind) -> None:
+    blocks = random_blocks(kind, 6, 512, seed=2)
+    exact = dequantize(blocks, kind)
+    tensor = requantize(
+        blocks.reshape(-1), kind, (6, 512), to_int8=False, quantize_int4=quantize_int4_reference
     )
-    state = model.hf.state_dict()
-    with ModelSource(model.path, quantize_int4=quantize_int4_reference) as source:
-        for name, hf_name in _hf_names(source).items():
-            exact = state[hf_name].numpy()
-            delivered = source.tensor(name)
-            if exact.ndim == 2 and name not in ("embed", "head"):
-                assert isinstance(delivered, Int4Tensor)
-                spread = exact.reshape(-1, 32).max(axis=1) - exact.reshape(-1, 32).min(axis=1)
-                error = np.abs(delivered.dequantize() - exact).reshape(-1, 32).max(axis=1)
-                # Half a step of 1/15 of the group's range, and the float16 of scale and minimum.
-                assert (error <= spread * (0.5 / 15) + 2e-3 * np.abs(exact).max()).all()
-            else:
-                assert np.array_equal(delivered.dequantize(), exact), name
+    assert isinstance(tensor, Int4Tensor)
+    groups = exact.reshape(-1, 32)
+    spread = groups.max(axis=1) - groups.min(axis=1)
+    error = np.abs(tensor.dequantize() - exact).reshape(-1, 32).max(axis=1)
+    # Half a step of 1/15 of the group's range, and the float16 of scale and minimum.
+    assert (error <= spread * (0.5 / 15) + 2e-3 * np.abs(exact).max()).all()
+    as_head = requantize(blocks.reshape(-1), kind, (6, 512), to_int8=True, quantize_int4=None)
+    assert isinstance(as_head, Int8Tensor)
+
+
+def test_q5_0_blocks_are_int8_weights_bit_for_bit() -> None:
+    blocks = random_blocks(Kind.Q5_0, 6, 512, seed=3)
+    tensor = unpack_blocks(blocks.reshape(-1), Kind.Q5_0, (6, 512))
+    assert isinstance(tensor, Int8Tensor)
+    assert set(np.unique(tensor.codes)) == set(range(-16, 16))
+    assert np.array_equal(tensor.dequantize(), dequantize(blocks, Kind.Q5_0))
+
+
+def test_q4_k_blocks_keep_their_codes_and_round_their_scales_to_float16() -> None:
+    blocks = random_blocks(Kind.Q4_K, 6, 768, seed=4)
+    exact = dequantize(blocks, Kind.Q4_K)
+    tensor = unpack_blocks(blocks.reshape(-1), Kind.Q4_K, (6, 768))
+    assert isinstance(tensor, Int4Tensor)
+    assert tensor.group == 32
+    size = 15 * np.abs(tensor.scales.astype(np.float32)) + np.abs(tensor.mins.astype(np.float32))
+    error = np.abs(tensor.dequantize() - exact).reshape(6, -1, 32).max(axis=2)
+    assert (error <= size * 2.0**-11 * 1.01).all()
 
 
 @pytest.mark.parametrize("quant", ["Q5_0", "Q4_K"])
-def test_embeddings_of_other_kinds_become_int8(quant: str, tmp_path: Path) -> None:
-    model = make_tiny_model(
-        tmp_path, quant="F16", embed_quant=quant, d_model=256, d_ff=96, head_dim=64, n_layers=1
-    )
+def test_a_file_of_these_kinds_is_read_row_by_row_as_written(quant: str, tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path, quant=quant, d_model=256, d_ff=256, head_dim=64, n_layers=1)
+    state = model.hf.state_dict()
+    with ModelSource(model.path) as source:
+        for name, hf_name in _hf_names(source).items():
+            exact = state[hf_name].numpy()
+            error = np.abs(source.tensor(name).dequantize() - exact).max()
+            assert error <= (0 if quant == "Q5_0" else 2e-3 * np.abs(exact).max()), name
+
+
+def test_embeddings_of_other_kinds_become_int8(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path, quant="F16", embed_quant="Q5_1", n_layers=1)
     exact = model.hf.state_dict()["model.embed_tokens.weight"].numpy()
     with ModelSource(model.path) as source:
         for name in ("embed", "head"):
             assert isinstance(source.tensor(name), Int8Tensor)
-        error = np.abs(source.tensor("embed").dequantize() - exact)
-        bound = np.abs(exact).reshape(-1, 8, 32).max(axis=2, keepdims=True) * (0.5 / 127 + 1e-3)
-        assert (error.reshape(-1, 8, 32) <= bound).all()
+        error = np.abs(source.tensor("embed").dequantize() - exact).reshape(-1, 2, 32)
+        peaks = np.abs(exact).reshape(-1, 2, 32).max(axis=2, keepdims=True)
+        assert (error <= peaks * (0.5 / 127 + 1e-3)).all()
 
 
 def test_q4_0_minimum_is_minus_eight_scales_exactly() -> None:
     rng = np.random.default_rng(3)
     weights = rng.normal(size=(5, 64)).astype(np.float32)
-    from ptmo_secure.engine.ggml_blocks import unpack_blocks
-
     packed, exact = pack(weights, Kind.Q4_0)
     tensor = unpack_blocks(packed.reshape(-1), Kind.Q4_0, (5, 64))
     assert isinstance(tensor, Int4Tensor)
@@ -198,6 +231,7 @@ def test_a_sliding_window_caps_the_context(tmp_path: Path) -> None:
     path = make_tiny_model(tmp_path, quant="F32", n_layers=1).path
     with ModelSource(_rewrite(path, changes={"llama.attention.sliding_window": 100})) as source:
         assert source.config.context_length == 100
+        assert not any(source.config.local_layers)
 
 
 def test_weights_that_are_not_finite_are_refused_when_read(tmp_path: Path) -> None:

