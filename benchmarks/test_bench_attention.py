@@ -1,6 +1,7 @@
 """Attention over the paged cache, plain and sealed, and the keystream that opens sealed tiles."""
 
 import mmap
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -19,18 +20,22 @@ MODEL = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 SEALED = pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 
 
-def run(
-    *,
-    benchmark: Any,
-    model: ModelShape,
-    kv: str,
-    sealed: bool,
-    context: int,
-    tokens: int,
-    threads: int,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What attends to what."""
+
+    model: ModelShape
+    kv: str
+    sealed: bool
+    context: int
+    tokens: int
+    threads: int
+
+
+def run(benchmark: Any, case: Case) -> None:
+    model, context = case.model, case.context
     layout = _native.PageLayout(
-        model.n_layers, model.n_kv_heads, model.head_dim, PAGE_ROWS, KV_TYPES[kv]
+        model.n_layers, model.n_kv_heads, model.head_dim, PAGE_ROWS, KV_TYPES[case.kv]
     )
     pages = _native.PageArena(layout, -(-context // PAGE_ROWS))
     config = _native.ModelConfig(
@@ -44,10 +49,10 @@ def run(
         context_length=context,
         rms_eps=1e-5,
     )
-    session = sealed_session(pages) if sealed else _native.KvSession(pages, 1)
-    bench = _native.AttentionBench(config, session, context, tokens, threads)
-    macs = 2 * model.n_layers * model.n_heads * model.head_dim * context * tokens
-    time_kernel(benchmark, bench, threads, macs)
+    session = sealed_session(pages) if case.sealed else _native.KvSession(pages, 1)
+    bench = _native.AttentionBench(config, session, context, case.tokens, case.threads)
+    macs = 2 * model.n_layers * model.n_heads * model.head_dim * context * case.tokens
+    time_kernel(benchmark, bench, case.threads, macs)
 
 
 def sealed_session(pages: _native.PageArena) -> _native.KvSession:
@@ -66,19 +71,13 @@ def sealed_session(pages: _native.PageArena) -> _native.KvSession:
 def test_attention_decode(
     benchmark: Any, model: ModelShape, kv: str, sealed: bool, context: int, threads: int
 ) -> None:
-    run(
-        **{"benchmark": benchmark, "model": model, "kv": kv, "sealed": sealed},
-        **{"context": context, "tokens": 1, "threads": threads},
-    )
+    run(benchmark, Case(model, kv, sealed, context, tokens=1, threads=threads))
 
 
 @SEALED
 @MODEL
 def test_attention_prefill(benchmark: Any, model: ModelShape, sealed: bool, threads: int) -> None:
-    run(
-        **{"benchmark": benchmark, "model": model, "kv": "int8", "sealed": sealed},
-        **{"context": 1024, "tokens": 128, "threads": threads},
-    )
+    run(benchmark, Case(model, "int8", sealed, context=1024, tokens=128, threads=threads))
 
 
 @pytest.mark.parametrize("record_bytes", [64, 128, 256], ids=lambda size: f"{size}B-rows")

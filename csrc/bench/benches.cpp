@@ -36,17 +36,17 @@ void random_codes(std::vector<int8_t>& codes) {
 
 // One matrix in panels, from random codes.
 void pack_random(WeightType type, int rows, int cols, int group, uint8_t* out) {
+  const bool int4 = kernels::is_int4(type);
   const auto groups = static_cast<size_t>(rows) * static_cast<size_t>(cols / group);
   const std::vector<uint16_t> scales(groups, float_to_half(0.01f));
-  std::vector<int8_t> codes(static_cast<size_t>(rows) * cols / (type == WeightType::kInt4 ? 2 : 1));
-  random_codes(codes);
-  if (type == WeightType::kInt8) {
-    pack_int8(codes.data(), scales.data(), rows, cols, out);
-    return;
-  }
   const std::vector<uint16_t> mins(groups, float_to_half(-0.08f));
-  pack_int4(reinterpret_cast<const uint8_t*>(codes.data()), scales.data(), mins.data(), rows, cols,
-            group, out);
+  std::vector<int8_t> codes(static_cast<size_t>(rows) * cols / (int4 ? 2 : 1));
+  random_codes(codes);
+  if (int4)
+    pack_int4(reinterpret_cast<const uint8_t*>(codes.data()), scales.data(),
+              type == WeightType::kInt4 ? mins.data() : nullptr, rows, cols, group, out);
+  else
+    pack_int8(codes.data(), scales.data(), rows, cols, out);
 }
 
 } // namespace
@@ -54,18 +54,18 @@ void pack_random(WeightType type, int rows, int cols, int group, uint8_t* out) {
 MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tokens, int threads,
                          size_t working_set_bytes)
     : kernels_(kernels::best()), pool_(threads), tokens_(tokens) {
-  require(type == WeightType::kInt4 || type == WeightType::kInt8, "weights are INT4 or INT8");
+  require(kernels::is_integer(type), "weights are INT4 or INT8");
   require(rows >= 1 && cols >= 1 && tokens >= 1, "rows=", rows, ", cols=", cols,
           ", tokens=", tokens, " are not all positive");
   const size_t stride = panel_bytes(type, cols, group);
-  const size_t used = stride * static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows);
-  matrix_bytes_ = (used + 63) / 64 * 64;
+  matrix_bytes_ = stride * static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows);
+  const size_t spacing = (matrix_bytes_ + 63) / 64 * 64;
   const size_t copies =
       std::max<size_t>(1, (working_set_bytes + matrix_bytes_ - 1) / matrix_bytes_);
-  uint8_t* first = weights_.allocate(matrix_bytes_ * copies);
+  uint8_t* first = weights_.allocate(spacing * copies);
   pack_random(type, rows, cols, group, first);
   for (size_t i = 0; i < copies; ++i) {
-    uint8_t* at = first + i * matrix_bytes_;
+    uint8_t* at = first + i * spacing;
     if (i > 0)
       std::memcpy(at, first, matrix_bytes_);
     matrices_.push_back({type, rows, cols, group, at, stride});

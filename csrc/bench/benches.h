@@ -23,7 +23,7 @@ namespace ptmo {
 // y [tokens, rows] = W [rows, cols] x: one matrix a call, `working_set_bytes` or more in rotation.
 class MatmulBench {
 public:
-  // `type` kInt4 with group 32, 64 or 128, or kInt8 (group 32).
+  // `type` kInt4 or kInt4Symmetric with group 32, 64 or 128, or kInt8 (group 32).
   MatmulBench(kernels::WeightType type, int rows, int cols, int group, int tokens, int threads,
               size_t working_set_bytes);
   void run(int repeats);

@@ -11,9 +11,11 @@ namespace {
 
 kernels::WeightType weight_type(const std::string& name) {
   static const std::map<std::string, kernels::WeightType> types = {
-      {"int4", kernels::WeightType::kInt4}, {"int8", kernels::WeightType::kInt8}};
+      {"int4", kernels::WeightType::kInt4},
+      {"int4-symmetric", kernels::WeightType::kInt4Symmetric},
+      {"int8", kernels::WeightType::kInt8}};
   const auto found = types.find(name);
-  require(found != types.end(), "type=", name, " is not int4 or int8");
+  require(found != types.end(), "type=", name, " is not int4, int4-symmetric or int8");
   return found->second;
 }
 

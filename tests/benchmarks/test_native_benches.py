@@ -33,6 +33,8 @@ def pages(kv_type: _native.KvType = _native.KvType.int8) -> _native.PageArena:
         ("int4", 32, 4 * (256 + 64)),
         ("int4", 64, 2 * (512 + 64)),
         ("int4", 128, 1024 + 64),
+        ("int4-symmetric", 32, 4 * (256 + 32)),
+        ("int4-symmetric", 128, 1024 + 32),
         ("int8", 32, 4 * (512 + 32)),
     ],
 )
