@@ -12,6 +12,7 @@ that has llama_cpp and numpy.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -226,9 +227,11 @@ def main(arguments: list[str]) -> int:
         prefill_tokens=at_least("prefill-tokens", given.prefill_tokens, 1),
     )
     with output.json_only(given.json) as emit:
+        load = os.getloadavg()[0]
         found = compare_all(options, output.note)
         config = {
             **asdict(options),
+            "load_average_before": load,
             "versions": found.versions,
             "idle_cpu_share": found.idle_cpu_share,
             "equal_tokens": found.equal_tokens,

@@ -1,7 +1,7 @@
 """Interleaved rounds: A B A B, so that a machine that changes its speed changes both alike."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 ROUNDS = 5
@@ -55,11 +55,3 @@ def compare(
     """Measure two sides in turn."""
     found = interleave({"a": a, "b": b}, rounds, runs)
     return Paired(found["a"], found["b"])
-
-
-def quartile_spread(values: Sequence[float]) -> float:
-    """Half the distance of the middle half of the values, relative to their median."""
-    if len(values) < 2:
-        return 0.0
-    low, middle, high = statistics.quantiles(values, n=4)
-    return (high - low) / 2 / middle

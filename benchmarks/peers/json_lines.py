@@ -3,9 +3,13 @@
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def serve(handlers):
+def serve(handlers: Mapping[str, Handler]) -> None:
     """Answer requests on stdin until it ends.
 
     Args:

@@ -11,9 +11,12 @@ and the low-level calls, so that no Python of its binding stands between two tok
 import ctypes
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 from json_lines import serve
 
 KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 8}  # ggml.h: GGML_TYPE_F32, F16, Q8_0
@@ -23,7 +26,7 @@ FLASH = {"flash-off": 0, "flash-on": 1}  # llama.h: LLAMA_FLASH_ATTN_TYPE_DISABL
 class Llama:
     """A model and two contexts of it."""
 
-    def __init__(self, model, threads, context_tokens, kv_dtype):
+    def __init__(self, model: str, threads: int, context_tokens: int, kv_dtype: str) -> None:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.use_mmap = True
@@ -38,7 +41,7 @@ class Llama:
             for name, flash in FLASH.items()
         }
 
-    def _context(self, flash, threads, context_tokens, kv_type):
+    def _context(self, flash: int, threads: int, context_tokens: int, kv_type: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context_tokens
         params.n_batch = params.n_ubatch = 512
@@ -50,7 +53,7 @@ class Llama:
         params.no_perf = True
         return llama_cpp.llama_init_from_model(self.model, params)  # None: not with this KV type
 
-    def measure(self, ids, decode_tokens, variant):
+    def measure(self, ids: Sequence[int], decode_tokens: int, variant: str) -> dict[str, Any]:
         """Seconds of the prompt and of greedy decoding in an empty cache, and what was decoded."""
         context = self.contexts[variant]
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
@@ -64,7 +67,7 @@ class Llama:
         end = time.perf_counter()
         return {"prefill_s": prefilled - start, "decode_s": end - prefilled, "tokens": tokens}
 
-    def _feed(self, context, ids):
+    def _feed(self, context: Any, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         array = (ctypes.c_int32 * len(ids))(*ids)  # the batch points at it
         if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(ids))) != 0:
             raise RuntimeError("llama_decode failed")
@@ -75,19 +78,23 @@ class Llama:
 class Worker:
     """The requests of the protocol."""
 
-    def load(self, request):
+    llama: Llama
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Load a model."""
         self.llama = Llama(
             request["model"], request["threads"], request["context_tokens"], request["kv_dtype"]
         )
         variants = [name for name, context in self.llama.contexts.items() if context]
         return {"version": f"llama-cpp-python {llama_cpp.__version__}", "variants": variants}
 
-    def measure(self, request):
+    def measure(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time a prompt and greedy decoding."""
         return self.llama.measure(request["ids"], request["decode_tokens"], request["variant"])
 
 
 @llama_cpp.llama_log_callback
-def log_errors(level, text, data):
+def log_errors(level: int, text: bytes, data: object) -> None:
     """Pass llama.cpp's errors on to stderr, drop the rest."""
     if level == 4:  # ggml.h: GGML_LOG_LEVEL_ERROR
         sys.stderr.write(text.decode(errors="replace"))
