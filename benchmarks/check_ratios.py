@@ -31,10 +31,11 @@ from report import (
     skipped_row,
 )
 from rounds import ROUNDS
-from script import command_line, run
+from script import command_line, run, thread_count
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, positive_ints
+from ptmo_secure.errors import InputError
 
 MEASURES: dict[str, Measure] = {
     "seal_1024": shields.seal_1024,
@@ -50,13 +51,19 @@ NO_PEER = "llama.cpp is not installed: make bench-peers"
 def check(
     settings: Settings, names: Sequence[str], threads: Sequence[int], peer: Path | None
 ) -> list[RatioRow]:
-    """Measure the ratios called `names` at those of the thread counts that have a target."""
+    """Measure the ratios called `names` at those of the thread counts that have a target.
+
+    Raises:
+        InputError: none has.
+    """
     wanted = [(BY_NAME[name], n) for name in names for n in threads if n in BY_NAME[name].targets]
+    if not wanted:
+        raise InputError(f"none of {', '.join(names)} has a target at these thread counts")
     own = [(metric, n) for metric, n in wanted if metric.name not in llamacpp.METRICS]
     against_peer = [(metric, n) for metric, n in wanted if metric.name in llamacpp.METRICS]
     rows = _compare(settings, against_peer, peer) if against_peer else []
     for metric, n in own:
-        output.note(f"{metric.name}, {n} thread{'s' * (n > 1)}")
+        output.note(f"{metric.name}, {thread_count(n)}")
         row = measured_row(metric, n, MEASURES[metric.name](settings, n))
         output.note(f"    {' | '.join(next(cells([row]))[2:])}")
         rows.append(row)
@@ -123,7 +130,8 @@ def main(arguments: list[str]) -> int:
     elif not given.json:
         show(rows)
     for row in failed(rows):
-        output.note(f"{row.metric} at {row.threads} threads: {row.measured} misses {row.floor}")
+        where = thread_count(row.threads)
+        output.note(f"{row.metric} at {where}: {row.measured:.3f} misses {row.floor}")
     return 1 if failed(rows) else 0
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from peers.models import KINDS, Say, model_files, peer_python, sample_ids
 from peers.worker import Worker
 from rounds import ROUNDS, Paired, compare, interleave
-from script import command_line, run
+from script import command_line, run, thread_count
 
 from ptmo_secure.bench import prompt_ids
 from ptmo_secure.cli import output
@@ -147,7 +147,7 @@ def compare_all(options: Options, say: Say) -> Comparison:
     ids = sample_ids(source)
     for kind, path in files.items():
         for threads in options.threads:
-            label = f"{kind}, {threads} thread{'s' * (threads > 1)}"
+            label = f"{kind}, {thread_count(threads)}"
             say(f"{label}: loading")
             with (
                 Worker("this engine", sys.executable, "engine_worker.py") as ours,
@@ -240,7 +240,7 @@ def main(arguments: list[str]) -> int:
         emit(envelope(command_line(__file__, arguments), config, rows))
     if not given.json:
         for row in found.rows:
-            print(f"{row.threads} threads: {describe(row)}")
+            print(f"{thread_count(row.threads)}: {describe(row)}")
     return 0
 
 

@@ -14,6 +14,11 @@ def command_line(script: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *arguments])
 
 
+def thread_count(threads: int) -> str:
+    """Say `1 thread` or `2 threads`."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
 def run(main: Callable[[list[str]], int]) -> None:
     """Run a script and exit: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
     try:

@@ -10,6 +10,8 @@ from ratios import llamacpp
 from ratios.measured import Measured, Settings, median_of
 from ratios.memory import growth_ratio
 
+from ptmo_secure.errors import InputError
+
 Calls = list[tuple[str, int, int]]
 
 
@@ -104,6 +106,11 @@ def test_an_earlier_result_is_judged_by_the_floors_of_today(
         "`python benchmarks/check_ratios.py --only permute --threads 1 --json`"
     )
     assert lines[2].startswith("| metric | threads | measured |")
+
+
+def test_a_thread_count_that_no_ratio_is_defined_for_is_refused(calls: Calls) -> None:
+    with pytest.raises(InputError, match="memory has a target at these thread counts"):
+        check_ratios.main(["--only", "memory", "--threads", "1"])
 
 
 def test_memory_is_growth_over_weights_and_cache_and_64_mib() -> None:
