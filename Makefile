@@ -23,11 +23,11 @@ DEV_STAMP  := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-tsan test-gpu \
-        lint types format bench clean distclean
+        lint types format bench bench-kernels bench-peers bench-ratios clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | \
-	  while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	  while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 # ---------------------------------------------------------------- set-up
 
@@ -119,6 +119,22 @@ bench: setup  ## tokens per second, bytes and TEE crossings, per shield
 	$(VENV)/bin/ptmo bench --json > out/bench.json
 	@echo "written: out/bench.json"
 
+bench-kernels: setup  ## every kernel at the layer shapes of five models, beside the read bandwidth
+	@mkdir -p out
+	$(PY) -m pytest benchmarks --benchmark-json=out/kernels.json --benchmark-columns=median
+
+bench-peers: setup  ## build llama.cpp's Python binding in .venv-peers, for the comparison
+	$(VENV)/bin/ptmo model pull
+	$(PY) benchmarks/peers/install.py .venv-peers
+
+# The first command fails when a ratio is under its floor, and its result is wanted all the same: the
+# second one prints it, and fails then.
+bench-ratios: setup  ## the ratios of benchmarks/floors.py; fails under a floor
+	@mkdir -p out
+	$(VENV)/bin/ptmo model pull
+	-$(PY) benchmarks/check_ratios.py --json > out/ratios.json
+	$(PY) benchmarks/check_ratios.py --from out/ratios.json
+
 format: setup  ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
@@ -127,8 +143,8 @@ format: setup  ## rewrite the sources in the house format
 clean:  ## remove what the build and the tools wrote (the venv stays)
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	  .import_linter_cache .benchmarks ptmo_secure/_native*.so
-	find ptmo_secure tee_sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ptmo_secure tee_sim tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f $(CORE_STAMP) $(DEV_STAMP)
 
-distclean: clean  ## clean, and the venv too
-	rm -rf $(VENV)
+distclean: clean  ## clean, and the venvs too
+	rm -rf $(VENV) .venv-peers

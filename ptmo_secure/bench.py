@@ -1,5 +1,8 @@
 """Speed of the engine under each shield: prefill and decode tokens per second, bytes, crossings.
 
+Decoding reads the weights once a token, and the cache's rows: bytes over time is set against what
+the machine's cores can read from a buffer of that size, measured in the same rounds.
+
 Rounds are interleaved (A B A B, not A A B B), so that a machine that slows down while it is
 measured slows every configuration alike; the median over the rounds is reported.
 """
@@ -12,15 +15,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ptmo_secure.config import BenchConfig
 
 if TYPE_CHECKING:
     from ptmo_secure.engine.engine import Engine
+    from ptmo_secure.engine.session import Session
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
 
-_TEXT = (
+SAMPLE_TEXT = (
     "The tide came in over the flats, grey and quick, and by nine the road was gone. "
     "Anna counted 14 boats, 3 of them new; none flew a flag. 'Later,' she said, 'we will row.' "
 )
@@ -57,6 +62,9 @@ class BenchmarkResult:
     kv_bytes_per_token: int
     weights_bytes: int
     tee_crossings_per_token: float  # while decoding
+    read_bytes_per_token: int  # weights, and the cache's rows on average
+    read_bandwidth_gbps: float  # of the machine, at that many bytes and with those threads
+    bandwidth_fraction: float  # bytes read a second while decoding / the machine's
 
     def as_json(self) -> dict[str, object]:
         """The result as a JSON object."""
@@ -64,10 +72,13 @@ class BenchmarkResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
+    """One measurement."""
+
     prefill_s: float
     decode_s: float
     crossings: int
+    tokens: tuple[int, ...] = ()  # what was decoded
 
 
 def settings(config: BenchConfig) -> list[Setting]:
@@ -107,32 +118,71 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
                 report(done, total, f"{setting.label}: loading")
                 engines.append(stack.enter_context(_open(config, setting)))
             for context in config.contexts:
-                samples: list[list[_Sample]] = [[] for _ in group]
+                samples: list[list[Sample]] = [[] for _ in group]
+                sizes = [decode_bytes(engine, context, config.decode_tokens) for engine in engines]
+                bandwidth: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(config.rounds):
+                    for size, measured in bandwidth.items():
+                        measured.append(read_bandwidth(size, threads))
                     for i, setting in enumerate(group):
                         report(done, total, f"{setting.label}: {context} + {config.decode_tokens}")
                         samples[i].append(measure(engines[i], context, config.decode_tokens))
                         done += 1
-                for setting, engine, taken in zip(group, engines, samples, strict=True):
-                    results.append(_summary(setting, engine, context, config.decode_tokens, taken))
+                for i, setting in enumerate(group):
+                    peak = statistics.median(bandwidth[sizes[i]])
+                    results.append(
+                        _summary(setting, engines[i], context, config, samples[i], sizes[i], peak)
+                    )
     report(total, total, "done")
     return results
 
 
-def measure(engine: "Engine", prompt_tokens: int, decode_tokens: int) -> _Sample:
+def measure(engine: "Engine", prompt_tokens: int, decode_tokens: int) -> Sample:
     """Run a prompt of a given length in a fresh session, then decode greedily past any stop."""
-    ids = prompt_ids(engine.tokenizer.encode(_TEXT), prompt_tokens)
+    ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), prompt_tokens)
+    return measure_ids(engine, ids, decode_tokens)
+
+
+def measure_ids(engine: "Engine", ids: Sequence[int], decode_tokens: int) -> Sample:
+    """Time a given prompt in a fresh session, then greedy decoding past any stop."""
     session = engine.start_session()
     start = time.perf_counter()
     logits = session.feed(ids)
     prefilled = time.perf_counter()
     before = _crossings(engine)
-    for _ in range(decode_tokens):
-        logits = session.feed([int(np.argmax(logits))])
+    tokens = decode_greedily(session, logits, decode_tokens)
     end = time.perf_counter()
     crossings = _crossings(engine) - before
     engine.reset()
-    return _Sample(prefilled - start, end - prefilled, crossings)
+    return Sample(prefilled - start, end - prefilled, crossings, tuple(tokens))
+
+
+def decode_greedily(
+    session: "Session",
+    logits: npt.NDArray[np.float32],  # [1, vocab_size]
+    count: int,
+) -> list[int]:
+    """Feed the likeliest token `count` times; return the tokens fed."""
+    tokens = []
+    for _ in range(count):
+        tokens.append(int(np.argmax(logits)))
+        logits = session.feed(tokens[-1:])
+    return tokens
+
+
+def decode_bytes(engine: "Engine", context: int, decode_tokens: int) -> int:
+    """Bytes that decoding a token reads: the weights once, the rows of the cache on average."""
+    stats = engine.stats()
+    rows = context + (decode_tokens + 1) / 2
+    kv = rows * count_of(stats, "kv_bytes_per_token")
+    return count_of(stats, "weights_bytes_per_token") + round(kv)
+
+
+def read_bandwidth(size: int, threads: int) -> float:
+    """Bytes per second at which `threads` cores of this machine read a buffer of `size` bytes."""
+    from ptmo_secure import _native
+
+    return _native.read_bandwidth(size, threads)
 
 
 def prompt_ids(text_ids: Sequence[int], length: int) -> list[int]:
@@ -161,25 +211,38 @@ def _crossings(engine: "Engine") -> int:
 
 
 def _summary(
-    setting: Setting, engine: "Engine", context: int, decode_tokens: int, taken: list[_Sample]
+    setting: Setting,
+    engine: "Engine",
+    context: int,
+    config: BenchConfig,
+    taken: list[Sample],
+    read_bytes: int,
+    bandwidth: float,
 ) -> BenchmarkResult:
     stats = engine.stats()
+    decode_tps = statistics.median(config.decode_tokens / s.decode_s for s in taken)
     return BenchmarkResult(
         shield=setting.shield,
         restore=setting.restore,
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
         prompt_tokens=context,
-        decode_tokens=decode_tokens,
+        decode_tokens=config.decode_tokens,
         prefill_tps=statistics.median(context / s.prefill_s for s in taken),
-        decode_tps=statistics.median(decode_tokens / s.decode_s for s in taken),
-        kv_bytes_per_token=_count(stats, "kv_bytes_per_token"),
-        weights_bytes=_count(stats, "weights_bytes"),
-        tee_crossings_per_token=statistics.median(s.crossings / decode_tokens for s in taken),
+        decode_tps=decode_tps,
+        kv_bytes_per_token=count_of(stats, "kv_bytes_per_token"),
+        weights_bytes=count_of(stats, "weights_bytes"),
+        tee_crossings_per_token=statistics.median(
+            s.crossings / config.decode_tokens for s in taken
+        ),
+        read_bytes_per_token=read_bytes,
+        read_bandwidth_gbps=bandwidth / 1e9,
+        bandwidth_fraction=decode_tps * read_bytes / bandwidth,
     )
 
 
-def _count(stats: dict[str, object], name: str) -> int:
+def count_of(stats: dict[str, object], name: str) -> int:
+    """An integer of `Engine.stats()`."""
     value = stats[name]
     if not isinstance(value, int):
         raise TypeError(f"engine.stats()[{name!r}] is no integer")
@@ -203,4 +266,5 @@ def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]
             f"{r.kv_bytes_per_token}",
             f"{r.weights_bytes / 2**20:.0f} MiB",
             f"{r.tee_crossings_per_token:.1f}",
+            f"{100 * r.bandwidth_fraction:.0f} %",
         )

@@ -16,7 +16,8 @@ from ptmo_secure.errors import InputError
 KEYS = [
     *("shield", "restore", "kv_dtype", "threads", "prompt_tokens", "decode_tokens"),
     *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
-    "tee_crossings_per_token",
+    *("tee_crossings_per_token", "read_bytes_per_token", "read_bandwidth_gbps"),
+    "bandwidth_fraction",
 ]
 
 
@@ -56,6 +57,7 @@ class FakeBenchEngine:
             "tee_crossings": self.crossings,
             "kv_bytes_per_token": 640,
             "weights_bytes": 1000,
+            "weights_bytes_per_token": 900,
         }
 
     def reset(self) -> None:
@@ -79,6 +81,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBenchEngine]:
         return engine
 
     monkeypatch.setattr(bench, "_open", open_fake)
+    monkeypatch.setattr(bench, "read_bandwidth", lambda size, threads: 1e6 * size * threads)
     monkeypatch.setattr(FakeBenchEngine, "order", [])
     return opened
 
@@ -115,11 +118,30 @@ def test_crossings_are_counted_per_decoded_token(engines: dict[str, FakeBenchEng
 def test_a_speed_is_the_median_of_its_rounds(
     engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = iter([bench._Sample(1.0, 4.0, 0), bench._Sample(2.0, 1.0, 0), bench._Sample(8.0, 2, 0)])
+    taken = iter([bench.Sample(1.0, 4.0, 0), bench.Sample(2.0, 1.0, 0), bench.Sample(8.0, 2, 0)])
     monkeypatch.setattr(bench, "measure", lambda *_: next(taken))
     config = BenchConfig(shields=("none",), contexts=(16,), decode_tokens=8, rounds=3)
     (result,) = run_bench(config)
     assert (result.prefill_tps, result.decode_tps) == (8.0, 4.0)
+
+
+def test_the_bandwidth_fraction_is_bytes_read_over_bytes_the_machine_reads(
+    engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_: bench.Sample(1.0, 2.0, 0))
+    asked: list[tuple[int, int]] = []
+
+    def read_bandwidth(size: int, threads: int) -> float:
+        asked.append((size, threads))
+        return 4e5
+
+    monkeypatch.setattr(bench, "read_bandwidth", read_bandwidth)
+    config = BenchConfig(shields=("none", "seal"), contexts=(16,), decode_tokens=9, rounds=3)
+    result, _ = run_bench(config)
+    size = 900 + 640 * (16 + 5)  # the ninth token reads 25 rows, the first 17
+    assert asked == [(size, 2)] * 3  # once a round: both settings read as much
+    assert result.read_bytes_per_token == size
+    assert result.bandwidth_fraction == pytest.approx(4.5 * size / 4e5)
 
 
 def test_progress_counts_every_measurement(engines: dict[str, FakeBenchEngine]) -> None:
@@ -147,10 +169,13 @@ def test_the_json_has_the_documented_keys(
 
 
 def test_the_table_names_the_restore_of_a_permutation() -> None:
-    row = BenchmarkResult("permute", "tee", "int8", 2, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0)
+    row = BenchmarkResult(
+        "permute", "tee", "int8", 2, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0, 2**20, 40.0, 0.614
+    )
     (cells,) = bench.iterate_rows([row])
     assert cells[0] == "permute (tee)"
     assert cells[3:6] == ("128 + 64", "402", "80.3")
+    assert cells[-1] == "61 %"
 
 
 def test_a_short_text_is_repeated_to_the_length_asked() -> None:

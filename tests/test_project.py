@@ -24,6 +24,7 @@ TEXT = (*CODE, ".md", ".toml", ".txt", ".json", ".cfg")
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
@@ -81,7 +82,8 @@ def test_the_layout_is_the_one_the_readme_describes() -> None:
     for name in TOP_FILES:
         assert (ROOT / name).is_file(), name
     rows = re.findall(r"^\| `([a-z_]+)/` \|", read("README.md"), re.MULTILINE)
-    assert set(rows) == {"ptmo_secure", "csrc", "kernels", "tee_sim", "tests", "docs"}
+    folders = {"ptmo_secure", "csrc", "kernels", "tee_sim", "tests", "benchmarks", "docs"}
+    assert set(rows) == folders
     for folder in rows:
         assert (ROOT / folder).is_dir(), folder
 
@@ -102,7 +104,9 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_source_file_that_a_document_names_exists(document: Path) -> None:
-    pattern = r"`((?:ptmo_secure|tee_sim|csrc|kernels|tests)/[\w./]*\.(?:py|h|cpp|toml))`"
+    pattern = (
+        r"`((?:ptmo_secure|tee_sim|csrc|kernels|tests|benchmarks)/[\w./]*\.(?:py|h|cpp|toml))`"
+    )
     for name in re.findall(pattern, document.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file(), name
 

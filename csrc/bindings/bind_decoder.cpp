@@ -145,6 +145,7 @@ void register_decoder(py::module_& m) {
       .def("set_int8", &set_int8, py::arg("name"), py::arg("codes"), py::arg("scales"))
       .def("set_float", &set_float, py::arg("name"), py::arg("values"))
       .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
+      .def("weights_bytes_per_token", [](Decoder& d) { return d.weights().bytes_per_token(); })
       .def("forward", &forward, py::arg("session"), py::arg("token_ids"),
            py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
            py::arg("restore") = py::none(),

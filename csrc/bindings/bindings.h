@@ -16,5 +16,6 @@ void register_ops(py::module_& m);
 void register_tee(py::module_& m);
 void register_kv(py::module_& m);
 void register_decoder(py::module_& m);
+void register_bench(py::module_& m);
 
 } // namespace ptmo

@@ -6,4 +6,5 @@ PYBIND11_MODULE(_native, m) {
   ptmo::register_tee(m);
   ptmo::register_kv(m);
   ptmo::register_decoder(m);
+  ptmo::register_bench(m);
 }

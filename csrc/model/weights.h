@@ -49,6 +49,8 @@ struct Weights {
   // Throws std::invalid_argument naming the first parameter that was never set.
   void require_complete() const;
   size_t bytes() const;
+  // What one token reads: all of it, but of an untied embedding a row only.
+  size_t bytes_per_token() const { return bytes() - (head.empty() ? 0 : embed.bytes); }
   const Matrix& output() const { return head.empty() ? embed : head; }
 
 private:

@@ -19,6 +19,7 @@ HEADINGS = (
     "KV B/token",
     "weights",
     "crossings/token",
+    "of bandwidth",
 )
 
 
@@ -47,7 +48,8 @@ def bench(
       ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
       ptmo bench --rounds 5 --json > bench.json
 
-    The rounds are interleaved, so that a machine that slows down slows every shield alike.
+    The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
+    bandwidth" is what decoding reads a second over what the same cores read from a plain buffer.
     """
     config = BenchConfig(
         model=model,

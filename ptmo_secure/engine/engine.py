@@ -320,9 +320,13 @@ class Engine:
             )
 
     def stats(self) -> dict[str, object]:
-        """Return sizes and counters: weights, KV bytes a token, crossings, kernel level."""
+        """Return sizes and counters: weights, KV bytes a token, crossings, kernel level.
+
+        `weights_bytes_per_token` is what decoding a token reads of them.
+        """
         return {
             "weights_bytes": self._decoder.weights_bytes(),
+            "weights_bytes_per_token": self._decoder.weights_bytes_per_token(),
             "kv_bytes_per_token": self._layout.bytes_per_token,
             "context_tokens": self.context_tokens,
             "tee_crossings": self._crossings(),

@@ -1,0 +1,88 @@
+"""What every ratio must reach, and what it should: the one table of floors and goals."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Bound = Literal["at_least", "at_most"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A floor that fails the check, and a goal."""
+
+    floor: float
+    goal: float
+    bound: Bound = "at_least"
+    unit: str = ""
+
+    def holds(self, measured: float) -> bool:
+        """Whether the floor is kept."""
+        return _holds(measured, self.floor, self.bound)
+
+    def reaches_goal(self, measured: float) -> bool:
+        """Whether the goal is reached."""
+        return _holds(measured, self.goal, self.bound)
+
+
+def _holds(measured: float, limit: float, bound: Bound) -> bool:
+    return measured >= limit if bound == "at_least" else measured <= limit
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the table: a name, what it is in words, and its targets by thread count."""
+
+    name: str
+    title: str
+    targets: dict[int, Target]
+
+
+def _both(target: Target) -> dict[int, Target]:
+    return {1: target, 2: target}
+
+
+METRICS = (
+    Metric(
+        "decode_q4_1",
+        "decode, 128 tokens, ours / llama.cpp, Q4_1",
+        {1: Target(1.6, 2.5), 2: Target(2.0, 4.0)},
+    ),
+    Metric(
+        "decode_q4_0",
+        "decode, 128 tokens, ours / llama.cpp, Q4_0",
+        {1: Target(1.2, 1.8), 2: Target(1.6, 2.8)},
+    ),
+    Metric(
+        "prefill_q4_1",
+        "prefill, 512 tokens, ours / llama.cpp, Q4_1",
+        {2: Target(2.0, 3.0)},
+    ),
+    Metric(
+        "prefill_q4_0",
+        "prefill, 512 tokens, ours / llama.cpp, Q4_0",
+        {2: Target(0.75, 1.3)},
+    ),
+    Metric(
+        "seal_1024",
+        "decode `seal` / `none` at 1,024 tokens, INT8 KV",
+        _both(Target(0.88, 0.95)),
+    ),
+    Metric(
+        "seal_4096",
+        "decode `seal` / `none` at 4,096 tokens, INT8 KV",
+        _both(Target(0.80, 0.92)),
+    ),
+    Metric("permute", "decode `permute` folded / `none`", _both(Target(0.97, 1.00))),
+    Metric("kv_int8", "decode INT8 KV / FP16 KV at 2,048 tokens", _both(Target(1.00, 1.15))),
+    Metric(
+        "bandwidth",
+        "decode, weights + KV bytes/s / the machine's read bandwidth at that size",
+        {1: Target(0.60, 0.85), 2: Target(0.45, 0.75)},
+    ),
+    Metric(
+        "memory",
+        "growth of peak memory, load to 512 + 128 tokens / (weights + KV + 64 MiB)",
+        {2: Target(1.0, 0.9, "at_most")},
+    ),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}

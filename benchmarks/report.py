@@ -1,0 +1,147 @@
+"""One row a ratio: for programs, for terminals, and for benchmarks/README.md."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from floors import BY_NAME, Metric, Target
+from ratios.measured import Measured
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.results import envelope
+
+HEADINGS = ("metric", "threads", "measured", "floor", "goal", "ok", "rounds")
+
+
+@dataclass(frozen=True, slots=True)
+class RatioRow:
+    """A ratio beside its targets. The fields are the keys of the JSON."""
+
+    metric: str
+    title: str
+    threads: int
+    measured: float | None  # None: skipped
+    floor: float
+    goal: float
+    bound: str  # "at_least" | "at_most"
+    unit: str
+    ok: bool | None
+    goal_reached: bool | None
+    rounds: tuple[float, ...] = ()
+    detail: Mapping[str, float] = field(default_factory=dict)
+    skipped: str = ""
+
+
+def measured_row(metric: Metric, threads: int, found: Measured) -> RatioRow:
+    """A row of a ratio that was measured."""
+    target = metric.targets[threads]
+    return RatioRow(
+        **_common(metric, threads, target),
+        measured=found.value,
+        ok=target.holds(found.value),
+        goal_reached=target.reaches_goal(found.value),
+        rounds=found.rounds,
+        detail=found.detail,
+    )
+
+
+def skipped_row(metric: Metric, threads: int, reason: str) -> RatioRow:
+    """A row of a ratio that could not be measured."""
+    common = _common(metric, threads, metric.targets[threads])
+    return RatioRow(**common, measured=None, ok=None, goal_reached=None, skipped=reason)
+
+
+def _common(metric: Metric, threads: int, target: Target) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "title": metric.title,
+        "threads": threads,
+        "floor": target.floor,
+        "goal": target.goal,
+        "bound": target.bound,
+        "unit": target.unit,
+    }
+
+
+def result(command: str, config: Mapping[str, object], rows: Sequence[RatioRow]) -> dict[str, Any]:
+    """The JSON object of a run."""
+    return envelope(command, config, [asdict(row) for row in rows])
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], list[RatioRow]]:
+    """An earlier run's JSON object, and its rows beside the floors of today.
+
+    Raises:
+        InputError: it is not there, or no result of check_ratios.py.
+    """
+    try:
+        found = json.loads(path.read_text())
+        return found, [_row_from_json(row) for row in found["results"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no result of check_ratios.py: {error}") from None
+
+
+def _row_from_json(value: Mapping[str, Any]) -> RatioRow:
+    metric, threads = BY_NAME[value["metric"]], int(value["threads"])
+    if value["measured"] is None:
+        return skipped_row(metric, threads, value["skipped"])
+    return measured_row(
+        metric, threads, Measured(value["measured"], tuple(value["rounds"]), value["detail"])
+    )
+
+
+def failed(rows: Sequence[RatioRow]) -> list[RatioRow]:
+    """The rows under their floor."""
+    return [row for row in rows if row.ok is False]
+
+
+def cells(rows: Sequence[RatioRow]) -> Iterator[tuple[str, ...]]:
+    """The table: a row of text per ratio."""
+    for row in rows:
+        sign = ">=" if row.bound == "at_least" else "<="
+        low_high = f"{number(min(row.rounds))} - {number(max(row.rounds))}" if row.rounds else ""
+        yield (
+            row.title,
+            str(row.threads),
+            "-" if row.measured is None else f"{number(row.measured)} {row.unit}".strip(),
+            f"{sign} {number(row.floor)}",
+            f"{sign} {number(row.goal)}",
+            verdict(row),
+            row.skipped or low_high,
+        )
+
+
+def verdict(row: RatioRow) -> str:
+    """How a row fares, in a word."""
+    if row.ok is None:
+        return "skipped"
+    if not row.ok:
+        return "BELOW" if row.bound == "at_least" else "ABOVE"
+    return "goal" if row.goal_reached else "ok"
+
+
+def number(value: float) -> str:
+    """Two decimals for ratios, none for what is large."""
+    return f"{value:.0f}" if abs(value) >= 20 else f"{value:.2f}"
+
+
+def markdown(run: Mapping[str, Any], rows: Sequence[RatioRow]) -> str:
+    """The table for the README, under the command, commit and machine that made it."""
+    machine = run["machine"]
+    load = run["config"].get("load_average_before", 0.0)
+    head = (
+        f"`{run['command']}` at {str(run['commit'])[:10]}, {machine['cpu']}, "
+        f"{machine['cores']} cores, load {load:.2f} before:\n\n"
+    )
+    lines = [(*HEADINGS, "of"), tuple("---" for _ in (*HEADINGS, ""))]
+    lines += [(*line, detail(row)) for line, row in zip(cells(rows), rows, strict=True)]
+    return head + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def detail(row: RatioRow) -> str:
+    """What a ratio was made of, in words."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {number(value)}" for name, value in row.detail.items()
+    )

@@ -1,0 +1,29 @@
+"""Elementwise kernels at the vector lengths of five models; all of it stays in the first cache."""
+
+from typing import Any
+
+import pytest
+from kernel_timing import time_kernel
+from shapes import MODELS
+
+from ptmo_secure import _native
+
+PAGE_ROWS = 32  # rows of a KV page: one softmax pass
+LENGTHS = {
+    "rms_norm": {model.d_model for model in MODELS},
+    "quantize_blocks": {length for m in MODELS for length in (m.d_model, m.d_ff)},
+    "swiglu": {model.d_ff for model in MODELS},
+    "add": {model.d_model for model in MODELS},
+    "cos_sin": {model.head_dim // 2 for model in MODELS},
+    "rope": {model.head_dim for model in MODELS},
+    "quantize_row_i8": {model.head_dim for model in MODELS},
+    "quantize_row_i16": {model.head_dim for model in MODELS},
+    "to_f16": {model.head_dim for model in MODELS},
+    "exp_sum": {PAGE_ROWS},
+}
+CASES = [(kernel, length) for kernel, lengths in LENGTHS.items() for length in sorted(lengths)]
+
+
+@pytest.mark.parametrize(("kernel", "length"), CASES)
+def test_vector(benchmark: Any, kernel: str, length: int) -> None:
+    time_kernel(benchmark, _native.VectorBench(kernel, length), threads=1)
