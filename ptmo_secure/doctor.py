@@ -109,9 +109,10 @@ def _native_module() -> tuple[Status, str]:
         from ptmo_secure import _native
     except ImportError:
         return "fail", "not built: pip install -e ."
-    level, aes = _native.kernel_level(), _native.aes_hardware()
-    status: Status = "ok" if aes and level != "reference" else "warn"
-    return status, f"kernel level {level}; AES {'in hardware' if aes else 'in software (slow)'}"
+    level, aes = _native.kernel_level(), _native.aes_level()
+    slow = aes == "portable"
+    status: Status = "warn" if slow or level == "reference" else "ok"
+    return status, f"kernel level {level}; AES {'in software (slow)' if slow else aes}"
 
 
 def _memfd_secret() -> tuple[Status, str]:

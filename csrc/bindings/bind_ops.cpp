@@ -66,7 +66,7 @@ void register_ops(py::module_& m) {
   m.def(
       "kernel_level", [] { return std::string(kernels::best().name); },
       "Name of the CPU kernel level in use.");
-  m.def("aes_hardware", &aes_hardware, "Whether the keystream uses the CPU's AES instructions.");
+  m.def("aes_level", &aes_level, "The CPU's AES instructions in use, or \"portable\".");
   m.def("quantize_int4", &quantize, py::arg("x"), py::arg("group") = 32,
         py::arg("symmetric") = false,
         "Group-wise INT4 of x [N, K] float32: (codes u8 [N, K/2], scales f16, mins f16 [N, K/g]).");

@@ -6,6 +6,7 @@
 #include "aes_armv8.h"
 #else
 #include "aes_ni.h"
+#include "aes_vaes.h"
 #endif
 
 namespace ptmo {
@@ -108,27 +109,42 @@ void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int
   }
 }
 
-namespace {
+std::vector<AesLevel> aes_hardware_levels() {
+  std::vector<AesLevel> out;
 #if defined(__aarch64__)
-const auto hardware_supported = aes_armv8_supported;
-const auto hardware_ctr_xor = aes_armv8_ctr_xor;
+  if (aes_armv8_supported())
+    out.push_back({"armv8", aes_armv8_ctr_xor});
 #else
-const auto hardware_supported = aes_ni_supported;
-const auto hardware_ctr_xor = aes_ni_ctr_xor;
+  if (aes_vaes_supported() && aes_ni_supported())
+    out.push_back({"vaes512", aes_vaes_ctr_xor});
+  if (aes_ni_supported())
+    out.push_back({"aes-ni", aes_ni_ctr_xor});
 #endif
+  return out;
+}
+
+namespace {
+const AesLevel& best_level() {
+  static const std::vector<AesLevel> levels = aes_hardware_levels();
+  static const AesLevel none{"portable", nullptr};
+  return levels.empty() ? none : levels.front();
+}
 } // namespace
 
+const char* aes_level() {
+  return best_level().name;
+}
+
 bool aes_hardware() {
-  static const bool supported = hardware_supported();
-  return supported;
+  return best_level().ctr_xor != nullptr;
 }
 
 void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
                     StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
                     uint8_t* out) {
   const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
-  if (aes_hardware()) {
-    hardware_ctr_xor(keys, seqs, records, layer, stream, in, record_bytes, out);
+  if (const auto ctr_xor = best_level().ctr_xor) {
+    ctr_xor(keys, seqs, records, layer, stream, in, record_bytes, out);
   } else {
     aes128_ctr_xor_portable(keys, seqs, records, layer, kind, head, in, record_bytes, out);
   }

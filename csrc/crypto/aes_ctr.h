@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace ptmo {
 
@@ -25,8 +26,17 @@ void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records,
                     StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
                     uint8_t* out);
 
-// Whether that uses the CPU's AES instructions (constant time).
+// Whether that uses the CPU's AES instructions (constant time), and which.
 bool aes_hardware();
+const char* aes_level();
+
+// The hardware levels this CPU has, best first; aes128_ctr_xor takes the first.
+struct AesLevel {
+  const char* name;
+  void (*ctr_xor)(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
+                  uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out);
+};
+std::vector<AesLevel> aes_hardware_levels();
 
 // The portable version of the same, kept callable for the tests (byte-wise, table-free but for the
 // S-box: not constant time).

@@ -86,11 +86,24 @@ bool holds(const Bytes& memory, const uint8_t* needle, size_t size) {
   return std::search(memory.begin(), memory.end(), needle, needle + size) != memory.end();
 }
 
-template <typename Check> void with_both(Check check) {
+// A hardware level, called as aes128_ctr_xor is.
+struct Hardware {
+  AesLevel level;
+  void operator()(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
+                  StreamKind kind, uint16_t head, const uint8_t* in, size_t bytes,
+                  uint8_t* out) const {
+    const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
+    level.ctr_xor(keys, seqs, records, layer, stream, in, bytes, out);
+  }
+};
+
+template <typename Check> void with_each(Check check) {
   set_context("portable");
   check(aes128_ctr_xor_portable);
-  set_context(aes_hardware() ? "hardware" : "portable again: no AES instructions");
-  check(aes128_ctr_xor);
+  for (const AesLevel& level : aes_hardware_levels()) {
+    set_context(level.name);
+    check(Hardware{level});
+  }
 }
 
 } // namespace
@@ -119,7 +132,7 @@ TEST(the_rfc_3686_vectors_hold) {
        "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223",
        "c1cf48a89f2ffdd9cf4652e9efdb72d74540a42bde6d7836d59a5ceaaef3105325b2072f"},
   };
-  with_both([&](auto cipher) {
+  with_each([&](auto cipher) {
     for (const auto& v : vectors) {
       Bytes in(16, 0);
       const Bytes plain = hex(v.plain);
@@ -142,13 +155,13 @@ TEST(the_aesavs_known_answers_hold) {
       {"10a58869d74be5a374cf867cfb473859", "000000000000000000000000",
        "6d251e6944b051e04eaa6fb4dbf78465"}, // KeySbox 1
   };
-  with_both([&](auto cipher) {
+  with_each([&](auto cipher) {
     for (const auto& v : vectors)
       CHECK_EQ(text(crypt(cipher, hex(v.key), hex(v.prefix), hex(zeros))), std::string(v.cipher));
   });
 }
 
-TEST(hardware_and_portable_agree_for_every_size_and_count) {
+TEST(every_hardware_level_agrees_with_the_portable_cipher_for_every_size_and_count) {
   Random random(61);
   const auto random_bytes = [&](size_t n) {
     Bytes out(n);
@@ -157,8 +170,13 @@ TEST(hardware_and_portable_agree_for_every_size_and_count) {
     return out;
   };
   const AesRoundKeys keys = expanded(random_bytes(16));
-  for (size_t bytes = 1; bytes <= 200; ++bytes) {
-    for (const int records : {0, 1, 2, 3, 7, 16}) {
+  std::vector<size_t> sizes = {256, 320, 512, 1024, 2048, 4096, 4160};
+  for (size_t bytes = 1; bytes <= 200; ++bytes)
+    sizes.push_back(bytes);
+  for (const size_t bytes : sizes) {
+    for (const int records : {0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33}) {
+      if (bytes > 200 && records > 9)
+        continue;
       std::vector<uint64_t> seqs;
       for (int i = 0; i < records; ++i)
         seqs.push_back(random.bits());
@@ -167,18 +185,22 @@ TEST(hardware_and_portable_agree_for_every_size_and_count) {
       const auto head = static_cast<uint16_t>(random.below(1024));
       const size_t total = bytes * static_cast<size_t>(records);
       const Bytes in = random_bytes(total);
-      Bytes fast(total + 16, 0xa5), slow = fast, in_place = in;
-      aes128_ctr_xor(keys, seqs.data(), records, layer, kind, head, in.data(), bytes, fast.data());
+      Bytes slow(total + 16, 0xa5);
       aes128_ctr_xor_portable(keys, seqs.data(), records, layer, kind, head, in.data(), bytes,
                               slow.data());
-      aes128_ctr_xor(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
-                     in_place.data());
-      set_context("bytes ", bytes, " records ", records);
-      CHECK(same_bits(fast, slow)); // the 16 bytes behind the last record included
-      CHECK(total == 0 || std::memcmp(in_place.data(), fast.data(), total) == 0);
-      aes128_ctr_xor(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
-                     in_place.data());
-      CHECK(same_bits(in_place, in)); // decrypting is the same operation
+      for (const AesLevel& level : aes_hardware_levels()) {
+        const Hardware cipher{level};
+        Bytes fast(total + 16, 0xa5), in_place = in;
+        cipher(keys, seqs.data(), records, layer, kind, head, in.data(), bytes, fast.data());
+        cipher(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
+               in_place.data());
+        set_context(level.name, " bytes ", bytes, " records ", records);
+        CHECK(same_bits(fast, slow)); // the 16 bytes behind the last record included
+        CHECK(total == 0 || std::memcmp(in_place.data(), fast.data(), total) == 0);
+        cipher(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
+               in_place.data());
+        CHECK(same_bits(in_place, in)); // decrypting is the same operation
+      }
     }
   }
 }
@@ -220,27 +242,32 @@ TEST(the_stack_holds_no_key_no_keystream_and_no_text_afterwards) {
     std::printf("     (the portable cipher and sanitized builds promise no such thing)\n");
     return;
   }
+  constexpr size_t kRecords = 11;
   Random random(62);
-  Bytes key(16), plain(3 * 100);
+  Bytes key(16), plain(kRecords * 256);
   for (Bytes* bytes : {&key, &plain})
     for (uint8_t& b : *bytes)
       b = static_cast<uint8_t>(random.bits());
   const AesRoundKeys keys = expanded(key);
-  const std::vector<uint64_t> seqs = {random.bits(), random.bits(), random.bits()};
-  for (const size_t bytes : {9u, 16u, 40u, 64u, 80u, 100u}) {
-    Bytes out(3 * bytes);
-    const Bytes left = stack_after([&] {
-      aes128_ctr_xor(keys, seqs.data(), 3, 5, StreamKind::kKey, 2, plain.data(), bytes, out.data());
-    });
-    set_context("record bytes ", bytes);
-    for (size_t at = 0; at < sizeof(keys.bytes); at += 8)
-      CHECK(!holds(left, keys.bytes + at, 8));
-    for (size_t at = 0; at < out.size(); ++at)
-      out[at] ^= plain[at]; // the keystream
-    for (size_t record = 0; record < out.size(); record += bytes) {
-      for (size_t at = record; at + 8 <= record + bytes; ++at) {
-        CHECK(!holds(left, plain.data() + at, 8));
-        CHECK(!holds(left, out.data() + at, 8));
+  std::vector<uint64_t> seqs;
+  for (size_t i = 0; i < kRecords; ++i)
+    seqs.push_back(random.bits());
+  for (const AesLevel& level : aes_hardware_levels()) {
+    for (const size_t bytes : {8u, 9u, 16u, 32u, 40u, 64u, 80u, 100u, 128u, 256u}) {
+      Bytes out(kRecords * bytes);
+      const Bytes left = stack_after([&] {
+        level.ctr_xor(keys, seqs.data(), kRecords, 5, 2, plain.data(), bytes, out.data());
+      });
+      set_context(level.name, " record bytes ", bytes);
+      for (size_t at = 0; at < sizeof(keys.bytes); at += 8)
+        CHECK(!holds(left, keys.bytes + at, 8));
+      for (size_t at = 0; at < out.size(); ++at)
+        out[at] ^= plain[at]; // the keystream
+      for (size_t record = 0; record < out.size(); record += bytes) {
+        for (size_t at = record; at + 8 <= record + bytes; ++at) {
+          CHECK(!holds(left, plain.data() + at, 8));
+          CHECK(!holds(left, out.data() + at, 8));
+        }
       }
     }
   }
