@@ -15,6 +15,7 @@ ROUND_SECONDS = 0.01  # a round repeats the kernel for at least this long
 # Weights that decoding reads do not fit any cache: in a rotation of this size, eight times a large
 # last-level cache, no call finds its matrix where the last one left it.
 ROTATED_BYTES = 256 << 20
+LEAST_READ_BYTES = 16 << 10  # less, and the call itself would be what the bandwidth is measured of
 RESIDENT = 0  # one matrix, which stays where it is: prefill reads it again for every few tokens
 
 
@@ -59,9 +60,10 @@ def time_kernel(benchmark: Any, bench: Bench, threads: int, macs: int = 0) -> No
         macs: multiply-adds a call.
     """
     repeats = rounds_repeats(bench)
-    before = _native.read_bandwidth(bench.working_set_bytes + 512, threads)
+    size = max(bench.working_set_bytes, LEAST_READ_BYTES)
+    before = _native.read_bandwidth(size, threads)
     benchmark.pedantic(bench.run, args=(repeats,), rounds=ROUNDS, warmup_rounds=1)
-    after = _native.read_bandwidth(bench.working_set_bytes + 512, threads)
+    after = _native.read_bandwidth(size, threads)
     if benchmark.stats is None:  # --benchmark-disable
         return
     call_s = benchmark.stats.stats.median / repeats

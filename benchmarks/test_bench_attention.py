@@ -38,19 +38,8 @@ def run(benchmark: Any, case: Case) -> None:
         model.n_layers, model.n_kv_heads, model.head_dim, PAGE_ROWS, KV_TYPES[case.kv]
     )
     pages = _native.PageArena(layout, -(-context // PAGE_ROWS))
-    config = _native.ModelConfig(
-        n_layers=model.n_layers,
-        d_model=model.d_model,
-        n_heads=model.n_heads,
-        n_kv_heads=model.n_kv_heads,
-        head_dim=model.head_dim,
-        d_ff=model.d_ff,
-        vocab_size=model.vocab_size,
-        context_length=context,
-        rms_eps=1e-5,
-    )
     session = sealed_session(pages) if case.sealed else _native.KvSession(pages, 1)
-    bench = _native.AttentionBench(config, session, context, case.tokens, case.threads)
+    bench = _native.AttentionBench(session, model.n_heads, context, case.tokens, case.threads)
     macs = 2 * model.n_layers * model.n_heads * model.head_dim * context * case.tokens
     time_kernel(benchmark, bench, case.threads, macs)
 

@@ -12,7 +12,9 @@ PAGE_ROWS = 32  # rows of a KV page: one softmax pass
 LENGTHS = {
     "rms_norm": {model.d_model for model in MODELS},
     "quantize_blocks": {length for m in MODELS for length in (m.d_model, m.d_ff)},
+    "head_rms_norm": {model.head_dim for model in MODELS},
     "swiglu": {model.d_ff for model in MODELS},
+    "geglu": {model.d_ff for model in MODELS},
     "add": {model.d_model for model in MODELS},
     "cos_sin": {model.head_dim // 2 for model in MODELS},
     "rope": {model.head_dim for model in MODELS},

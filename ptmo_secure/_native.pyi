@@ -185,7 +185,7 @@ class VectorBench:
 
 class AttentionBench:
     def __init__(
-        self, config: ModelConfig, session: KvSession, context: int, tokens: int, threads: int
+        self, session: KvSession, n_heads: int, context: int, tokens: int, threads: int
     ) -> None: ...
     def run(self, repeats: int) -> None: ...
     @property

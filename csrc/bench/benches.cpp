@@ -49,6 +49,14 @@ void pack_random(WeightType type, int rows, int cols, int group, uint8_t* out) {
     pack_int8(codes.data(), scales.data(), rows, cols, out);
 }
 
+// What attention reads of a model's shape; the rest is as small as may be.
+ModelConfig attention_config(const PageLayout& layout, int n_heads, int context) {
+  const ModelConfig config{
+      layout.n_layers, 16, n_heads, layout.n_kv_heads, layout.head_dim, 16, 1, context, 1e-5f};
+  validate(config);
+  return config;
+}
+
 } // namespace
 
 MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tokens, int threads,
@@ -117,7 +125,9 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
           k.quantize_blocks(x, n, codes_.data(), scales_.data(), sums_.data(), code_sums_.data());
         }}},
       {"rms_norm", {12, [=, &k] { k.rms_norm(x, weight, n, 1e-5f, out); }}},
+      {"head_rms_norm", {8, [=, &k] { k.head_rms_norm(out, weight, n, 1e-5f); }}},
       {"swiglu", {12, [=, &k] { k.swiglu(x, weight, n, out); }}},
+      {"geglu", {12, [=, &k] { k.geglu(x, weight, n, out); }}},
       {"add", {12, [=, &k] { k.add(weight, n, out); }}},
       {"cos_sin", {12, [=, &k] { k.cos_sin(x, n, weight, out); }}},
       {"rope", {12, [=, &k] { k.rope(out, x, x, n / 2); }}},
@@ -142,18 +152,15 @@ void VectorBench::run(int repeats) {
     call_();
 }
 
-AttentionBench::AttentionBench(const ModelConfig& config, KvSession& session, int context,
-                               int tokens, int threads)
-    : kernels_(kernels::best()), config_(config), session_(session), pool_(threads),
-      attention_(config, session.layout(), threads), tokens_(tokens) {
+AttentionBench::AttentionBench(KvSession& session, int n_heads, int context, int tokens,
+                               int threads)
+    : kernels_(kernels::best()), config_(attention_config(session.layout(), n_heads, context)),
+      session_(session), pool_(threads), attention_(config_, session.layout(), threads),
+      tokens_(tokens) {
   require(session.length() == 0, "the session has ", session.length(), " rows already");
   require(tokens >= 1 && tokens <= context, "tokens=", tokens, " is not in 1..context=", context);
-  require(config.n_layers == session.layout().n_layers &&
-              config.n_kv_heads == session.layout().n_kv_heads &&
-              config.head_dim == session.layout().head_dim,
-          "the session's pages are not of this model");
   fill(context);
-  q_ = random_floats(static_cast<size_t>(tokens) * config.q_size());
+  q_ = random_floats(static_cast<size_t>(tokens) * config_.q_size());
   out_.resize(q_.size());
   call_bytes_ = static_cast<size_t>(context) * session.layout().bytes_per_token();
 }

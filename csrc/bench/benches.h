@@ -68,8 +68,7 @@ private:
 // session with random rows up to `context`.
 class AttentionBench {
 public:
-  AttentionBench(const ModelConfig& config, KvSession& session, int context, int tokens,
-                 int threads);
+  AttentionBench(KvSession& session, int n_heads, int context, int tokens, int threads);
   void run(int repeats);
   size_t call_bytes() const { return call_bytes_; }
   size_t working_set_bytes() const { return call_bytes_; }

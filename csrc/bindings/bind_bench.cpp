@@ -51,9 +51,8 @@ void register_bench(py::module_& m) {
   bench_class<VectorBench>(m, "VectorBench")
       .def(py::init<const std::string&, int>(), py::arg("kernel"), py::arg("n"));
   bench_class<AttentionBench>(m, "AttentionBench")
-      .def(py::init<const ModelConfig&, KvSession&, int, int, int>(), py::arg("config"),
-           py::arg("session"), py::arg("context"), py::arg("tokens"), py::arg("threads"),
-           py::keep_alive<1, 3>());
+      .def(py::init<KvSession&, int, int, int, int>(), py::arg("session"), py::arg("n_heads"),
+           py::arg("context"), py::arg("tokens"), py::arg("threads"), py::keep_alive<1, 2>());
   bench_class<KeystreamBench>(m, "KeystreamBench")
       .def(py::init<int, size_t>(), py::arg("records"), py::arg("record_bytes"));
 }

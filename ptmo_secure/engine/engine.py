@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -115,12 +114,7 @@ class Engine:
     def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -320,10 +314,7 @@ class Engine:
             )
 
     def stats(self) -> dict[str, object]:
-        """Return sizes and counters: weights, KV bytes a token, crossings, kernel level.
-
-        `weights_bytes_per_token` is what decoding a token reads of them.
-        """
+        """Return sizes and counters: weights, KV bytes a token, crossings, kernel level."""
         return {
             "weights_bytes": self._decoder.weights_bytes(),
             "weights_bytes_per_token": self._decoder.weights_bytes_per_token(),

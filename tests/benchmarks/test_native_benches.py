@@ -9,20 +9,6 @@ from ptmo_secure import _native
 LAYERS, HEADS, KV_HEADS, DIM = 2, 4, 2, 32
 
 
-def model() -> _native.ModelConfig:
-    return _native.ModelConfig(
-        n_layers=LAYERS,
-        d_model=HEADS * DIM,
-        n_heads=HEADS,
-        n_kv_heads=KV_HEADS,
-        head_dim=DIM,
-        d_ff=64,
-        vocab_size=8,
-        context_length=64,
-        rms_eps=1e-5,
-    )
-
-
 def pages(kv_type: _native.KvType = _native.KvType.int8) -> _native.PageArena:
     return _native.PageArena(_native.PageLayout(LAYERS, KV_HEADS, DIM, 16, kv_type), 4)
 
@@ -84,6 +70,7 @@ def test_a_matrix_of_a_wrong_shape_is_refused(change: dict[str, object], text: s
     [
         *(("quantize_blocks", 5), ("rms_norm", 12), ("swiglu", 12), ("add", 12), ("cos_sin", 12)),
         *(("rope", 12), ("quantize_row_i8", 5), ("quantize_row_i16", 6), ("to_f16", 6)),
+        *(("geglu", 12), ("head_rms_norm", 8)),
         ("exp_sum", 16),
     ],
 )
@@ -102,7 +89,7 @@ def test_an_unknown_kernel_is_refused_by_name() -> None:
 def test_attention_reads_the_whole_cache_once_a_call(kv_type: str) -> None:
     arena = pages(getattr(_native.KvType, kv_type))
     session = _native.KvSession(arena, 1)
-    bench = _native.AttentionBench(model(), session, 40, 1, 2)
+    bench = _native.AttentionBench(session, HEADS, 40, 1, 2)
     bench.run(2)
     element = {"int8": 1, "fp16": 2, "fp32": 4}[kv_type]
     row = 2 * DIM * element + (8 if kv_type == "int8" else 0)
@@ -119,21 +106,23 @@ def test_attention_over_a_sealed_cache_holds_no_plain_row() -> None:
     plain_arena = pages()
     plain = _native.KvSession(plain_arena, 1)
     for kv in (session, plain):
-        _native.AttentionBench(model(), kv, 40, 8, 1).run(1)
+        _native.AttentionBench(kv, HEADS, 40, 8, 1).run(1)
     layout = _native.PageLayout(LAYERS, KV_HEADS, DIM, 16, _native.KvType.int8)
     row = plain_arena.dump()[layout.data_offset : layout.data_offset + DIM]
     assert any(row)
     assert row not in arena.dump()
 
 
-def test_attention_needs_an_empty_session_of_its_model() -> None:
+def test_attention_needs_an_empty_session_and_whole_groups_of_heads() -> None:
     arena = pages()
     session = _native.KvSession(arena, 1)
     with pytest.raises(ValueError, match="tokens=9"):
-        _native.AttentionBench(model(), session, 8, 9, 1)
+        _native.AttentionBench(session, HEADS, 8, 9, 1)
+    with pytest.raises(ValueError, match="n_heads=5"):
+        _native.AttentionBench(session, 5, 8, 1, 1)
     session.append(1)
     with pytest.raises(ValueError, match="1 rows already"):
-        _native.AttentionBench(model(), session, 8, 1, 1)
+        _native.AttentionBench(session, HEADS, 8, 1, 1)
 
 
 def test_the_keystream_runs_over_whole_tiles() -> None:
