@@ -6,6 +6,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.errors import InputError
 
 HEADER = np.dtype(
@@ -69,6 +72,28 @@ class DeviceDump:
 
     pages: bytes  # concatenated
     layout: DumpLayout
+
+    @classmethod
+    def of(
+        cls,
+        pages: _native.PageArena,
+        layout: _native.PageLayout,
+        model: LlamaConfig,
+        config: EngineConfig,
+    ) -> "DeviceDump":
+        """Read an engine's pages as they stand in memory."""
+        return cls(
+            pages=pages.dump(),
+            layout=DumpLayout(
+                n_layers=model.n_layers,
+                n_kv_heads=model.n_kv_heads,
+                head_dim=model.head_dim,
+                rows_per_page=config.rows_per_page,
+                kv_dtype=config.kv_dtype,
+                page_bytes=layout.page_bytes,
+                addresses=tuple(pages.addresses()),
+            ),
+        )
 
     def headers(self) -> npt.NDArray[np.void]:
         """Return the header of every page, a structured array [pages]."""

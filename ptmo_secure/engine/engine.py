@@ -14,7 +14,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
-from ptmo_secure.engine.dump import DeviceDump, DumpLayout
+from ptmo_secure.engine.dump import DeviceDump
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.sampler import Sampler, SamplingParams
 from ptmo_secure.engine.saved_session import SavedSession, SavedShape
@@ -298,20 +298,8 @@ class Engine:
 
     def dump_device_memory(self) -> DeviceDump:
         """Return exactly the bytes a reader of the KV pages gets at their addresses."""
-        shape, lay = self.model, self._layout
         with self._lock:
-            return DeviceDump(
-                pages=self._pages.dump(),
-                layout=DumpLayout(
-                    n_layers=shape.n_layers,
-                    n_kv_heads=shape.n_kv_heads,
-                    head_dim=shape.head_dim,
-                    rows_per_page=self.config.rows_per_page,
-                    kv_dtype=self.config.kv_dtype,
-                    page_bytes=lay.page_bytes,
-                    addresses=tuple(self._pages.addresses()),
-                ),
-            )
+            return DeviceDump.of(self._pages, self._layout, self.model, self.config)
 
     def stats(self) -> dict[str, object]:
         """Return sizes and counters: weights, KV bytes a token, crossings, kernel level."""

@@ -48,6 +48,9 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
+_HASHED_BYTES = 16 << 20  # what hashing keeps of a file in memory
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor lies and how to read it."""
@@ -114,8 +117,13 @@ class GgufFile:
         return self._map[start:end]
 
     def sha256(self) -> bytes:
-        """Return the SHA-256 of the whole file, 32 bytes. Reads it once each time."""
-        return hashlib.sha256(self._map).digest()
+        """Return the SHA-256 of the whole file, 32 bytes; reads it, a piece in memory at a time."""
+        digest = hashlib.sha256()
+        with memoryview(self._map) as view:
+            for at in range(0, len(view), _HASHED_BYTES):
+                digest.update(view[at : at + _HASHED_BYTES])
+                self.release()
+        return digest.digest()
 
     def close(self) -> None:
         """Unmap the file; a view that is still held keeps the mapping until it goes."""

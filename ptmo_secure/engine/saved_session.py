@@ -76,6 +76,7 @@ def save(path: Path, rows: Rows, shape: SavedShape, tee: TeeLink) -> None:
         InputError: the path cannot be written to.
         EngineError: the TEE refuses or is gone, or the disk is full.
     """
+    _check_name(path)
     file_id = secrets.token_bytes(16)
     header = _HEADER.pack(
         _MAGIC,
@@ -112,6 +113,7 @@ class SavedSession:
         self._shape = shape
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: not a saved session")
+        _check_name(path)
         with self._opened() as file:
             self._header = file.read(_HEADER.size)
             size = os.fstat(file.fileno()).st_size
@@ -194,6 +196,11 @@ class SavedSession:
             raise SecurityError(
                 f"{self._path}: {error}: the file was changed, or another TEE saved it"
             ) from None
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!a}: not a file name")
 
 
 @contextlib.contextmanager

@@ -243,14 +243,18 @@ class Session:
 
         Setting it keeps the rows there are: `truncate` first to be rid of rows of another set.
         Sessions share pages under equal sets only, so that a fork that gets another tag copies the
-        pages it shares (RuntimeError when the cache has no room for them).
+        pages it shares (EngineError when the cache has no room for them).
         """
         return self._native.adapter_tag
 
     @adapter_tag.setter
     def adapter_tag(self, tag: int) -> None:
         with self._lock:
-            self._native.adapter_tag = tag
+            self._require_open()
+            try:
+                self._native.adapter_tag = tag
+            except RuntimeError as error:
+                raise EngineError(str(error)) from None
 
     @property
     def closed(self) -> bool:

@@ -16,7 +16,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_weights
-from ptmo_secure.errors import EngineError
+from ptmo_secure.errors import EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
@@ -125,7 +125,12 @@ class TeeLink:
         if self._model is None:
             yield None, None
             return
-        model, element = self._model, _ELEMENT_BYTES[self._config.kv_dtype]
+        model, element = self._model, _ELEMENT_BYTES.get(self._config.kv_dtype)
+        if element is None:
+            raise InputError(
+                f"shield {self._config.shield!r}: rows of kv_dtype {self._config.kv_dtype!r} "
+                "cannot be put in the model's order, so they are not saved"
+            )
         half = self._row_elements * element  # bytes of one token's K (or V) rows
         memory = self.client.register_memory(2 * half * self._config.rows_per_page)
 

@@ -30,6 +30,21 @@ TEST(offsets_inside_a_page_are_those_of_its_description) {
   CHECK_THROWS(PageLayout(1, 1, 32, 20, KvType::kInt8), std::invalid_argument, "rows_per_page=20");
 }
 
+TEST(the_records_of_a_row_fill_a_heads_block) {
+  for (const KvType type : kTypes) {
+    set_context("type ", static_cast<int>(type));
+    const PageLayout l(3, 2, 64, 16, type);
+    size_t end = 0, row_bytes = 0;
+    for (const PageLayout::Record& r : l.records()) {
+      CHECK_EQ(r.offset, end);
+      end += r.bytes * 16;
+      row_bytes += r.bytes;
+    }
+    CHECK_EQ(end, l.head_bytes());
+    CHECK_EQ(row_bytes * 6, l.bytes_per_token());
+  }
+}
+
 TEST(page_headers_say_whose_rows_they_hold) {
   PageArena arena(PageLayout(1, 1, 16, 16, KvType::kInt8), 4);
   KvSession first(arena, 7), second(arena, 9);

@@ -119,7 +119,8 @@ TEST(a_page_and_its_rows_are_zeroed_when_the_last_fork_lets_them_go) {
   // What is left is what ten rows that never had company leave, sequence numbers apart.
   const auto without_numbers = [&] {
     std::vector<uint8_t> memory = memory_of(f.arena, kPages);
-    std::memset(memory.data() + sizeof(PageHeader), 0, 8 * 10);
+    for (size_t i = 0; i < 8 * 10; ++i)
+      memory.at(sizeof(PageHeader) + i) = 0;
     return memory;
   };
   const std::vector<uint8_t> left = without_numbers();

@@ -326,6 +326,9 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(model, tmp_path):
             session.save(tmp_path / "missing" / "session")
         with pytest.raises(InputError, match="Is a directory"):
             session.save(tmp_path)
+        for use in (session.save, engine.resume):
+            with pytest.raises(InputError, match="not a file name"):
+                use("a\0b")
         assert os.listdir(tmp_path) == ["session"]
         assert engine.resume(path).tokens == IDS  # and every key slot is free again
 

@@ -180,7 +180,7 @@ def test_generate_goes_on_in_the_branch_that_it_continues(model):
 
 
 def test_an_adapter_tag_goes_with_the_fork_and_into_the_pages(model):
-    with Engine.load(model, shield="seal", context_tokens=192) as engine:
+    with Engine.load(model, shield="seal", context_tokens=160) as engine:  # five pages
         session = engine.start_session()
         assert session.adapter_tag == 0
         session.adapter_tag = 0xFEDCBA9876543210
@@ -190,5 +190,7 @@ def test_an_adapter_tag_goes_with_the_fork_and_into_the_pages(model):
         assert set(engine.dump_device_memory().headers()["adapter_tag"]) == {0xFEDCBA9876543210}
         fork.adapter_tag = 1  # under another set nothing is shared
         assert len(engine.dump_device_memory().headers()) == 4
+        with pytest.raises(EngineError, match="KV cache is full"):
+            session.fork().adapter_tag = 2
         fork.feed([1])
         assert 1 in engine.dump_device_memory().headers()["adapter_tag"]
