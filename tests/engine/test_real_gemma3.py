@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
+from gguf.quants import dequantize
 
 from ptmo_secure.engine import registry
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.tensors import Int4Tensor, Int8Tensor
 from ptmo_secure.errors import InputError
-from tests.tiny_models import load_importer_weights
+from tests.references import quantize_int4_reference
+from tests.tiny_models import _names, load_importer_weights
 
 MODEL = "gemma3-270m"
 TEXT = (Path(__file__).parents[1] / "data" / "mixed_text.txt").read_text(encoding="utf-8")
@@ -49,8 +52,8 @@ def plain(source):
 
 
 @pytest.fixture(scope="module")
-def expected(source, plain):
-    """transformers' logits."""
+def model(source):
+    """transformers' model with the weights that the importer delivers."""
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -70,9 +73,19 @@ def expected(source, plain):
         max_position_embeddings=c.context_length,
         tie_word_embeddings=c.tied_head,
     )
-    model = load_importer_weights(Gemma3ForCausalLM(config).float().eval(), source)
+    return load_importer_weights(Gemma3ForCausalLM(config).float().eval(), source)
+
+
+def transformers_logits(model, ids):
+    import torch
+
     with torch.no_grad():
-        return model(torch.tensor([plain[0]]), logits_to_keep=ROWS).logits[0].numpy()
+        return model(torch.tensor([ids]), logits_to_keep=ROWS).logits[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def expected(model, plain):
+    return transformers_logits(model, plain[0])
 
 
 def log_softmax(logits):
@@ -105,7 +118,7 @@ def test_fast_path_stays_within_the_quality_bounds(plain, expected, capsys):
     with capsys.disabled():
         print(f"\n  {MODEL}: KL {kl:.5f} nats, top-1 {top1:.4f}, perplexity x {ratio:.5f}")
     assert kl < 0.01
-    # Flatter than SmolLM2: its two best tokens are often a near-tie, and no more than those may part.
+    # Flatter than SmolLM2: its two best tokens are often a near-tie; only near-ties may part.
     assert top1 >= 0.94
     top2 = np.sort(wanted, axis=-1)[:, -2:]
     parted = wanted.argmax(axis=-1) != got.argmax(axis=-1)
@@ -136,3 +149,39 @@ def test_a_prompt_is_continued_and_a_chat_uses_gemmas_turns(source):
             made.append(int(logits[-1].argmax()))
             logits = session.feed(made[-1:])
         assert engine.tokenizer.decode(made).startswith(" 8")
+
+
+@pytest.mark.slow
+def test_the_import_costs_no_perplexity_beside_the_files_own_weights(
+    source, model, plain, expected, capsys
+):
+    import torch
+
+    tensors = {tensor.name: tensor for tensor in GGUFReader(source.path).tensors}
+    blocks = {name: t for name, t in tensors.items() if t.tensor_type.name[0] == "Q"}
+    state, names = model.state_dict(), _names(model.config)
+    ids = plain[0]
+
+    def perplexity(logits):
+        at = np.arange(ROWS - 1)
+        return float(np.exp(-log_softmax(logits)[at, ids[-ROWS + 1 :]].mean()))
+
+    def with_matrices(change):
+        with torch.no_grad():
+            for name, tensor in blocks.items():
+                own = dequantize(tensor.data, tensor.tensor_type)
+                state[names[name]].copy_(torch.from_numpy(change(tensor.tensor_type.name, own)))
+        return perplexity(transformers_logits(model, ids))
+
+    def to_int4(kind, own):
+        if kind == "Q8_0":
+            return own
+        return Int4Tensor(*quantize_int4_reference(own, 32), 32).dequantize()
+
+    of_file = with_matrices(lambda kind, own: own)
+    delivered, int4 = perplexity(expected), with_matrices(to_int4)
+    with capsys.disabled():
+        print(f"\n  perplexity: file {of_file:.3f}, as delivered {delivered:.3f}, ", end="")
+        print(f"all re-quantised to INT4 {int4:.3f}, engine {perplexity(plain[1]):.3f}")
+    assert delivered / of_file < 1.002
+    assert int4 / of_file > 1.05  # what keeping the codes of Q5_0 and Q4_K is for
