@@ -126,7 +126,7 @@ class Sampler:
 
 
 def _likeliest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the ids of the `count` highest scores, and of all that equal the last of them, sorted."""
+    """Return the ids of the `count` highest scores and of all that equal the last, sorted."""
     if count >= len(scores):
         return np.argsort(-scores, kind="stable")
     lowest = np.partition(scores, -count)[-count]
