@@ -1,6 +1,9 @@
 """A scheduler that runs when it is told to, and writes down what each step ran."""
 
+import os
+import signal
 import threading
+import time
 
 from ptmo_secure.engine.scheduler import Scheduler
 
@@ -51,3 +54,19 @@ class SteppedScheduler(Scheduler):
                 return
             self.step()
         raise AssertionError(f"still busy after {limit} steps")
+
+
+def answer_alone(engine, prompt, max_tokens=24, **fields):
+    """What `generate` answers in a fresh conversation."""
+    engine.reset()
+    text = "".join(engine.generate(prompt, max_tokens, **fields))
+    engine.reset()
+    return text
+
+
+def kill_tee(engine):
+    """End the TEE process and wait until its client has noticed."""
+    os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while engine._tee.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)

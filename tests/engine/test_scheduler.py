@@ -1,27 +1,18 @@
 """Continuous batching: answers as alone, turns, refusals, ends."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ptmo_secure.engine.batch import share_rows
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.engine.session import TEE_DIED
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
-from tests.engine.stepped import SteppedScheduler
-from tests.engine.test_sessions import kill_tee
+from ptmo_secure.errors import CapacityError, InputError
+from tests.engine.stepped import SteppedScheduler, answer_alone
 from tests.tiny_models import make_tiny_model
 
-ROOT = Path(__file__).parents[2]
 PROMPTS = ["hello there " * n for n in (1, 20, 3, 9, 15, 2, 7, 5)]
 SHIELDS = [
     {"shield": "none"},
@@ -42,17 +33,10 @@ def engine(model):
         yield engine
 
 
-def alone(engine, prompt, max_tokens=24, **fields):
-    engine.reset()
-    text = "".join(engine.generate(prompt, max_tokens, **fields))
-    engine.reset()
-    return text
-
-
 @pytest.mark.parametrize("fields", SHIELDS)
 def test_answers_in_a_batch_are_those_of_generate_alone(model, fields):
     with Engine.load(model, threads=2, cache_tokens=2048, **fields) as engine:
-        expected = [alone(engine, prompt) for prompt in PROMPTS]
+        expected = [answer_alone(engine, prompt) for prompt in PROMPTS]
         with Scheduler(engine, max_batch=4, max_step_tokens=20) as scheduler:
             requests = [scheduler.submit(prompt, 24) for prompt in PROMPTS]
             assert [request.result(60) for request in requests] == expected
@@ -61,9 +45,9 @@ def test_answers_in_a_batch_are_those_of_generate_alone(model, fields):
 
 def test_sampled_answers_keep_their_own_seed_and_stop_string(engine):
     hot = [SamplingParams(temperature=1.5, top_k=40, seed=seed) for seed in range(4)]
-    expected = [alone(engine, "tell me more", sampling=params) for params in hot]
+    expected = [answer_alone(engine, "tell me more", sampling=params) for params in hot]
     stop = expected[2][5:8]
-    cut = alone(engine, "tell me more", sampling=hot[2], stop=[stop])
+    cut = answer_alone(engine, "tell me more", sampling=hot[2], stop=[stop])
     assert len(set(expected)) == 4
     with Scheduler(engine) as scheduler:
         requests = [scheduler.submit("tell me more", 24, sampling=params) for params in hot]
@@ -76,11 +60,11 @@ def test_sampled_answers_keep_their_own_seed_and_stop_string(engine):
 def test_token_ids_are_a_prompt_too(engine):
     ids = list(engine.render("hello there").ids)
     with Scheduler(engine) as scheduler:
-        assert scheduler.submit(ids, 12).result(60) == alone(engine, "hello there", 12)
+        assert scheduler.submit(ids, 12).result(60) == answer_alone(engine, "hello there", 12)
 
 
 def test_pieces_are_streamed_to_every_reader(engine):
-    expected = alone(engine, PROMPTS[3])
+    expected = answer_alone(engine, PROMPTS[3])
     with SteppedScheduler(engine) as scheduler:
         request = scheduler.submit(PROMPTS[3], 24)
         pieces = []
@@ -96,7 +80,7 @@ def test_pieces_are_streamed_to_every_reader(engine):
 
 
 def test_event_loops_read_without_being_blocked(engine):
-    expected = [alone(engine, prompt) for prompt in PROMPTS[:3]]
+    expected = [answer_alone(engine, prompt) for prompt in PROMPTS[:3]]
 
     async def read(request):
         return "".join([piece async for piece in request])
@@ -121,7 +105,7 @@ def test_a_reader_whose_event_loop_is_gone_holds_nobody_up(engine):
 
         stream = asyncio.run(read_one())
         scheduler.run()
-        assert request.result() == alone(engine, "hello")
+        assert request.result() == answer_alone(engine, "hello")
         del stream
 
 
@@ -202,47 +186,13 @@ def test_wrong_limits_name_themselves(engine, fields):
         Scheduler(engine, **fields)
 
 
-def test_a_cancelled_request_is_wiped_before_the_next_step(model):
-    with (
-        Engine.load(model, threads=1, shield="seal", cache_tokens=1024) as engine,
-        SteppedScheduler(engine, max_batch=2) as scheduler,
-    ):
-        kept, cancelled, waiting = (scheduler.submit("hello there", 40) for _ in range(3))
-        for _ in range(5):
-            scheduler.step()
-        assert len(engine.dump_device_memory().sessions()) == 2
-        session = scheduler._batch.jobs[1].session
-        made = cancelled.generation.made_tokens
-        cancelled.cancel()
-        waiting.cancel()
-        scheduler.step()
-        assert session.closed
-        assert len(engine.dump_device_memory().sessions()) == 1
-        assert cancelled.ended
-        assert cancelled.generation.made_tokens == made
-        assert cancelled.stats.finish_reason == waiting.stats.finish_reason == "cancelled"
-        assert waiting.stats.decode_tokens == 0
-        assert kept.generation.made_tokens == made + 1
-        scheduler.run()
-        assert kept.result() == alone(engine, "hello there", 40)
-        assert kept.result().startswith(cancelled.result())
-
-
-def test_leaving_a_request_cancels_it(engine):
-    with Scheduler(engine) as scheduler:
-        with scheduler.submit("hello there", 400) as request:
-            next(iter(request))
-        assert request.wait(60)
-        assert request.stats.finish_reason in ("cancelled", "stop")
-
-
 def test_the_youngest_gives_way_when_pages_run_out(model):
     """Three prompts of two pages grow to four each; the cache has eight."""
     with Engine.load(
         model, threads=1, shield="seal", context_tokens=64, cache_tokens=128, rows_per_page=16
     ) as engine:
         prompts = [f"{name} " + "a" * 9 for name in ("one", "two", "six")]
-        expected = [alone(engine, prompt, 100) for prompt in prompts]
+        expected = [answer_alone(engine, prompt, 100) for prompt in prompts]
         with SteppedScheduler(engine, max_batch=3) as scheduler:
             requests = [scheduler.submit(prompt, 100) for prompt in prompts]
             while scheduler.busy:
@@ -256,7 +206,7 @@ def test_the_youngest_gives_way_when_pages_run_out(model):
 
 def test_pages_held_outside_end_a_request_clearly_and_no_other(model):
     with Engine.load(model, threads=1, context_tokens=64, rows_per_page=16) as engine:
-        expected = alone(engine, "hi", 5)
+        expected = answer_alone(engine, "hi", 5)
         other = engine.open_session()
         other.feed([1] * 17)
         with SteppedScheduler(engine) as scheduler:
@@ -282,107 +232,8 @@ def test_key_slots_held_outside_end_a_request_clearly(model):
             assert first.result() == second.result()
 
 
-def test_one_session_that_fails_does_not_end_the_others(engine):
-    with SteppedScheduler(engine) as scheduler:
-        requests = [scheduler.submit(prompt, 24) for prompt in PROMPTS[:3]]
-        for _ in range(6):
-            scheduler.step()
-        scheduler._batch.jobs[1].session.close()
-        scheduler.run()
-        with pytest.raises(EngineError, match="the session is closed"):
-            requests[1].result()
-        for at in (0, 2):
-            assert requests[at].result() == alone(engine, PROMPTS[at])
-
-
-def test_logits_that_are_not_finite_end_one_request(engine):
-    with SteppedScheduler(engine) as scheduler:
-        good, bad = scheduler.submit("hello", 24), scheduler.submit("hello", 24)
-        scheduler.step()
-        push = bad.generation.push
-        bad.generation.push = lambda logits: push(np.full_like(logits, np.nan))
-        scheduler.run()
-        with pytest.raises(EngineError, match="not finite"):
-            bad.result()
-        assert good.result() == alone(engine, "hello")
-
-
-def test_a_defect_ends_requests_instead_of_leaving_them_waiting(engine):
-    with Scheduler(engine) as scheduler:
-        scheduler._batch.plan = lambda: 1 // 0
-        with pytest.raises(EngineError, match="the scheduler failed: ZeroDivisionError"):
-            scheduler.submit("hello").result(60)
-
-
-@pytest.mark.parametrize("fields", SHIELDS[1:])
-def test_a_dead_tee_fails_all_requests_and_not_the_next_one(model, fields):
-    with Engine.load(model, threads=1, cache_tokens=2048, **fields) as engine:
-        expected = alone(engine, "hello there")
-        with SteppedScheduler(engine, max_batch=2) as scheduler:
-            requests = [scheduler.submit("hello there", 400) for _ in range(3)]
-            for _ in range(4):
-                scheduler.step()
-            kill_tee(engine)
-            scheduler.step()
-            assert not scheduler.busy
-            for request in requests:
-                with pytest.raises(TeeDiedError) as error:
-                    request.result(60)
-                assert str(error.value) == TEE_DIED
-                assert request.stats is None
-            assert engine.dump_device_memory().pages == b""
-            again = scheduler.submit("hello there", 24)
-            scheduler.run()
-            assert again.result() == expected
-
-
-def test_a_tee_killed_under_a_running_worker_fails_closed(model):
-    with (
-        Engine.load(model, threads=1, shield="seal", cache_tokens=4096) as engine,
-        Scheduler(engine, max_batch=4) as scheduler,
-    ):
-        hot = [SamplingParams(temperature=2.0, seed=seed) for seed in range(6)]
-        requests = [scheduler.submit("hello there", 480, sampling=params) for params in hot]
-        next(iter(requests[0]))
-        os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
-        ends = [request.wait(60) for request in requests]
-        assert all(ends)
-        failed = [request for request in requests if request.stats is None]
-        for request in failed:
-            with pytest.raises(TeeDiedError):
-                request.result()
-        assert failed
-        assert engine.dump_device_memory().pages == b""
-
-
-def test_closing_fails_what_is_not_done(engine):
-    scheduler = Scheduler(engine, max_batch=2)
-    hot = SamplingParams(temperature=2.0, seed=1)
-    requests = [scheduler.submit("hello there", 480, sampling=hot) for _ in range(4)]
-    next(iter(requests[0]))
-    scheduler.close()
-    scheduler.close()
-    assert engine.dump_device_memory().pages == b""
-    assert all(request.ended for request in requests)
-    with pytest.raises(EngineError, match="the scheduler is closed"):
-        requests[3].result()
-    with pytest.raises(EngineError, match="the scheduler is closed"):
-        scheduler.submit("hello")
-
-
-def test_a_closed_engine_ends_every_request(model):
-    engine = Engine.load(model, threads=1, shield="none")
-    with Scheduler(engine) as scheduler:
-        request = scheduler.submit("hello there", 480)
-        next(iter(request))
-        engine.close()
-        assert request.wait(60)
-        with pytest.raises(EngineError, match="the engine is closed"):
-            scheduler.submit("hello there", 480).result(60)
-
-
 def test_generate_takes_its_turn_beside_a_busy_scheduler(engine):
-    expected = alone(engine, "tell me more", 40)
+    expected = answer_alone(engine, "tell me more", 40)
     hot = SamplingParams(temperature=2.0, seed=1)
     with Scheduler(engine, max_batch=4) as scheduler:
         requests = [scheduler.submit("hello there", 300, sampling=hot) for _ in range(4)]
@@ -391,7 +242,7 @@ def test_generate_takes_its_turn_beside_a_busy_scheduler(engine):
 
 
 def test_many_threads_submit_at_once(engine):
-    expected = {prompt: alone(engine, prompt, 10) for prompt in PROMPTS}
+    expected = {prompt: answer_alone(engine, prompt, 10) for prompt in PROMPTS}
     wrong = []
     with Scheduler(engine, max_batch=4, max_step_tokens=16) as scheduler:
 
@@ -434,32 +285,3 @@ def test_figures_of_a_request_add_up(model):
             "rows": 2 * (prompt + 8),
             "preemptions": 0,
         }
-
-
-LEFT_OPEN = """
-import os, sys
-sys.path.insert(0, sys.argv[2])
-from ptmo_secure.engine.engine import Engine
-from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.errors import EngineError
-engine = Engine.load(sys.argv[1], shield="seal", threads=1)
-scheduler = Scheduler(engine)
-next(iter(scheduler.submit("hello there", 480)))
-if os.fork() == 0:
-    try:
-        scheduler.submit("hello there")
-    except EngineError as error:
-        print(error, flush=True)
-    os._exit(0)
-os.wait()
-"""
-
-
-def test_a_process_ends_cleanly_with_a_scheduler_open_and_its_fork_is_refused(model):
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN, str(model), str(ROOT)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "the scheduler is closed\n", "")

@@ -69,7 +69,7 @@ def engines(tmp_path_factory):
         engine.close()
 
 
-def answer_alone(engine, arrival):
+def alone(engine, arrival):
     """The tokens of an answer, and a hash of the logits each was chosen from."""
     generation = engine.prepare(list(arrival.prompt), arrival.max_tokens, sampling=arrival.sampling)
     hashes = []
@@ -150,7 +150,7 @@ def check_schedule(engines, number, arrivals, max_batch, spare_rows):
     event(f"preemptions: {sum(request.stats.preemptions for request in requests) > 0}")
     bound = 0
     for at, (request, arrival) in enumerate(zip(requests, arrivals, strict=True)):
-        history, hashes = answer_alone(engine, arrival)
+        history, hashes = alone(engine, arrival)
         got = request.generation.history
         assert got == history[: len(got)]
         assert seen.get(request, []) == hashes[: len(seen.get(request, []))]

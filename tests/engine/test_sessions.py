@@ -1,7 +1,5 @@
 """Several sessions open at once: rows, keys, ends, and one forward pass for all of them."""
 
-import os
-import signal
 import time
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.session import TEE_DIED, feed_batch
 from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from tests.engine.stepped import kill_tee
 from tests.tiny_models import make_tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(3, 250, 200)]
@@ -24,13 +23,6 @@ SHIELDS = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1").path
-
-
-def kill_tee(engine):
-    os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while engine._tee.alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("fields", SHIELDS)
