@@ -38,7 +38,7 @@ class Scheduler:
         *,
         max_batch: int = 8,
         max_waiting: int = 256,
-        max_step_tokens: int = 64,
+        max_step_tokens: int = 32,
     ) -> None:
         """Start the worker.
 

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from ptmo_secure.engine import registry
 from ptmo_secure.engine.batch import share_rows
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.sampler import SamplingParams
@@ -14,6 +15,16 @@ from tests.engine.stepped import SteppedScheduler, answer_alone
 from tests.tiny_models import make_tiny_model
 
 PROMPTS = ["hello there " * n for n in (1, 20, 3, 9, 15, 2, 7, 5)]
+MODEL = "smollm2-135m"
+REAL_PROMPTS = [
+    "What is Python?",
+    "Write a haiku about rain, and then explain it line by line to somebody who never saw one.",
+    "1, 1, 2, 3, 5, 8,",
+    "안녕하세요. 오늘 날씨가 어때요?",
+    "Summarise: the meeting moved from Monday to Thursday at noon.",
+    "SELECT name FROM users WHERE",
+    "hi",
+]
 SHIELDS = [
     {"shield": "none"},
     {"shield": "seal"},
@@ -41,6 +52,18 @@ def test_answers_in_a_batch_are_those_of_generate_alone(model, fields):
             requests = [scheduler.submit(prompt, 24) for prompt in PROMPTS]
             assert [request.result(60) for request in requests] == expected
         assert engine.dump_device_memory().pages == b""
+
+
+def test_answers_of_a_real_model_are_the_same_in_a_batch():
+    try:
+        registry.resolve(MODEL)
+    except InputError:
+        pytest.skip(f"{MODEL} is not pulled (ptmo model pull {MODEL})")
+    with Engine.load(MODEL, shield="seal", threads=2, cache_tokens=8192) as engine:
+        expected = [answer_alone(engine, prompt, 12) for prompt in REAL_PROMPTS]
+        with Scheduler(engine, max_batch=5) as scheduler:
+            requests = [scheduler.submit(prompt, 12) for prompt in REAL_PROMPTS]
+            assert [request.result(120) for request in requests] == expected
 
 
 def test_sampled_answers_keep_their_own_seed_and_stop_string(engine):
