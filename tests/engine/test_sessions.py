@@ -44,6 +44,16 @@ def test_a_batch_gives_each_session_the_bits_it_gets_alone(model, fields, all_lo
         assert [session.tokens for session in sessions] == [[*ids, 7] for ids in prompts]
 
 
+def test_forks_of_one_session_go_different_ways_in_one_batch(model):
+    with Engine.load(model, threads=2, shield="seal") as engine:
+        expected = [engine.forward([*IDS[:40], *way])[-1:] for way in ([1, 2, 3], [4], [1, 9])]
+        session = engine.open_session()
+        session.feed(IDS[:40])
+        forks = [session, session.fork(), session.fork()]
+        got = feed_batch(list(zip(forks, ([1, 2, 3], [4], [1, 9]), strict=True)))
+        assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_a_batch_crosses_into_the_tee_once_a_layer(model):
     with Engine.load(model, threads=1, shield="permute+seal", restore="tee") as engine:
         sessions = [engine.open_session() for _ in range(5)]
