@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptmo_secure.bench import Progress, Setting, prompt_ids, settings
+from ptmo_secure.bench import SAMPLE_TEXT, Progress, Setting, prompt_ids, settings
 from ptmo_secure.config import BenchConfig
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class BatchDecoding:
     def __init__(self, engine: "Engine", batch: int, prompt_tokens: int) -> None:
         self._prompt_tokens = prompt_tokens
         self._sessions = [engine.open_session() for _ in range(batch)]
-        ids = prompt_ids(range(100, 200), prompt_tokens)
+        ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), prompt_tokens)
         self._logits = [session.feed(ids) for session in self._sessions]
 
     def tokens_per_second(self, decode_tokens: int) -> float:
