@@ -54,6 +54,16 @@ def test_answers_in_a_batch_are_those_of_generate_alone(model, fields):
         assert engine.dump_device_memory().pages == b""
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_answers_of_other_architectures_are_the_same_in_a_batch(family, tmp_path):
+    path = make_tiny_model(tmp_path, family=family).path
+    with Engine.load(path, threads=2, shield="permute+seal", cache_tokens=2048) as engine:
+        expected = [answer_alone(engine, prompt) for prompt in PROMPTS]
+        with Scheduler(engine, max_batch=4, max_step_tokens=20) as scheduler:
+            requests = [scheduler.submit(prompt, 24) for prompt in PROMPTS]
+            assert [request.result(60) for request in requests] == expected
+
+
 def test_answers_of_a_real_model_are_the_same_in_a_batch():
     try:
         registry.resolve(MODEL)
