@@ -17,7 +17,7 @@ from typing import Any
 
 from floors import BY_NAME, Metric
 from peers.models import peer_python
-from ratios import bandwidth, cache, llamacpp, memory, shields
+from ratios import bandwidth, batch, cache, llamacpp, memory, shields
 from ratios.measured import Measure, Settings
 from report import (
     HEADINGS,
@@ -42,6 +42,7 @@ MEASURES: dict[str, Measure] = {
     "seal_4096": shields.seal_4096,
     "permute": shields.permute,
     "kv_int8": cache.kv_int8,
+    "batch_8": batch.batch_8,
     "bandwidth": bandwidth.bandwidth,
     "memory": memory.memory,
 }

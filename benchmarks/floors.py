@@ -75,6 +75,11 @@ METRICS = (
     Metric("permute", "decode `permute` folded / `none`", _both(Target(0.97, 1.00))),
     Metric("kv_int8", "decode INT8 KV / FP16 KV at 2,048 tokens", _both(Target(1.00, 1.15))),
     Metric(
+        "batch_8",
+        "decode, 8 together, tokens/s / min(2.5 x one alone, 0.8 x 512-token prefill)",
+        _both(Target(1.0, 1.5)),
+    ),
+    Metric(
         "bandwidth",
         "decode, weights + KV bytes/s / the machine's read bandwidth at that size",
         {1: Target(0.60, 0.85), 2: Target(0.45, 0.75)},

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from ptmo_secure.config import BenchConfig, GenerationConfig
     from ptmo_secure.engine.config import EngineConfig
     from ptmo_secure.engine.engine import Engine
+    from ptmo_secure.engine.request import Request
     from ptmo_secure.engine.sampler import SamplingParams
+    from ptmo_secure.engine.scheduler import Scheduler
     from ptmo_secure.errors import (
+        CapacityError,
         EngineError,
         InputError,
         ModelFormatError,
         PtmoError,
         SecurityError,
+        TeeDiedError,
     )
     from ptmo_secure.pipeline import HybridInferenceEngine
     from ptmo_secure.types import Answer, Level, Route, TraceStep
@@ -33,6 +37,7 @@ _HOME = {
     "Answer": "types",
     "BenchConfig": "config",
     "BenchmarkResult": "bench",
+    "CapacityError": "errors",
     "Engine": "engine.engine",
     "EngineConfig": "engine.config",
     "EngineError": "errors",
@@ -42,9 +47,12 @@ _HOME = {
     "Level": "types",
     "ModelFormatError": "errors",
     "PtmoError": "errors",
+    "Request": "engine.request",
     "Route": "types",
     "SamplingParams": "engine.sampler",
+    "Scheduler": "engine.scheduler",
     "SecurityError": "errors",
+    "TeeDiedError": "errors",
     "TraceStep": "types",
     "run_bench": "bench",
 }
@@ -53,6 +61,7 @@ __all__ = [
     "Answer",
     "BenchConfig",
     "BenchmarkResult",
+    "CapacityError",
     "Engine",
     "EngineConfig",
     "EngineError",
@@ -62,9 +71,12 @@ __all__ = [
     "Level",
     "ModelFormatError",
     "PtmoError",
+    "Request",
     "Route",
     "SamplingParams",
+    "Scheduler",
     "SecurityError",
+    "TeeDiedError",
     "TraceStep",
     "__version__",
     "run_bench",

@@ -97,6 +97,7 @@ class BenchConfig:
         threads: thread counts.
         decode_tokens: tokens decoded after the prompt, >= 2.
         rounds: interleaved repetitions, of which the medians are reported.
+        batches: requests that decode together; none measures prefill and decoding of one.
     """
 
     model: str = DEFAULT_MODEL
@@ -107,6 +108,7 @@ class BenchConfig:
     threads: tuple[int, ...] = (2,)
     decode_tokens: int = 64
     rounds: int = 3
+    batches: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values, allowed in (
@@ -120,5 +122,7 @@ class BenchConfig:
             at_least("contexts", context, 1)
         for count in self.threads:
             at_least("threads", count, 1)
+        for count in self.batches:
+            at_least("batch", count, 1)
         at_least("decode-tokens", self.decode_tokens, 2)
         at_least("rounds", self.rounds, 1)

@@ -21,5 +21,13 @@ class EngineError(PtmoError, RuntimeError):
     """The run failed for a reason outside the input: a dead TEE, a lost page, no memory."""
 
 
+class CapacityError(EngineError):
+    """No room now: every KV page, key slot or place in the queue is taken. Later may do."""
+
+
+class TeeDiedError(EngineError):
+    """The TEE process is gone; every session that stood behind it was wiped."""
+
+
 class SecurityError(PtmoError, RuntimeError):
     """A check that protects secrets failed. Nothing was computed past it."""

@@ -1,6 +1,9 @@
 // The decoder: parameters in (checked, packed), logits out.
+#include <cstdint>
 #include <cstring>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings.h"
 #include "common/check.h"
@@ -79,10 +82,12 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
   }
 }
 
-Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& tokens, bool all_logits,
-                     const py::object& buffer, const py::object& restore) {
-  require(tokens.ndim() == 1 && tokens.shape(0) > 0, "token_ids is not a non-empty vector");
-  const int n = static_cast<int>(tokens.shape(0));
+// One forward pass over a batch. Rows of the result: one a sequence or one a token, in order.
+Array<float> forward_batch(Decoder& d, const std::vector<KvSession*>& sessions,
+                           const std::vector<Array<int32_t>>& tokens, bool all_logits,
+                           const py::object& buffer, const py::object& restore) {
+  require(sessions.size() == tokens.size(), sessions.size(), " sessions and ", tokens.size(),
+          " token_ids do not belong together");
   AttentionRestore hook;
   if (!buffer.is_none()) {
     const FloatBuffer floats = writable_floats(buffer);
@@ -93,12 +98,25 @@ Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& token
       restore(layer, rows);
     };
   }
-  Array<float> out({all_logits ? n : 1, d.config().vocab_size});
-  const Sequence sequence{&session, tokens.data(), n, all_logits ? Logits::kAll : Logits::kLast,
-                          out.mutable_data()};
+  py::ssize_t rows = 0;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    require(sessions[i] != nullptr, "sessions[", i, "] is None");
+    require(tokens[i].ndim() == 1 && tokens[i].shape(0) > 0 && tokens[i].shape(0) <= INT32_MAX,
+            "token_ids[", i, "] is not a non-empty vector");
+    rows += all_logits ? tokens[i].shape(0) : 1;
+  }
+  Array<float> out({rows, static_cast<py::ssize_t>(d.config().vocab_size)});
+  float* logits = out.mutable_data();
+  std::vector<Sequence> batch;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    const int n = static_cast<int>(tokens[i].shape(0));
+    batch.push_back(
+        {sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast, logits});
+    logits += static_cast<size_t>(all_logits ? n : 1) * static_cast<size_t>(d.config().vocab_size);
+  }
   {
     py::gil_scoped_release release;
-    d.forward(&sequence, 1, hook);
+    d.forward(batch.data(), static_cast<int>(batch.size()), hook);
   }
   return out;
 }
@@ -146,10 +164,11 @@ void register_decoder(py::module_& m) {
       .def("set_float", &set_float, py::arg("name"), py::arg("values"))
       .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def("weights_bytes_per_token", [](Decoder& d) { return d.weights().bytes_per_token(); })
-      .def("forward", &forward, py::arg("session"), py::arg("token_ids"),
+      .def("forward_batch", &forward_batch, py::arg("sessions"), py::arg("token_ids"),
            py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
            py::arg("restore") = py::none(),
-           "Appends token_ids [n] int32 and returns logits [1 or n, vocab_size] float32.");
+           "Appends token_ids[i] [n_i] int32 to sessions[i], all in one pass over the weights; "
+           "returns logits [count or sum of n_i, vocab_size] float32.");
 }
 
 } // namespace ptmo

@@ -77,6 +77,7 @@ public:
   int users(int page) const { return users_[static_cast<size_t>(page)]; }
   uint8_t* page(int index) const { return base_ + static_cast<size_t>(index) * stride_; }
   std::vector<int> pages_in_use() const; // ascending
+  int capacity_pages() const { return static_cast<int>(mapped_ / stride_); }
 
 private:
   PageLayout layout_;

@@ -1,5 +1,6 @@
 """`ptmo bench`: speed of the engine under each shield."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from ptmo_secure.cli import options, output
 from ptmo_secure.cli.attack import ALL_RESTORES, ALL_SHIELDS, KvDtypes, Restores, Shields
 from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, BenchConfig, choices, positive_ints
 
-HEADINGS = (
+HEADINGS: tuple[str, ...] = (
     "shield",
     "kv",
     "threads",
@@ -37,6 +38,10 @@ def bench(
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="Interleaved rounds; medians count.")
     ] = 3,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", metavar="LIST", help="Decode so many requests together instead."),
+    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     json: options.Json = False,
 ) -> None:
@@ -46,6 +51,7 @@ def bench(
     Examples:
       ptmo bench
       ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
+      ptmo bench --shields none,seal --contexts 128 --batch 1,2,4,8
       ptmo bench --rounds 5 --json > bench.json
 
     The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
@@ -60,24 +66,32 @@ def bench(
         threads=positive_ints("threads", threads),
         decode_tokens=decode_tokens,
         rounds=rounds,
+        batches=positive_ints("batch", batch) if batch is not None else (),
     )
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry
 
         registry.resolve(model)
-        from ptmo_secure.bench import iterate_rows, run_bench
+        from ptmo_secure import bench as single
+        from ptmo_secure import bench_batch
         from ptmo_secure.results import envelope
 
+        results: Sequence[single.BenchmarkResult | bench_batch.BatchResult]
         with output.progress("measuring") as report:
-            results = run_bench(config, report)
+            if config.batches:
+                results = batched = bench_batch.run_batch_bench(config, report)
+                headings, rows = bench_batch.HEADINGS, bench_batch.iterate_rows(batched)
+            else:
+                results = alone = single.run_bench(config, report)
+                headings, rows = HEADINGS, single.iterate_rows(alone)
         emit(envelope(output.command(), asdict(config), [row.as_json() for row in results]))
     if json:
         return
     from rich.table import Table
 
     table = Table(title=f"{model}: medians of {rounds} interleaved rounds")
-    for heading in HEADINGS:
+    for heading in headings:
         table.add_column(heading, justify="left" if heading in ("shield", "kv") else "right")
-    for cells in iterate_rows(results):
+    for cells in rows:
         table.add_row(*cells)
     output.console().print(table)

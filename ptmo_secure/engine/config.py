@@ -33,6 +33,7 @@ class EngineConfig:
     restore: Restore = "folded"  # only read by shields with `permute`
     device: Device = "cpu"
     context_tokens: int | None = None  # None: the model's own
+    cache_tokens: int | None = None  # KV rows of all open sessions together; None: one context
     prefill_chunk_tokens: int = 128  # 1..4096, rows that go through the layers together
     rows_per_page: int = 32  # 16 or 32 token rows a KV page
 
@@ -50,8 +51,9 @@ class EngineConfig:
             _check_int(name, getattr(self, name), low, high)
         if self.rows_per_page not in (16, 32):
             raise InputError(f"rows_per_page={self.rows_per_page!r} is not 16 or 32")
-        if self.context_tokens is not None:
-            _check_int("context_tokens", self.context_tokens, 1, 1 << 22)
+        for name in ("context_tokens", "cache_tokens"):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), 1, 1 << 22)
         if self.device == "cuda":
             raise EngineError("device 'cuda': this build has no CUDA engine; use device='cpu'")
 

@@ -1,11 +1,10 @@
 """A model on the device, with its KV cache behind a shield."""
 
-import itertools
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,13 @@ from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump
+from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
-from ptmo_secure.engine.sampler import Sampler, SamplingParams
-from ptmo_secure.engine.saved_session import SavedSession, SavedShape
-from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
+from ptmo_secure.engine.sampler import SamplingParams
+from ptmo_secure.engine.saved_session import SavedSession
+from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, checked_ids
+from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
-from ptmo_secure.engine.streaming import TextStream
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.engine.weights import Progress, load_weights
@@ -32,13 +32,15 @@ Messages = str | Sequence[Mapping[str, object]]  # a str is one user message
 class Engine:
     """A decoder, its tokenizer and its KV cache; build it with `Engine.load`.
 
-    One generation at a time: starting another makes the first raise. The rows of the last call
-    stay in memory, as in any engine with a prefix cache, until the next call or `reset()`.
+    `generate` keeps one conversation: starting another answer makes the first raise, and the rows
+    of the last call stay in memory, as in any engine with a prefix cache, until the next call or
+    `reset()`. `open_session` opens sessions beside it; a `Scheduler` answers many requests at once.
 
     Attributes:
         config: what was asked for.
         model: the model's dimensions.
         tokenizer, chat_template: built from the model file.
+        sessions: what is open; hold `sessions.lock` for steps that belong together.
         last_run: figures of the last `generate`, None before it ends.
 
     Security: what the memory discloses depends on `config.shield` (docs/threat-model.md).
@@ -60,16 +62,11 @@ class Engine:
         self.context_tokens = native_setup.context_tokens(config, source.config)
         self.last_run: GenerationStats | None = None
         self._source = source
-        self._debug_root_key = tee_debug_root_key
-        self._lock = threading.RLock()
-        self._closed = False
-        self._session: Session | None = None
-        self._session_ids = itertools.count(1)
+        self._session: Session | None = None  # the conversation's
         self._runs = 0
-        self._crossings_before = 0
         native_setup.check_kernel_level()
         layout = native_setup.page_layout(config, source.config)
-        pages = -(-self.context_tokens // config.rows_per_page)
+        pages = native_setup.cache_pages(config, self.context_tokens)
         try:
             self._pages = _native.PageArena(layout, pages)
             self._decoder = native_setup.decoder(config, source.config, layout, self.context_tokens)
@@ -79,8 +76,10 @@ class Engine:
         except RuntimeError as error:
             raise EngineError(str(error)) from None
         self._layout = layout
-        self._tee: TeeLink | None = None
-        self._connect_tee(progress)
+        self.sessions = SessionPool(
+            config, source, self._decoder, self._pages, layout, tee_debug_root_key, progress
+        )
+        self._lock = self.sessions.lock
 
     @classmethod
     def load(
@@ -123,11 +122,9 @@ class Engine:
         Waits for a forward pass under way; whatever is called later raises `EngineError`.
         """
         with self._lock:
-            self._closed = True
             self._runs += 1
-            self._drop_session()
-            if self._tee is not None:
-                self._tee.close()
+            self._session = None
+            self.sessions.close()
             self._source.close()
 
     def reset(self) -> None:
@@ -135,6 +132,13 @@ class Engine:
         with self._lock:
             self._runs += 1
             self._drop_session()
+
+    def reset_all(self) -> None:
+        """Close every open session, the conversation's and others': no row or key is left."""
+        with self._lock:
+            self._runs += 1
+            self._session = None
+            self.sessions.close_sessions()
 
     # ------------------------------------------------------------------ text
 
@@ -176,70 +180,75 @@ class Engine:
             InputError: bad arguments, or a prompt longer than the context.
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise InputError(f"max_tokens={max_tokens!r} is not a whole number >= 1")
         if adapters:
             raise InputError(f"unknown adapter {adapters[0]!r}: no adapter is installed")
-        prompt = self.render(messages)
-        if len(prompt.ids) >= self.context_tokens:
+        return self._run(self.prepare(messages, max_tokens, sampling=sampling, stop=stop))
+
+    def prepare(
+        self,
+        prompt: Messages | Sequence[int],
+        max_tokens: int = 64,
+        *,
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Check a request and return its answer, empty as yet; arguments as `generate`'s.
+
+        Args:
+            prompt: messages, or the prompt's token ids as they are.
+
+        Raises:
+            InputError: bad arguments, or a prompt longer than the context.
+        """
+        ids = self._prompt_ids(prompt)
+        if len(ids) >= self.context_tokens:
             raise InputError(
-                f"the prompt has {len(prompt.ids)} tokens, the context holds "
+                f"the prompt has {len(ids)} tokens, the context holds "
                 f"{self.context_tokens} with room for an answer"
             )
-        return self._run(list(prompt.ids), max_tokens, sampling or SamplingParams(), stop)
+        return Generation(self.tokenizer, ids, max_tokens, self.context_tokens, sampling, stop)
 
-    def _run(
-        self, ids: list[int], max_tokens: int, sampling: SamplingParams, stop: Sequence[str]
-    ) -> Iterator[str]:
+    def _prompt_ids(self, prompt: Messages | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str) or any(isinstance(part, Mapping) for part in prompt):
+            return list(self.render(cast(Messages, prompt)).ids)
+        ids = checked_ids(cast(Sequence[int], prompt))
+        if max(ids) >= self.model.vocab_size:
+            raise InputError(f"token id {max(ids)} is not in 0..{self.model.vocab_size - 1}")
+        return ids
+
+    def _run(self, generation: Generation) -> Iterator[str]:
         started = time.perf_counter()
-        sampler = Sampler(sampling)
-        stream = TextStream(stop)
+        ids = list(generation.history)
         with self._lock:
             self._runs += 1
             run = self._runs
-            crossings = self._crossings()
+            crossings = self.sessions.tee_crossings
             session = self._session_for(ids)
             fed = ids[len(session.tokens) :]
             logits = session.feed(fed)
             session.prompt_tokens = len(ids)
         prefilled = time.perf_counter()
-        first_token = prefilled
-        made: list[int] = []
-        history = list(ids)
-        reason = "length"
-        while len(made) < max_tokens:
-            token = sampler.next(logits[-1], history)
-            if not made:
-                first_token = time.perf_counter()
-            if token in self.tokenizer.stop_ids:
-                reason = "stop"
-                break
-            made.append(token)
-            history.append(token)
-            piece = stream.push(self.tokenizer.token_bytes(token))
+        first_token = 0.0
+        while True:
+            piece = generation.push(logits[-1])
+            first_token = first_token or time.perf_counter()
             if piece:
                 yield piece
-            if stream.stopped:
-                reason = "stop"
-                break
-            if len(made) == max_tokens or len(ids) + len(made) >= self.context_tokens:
+            if generation.finish_reason is not None:
                 break
             with self._lock:
                 if run != self._runs:
                     raise EngineError("another call took this engine over")
-                logits = session.feed([token])
-        rest = stream.finish()
-        if rest:
-            yield rest
+                logits = session.feed(generation.history[-1:])
         self.last_run = GenerationStats(
             prompt_tokens=len(ids),
             prefilled_tokens=len(fed),
-            decode_tokens=len(made),
+            decode_tokens=generation.made_tokens,
             ttft_ms=(first_token - started) * 1e3,
             prefill_seconds=prefilled - started,
             decode_seconds=time.perf_counter() - first_token,
-            tee_crossings=self._crossings() - crossings,
-            finish_reason=reason,
+            tee_crossings=self.sessions.tee_crossings - crossings,
+            finish_reason=generation.finish_reason,
         )
 
     # ------------------------------------------------------------------ tokens
@@ -289,10 +298,19 @@ class Engine:
         with self._lock:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
-            saved = SavedSession(Path(path), self._saved_shape(), self.context_tokens)
+            saved = SavedSession(Path(path), self.sessions.saved_shape(), self.context_tokens)
             session = self.start_session()
             session.load(saved)
             return session
+
+    def open_session(self) -> Session:
+        """Return a fresh, empty session beside those that are open; close it when done with it.
+
+        Raises:
+            CapacityError: every key slot is in use.
+            EngineError: the TEE is gone and does not start, or the engine is closed.
+        """
+        return self.sessions.open()
 
     # ------------------------------------------------------------------ memory
 
@@ -308,7 +326,7 @@ class Engine:
             "weights_bytes_per_token": self._decoder.weights_bytes_per_token(),
             "kv_bytes_per_token": self._layout.bytes_per_token,
             "context_tokens": self.context_tokens,
-            "tee_crossings": self._crossings(),
+            "tee_crossings": self.sessions.tee_crossings,
             "tee_pid": self._tee.client.pid if self._tee is not None else None,
             "secret_arena": self._tee.arena.kind if self._tee is not None else None,
             "kernel_level": _native.kernel_level(),
@@ -316,29 +334,9 @@ class Engine:
 
     # ------------------------------------------------------------------ private
 
-    def _connect_tee(self, progress: Progress | None = None) -> None:
-        """Make sure a living TEE stands behind a shield that needs one."""
-        if self._closed:
-            raise EngineError("the engine is closed")
-        if not self.config.needs_tee or (self._tee is not None and self._tee.alive()):
-            return
-        self._drop_session()
-        if self._tee is not None:
-            if self._debug_root_key is not None:
-                # Its epochs would start again: the same keys and counters over other rows.
-                raise EngineError("a TEE with a debug root key is not started twice")
-            self._crossings_before += self._tee.client.crossings
-            self._tee.close()
-            self._tee = None
-        link = TeeLink(self.config, self._source, self._decoder, self._debug_root_key, progress)
-        link.on_death(lambda: self._wipe_after(link))
-        self._tee = link
-
-    def _wipe_after(self, link: TeeLink) -> None:
-        """Drop the session of a TEE that is gone, also while nobody is generating."""
-        with self._lock:
-            if self._tee is link and not self._closed:
-                self._drop_session()
+    @property
+    def _tee(self) -> TeeLink | None:
+        return self.sessions.tee
 
     def _session_for(self, ids: list[int]) -> Session:
         """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
@@ -346,38 +344,17 @@ class Engine:
         The current one serves only a conversation that goes on, one that starts with the whole of
         its last prompt. Two unrelated queries share a template, never a session or a key.
         """
-        self._connect_tee()
+        self.sessions.connect()
         if self._session is not None:
             going_on = self._session.continued_by(ids[:-1])
             if going_on is not None:
                 self._session = going_on
                 return going_on
         self._drop_session()
-        self._session = Session(
-            SessionHost(
-                decoder=self._decoder,
-                pages=self._pages,
-                layout=self._layout,
-                tee=self._tee,
-                sealed=self.config.sealed,
-                lock=self._lock,
-                new_id=lambda: next(self._session_ids),
-                shape=self._saved_shape,
-            )
-        )
+        self._session = self.sessions.open()
         return self._session
 
     def _drop_session(self) -> None:
         if self._session is not None:
             self._session.close_family()
             self._session = None
-
-    def _saved_shape(self) -> SavedShape:
-        """Describe what a saved session must match; the model file is hashed the first time."""
-        if self._closed:
-            raise EngineError("the engine is closed")
-        return SavedShape.of(self._source, self.config)
-
-    def _crossings(self) -> int:
-        now = self._tee.client.crossings if self._tee is not None else 0
-        return self._crossings_before + now

@@ -34,6 +34,18 @@ def context_tokens(config: EngineConfig, model: LlamaConfig) -> int:
     return wanted
 
 
+def cache_pages(config: EngineConfig, context_tokens: int) -> int:
+    """Return how many KV pages all sessions share.
+
+    Raises:
+        InputError: they would not hold one context.
+    """
+    tokens = config.cache_tokens or context_tokens
+    if tokens < context_tokens:
+        raise InputError(f"cache_tokens={tokens} do not hold one context of {context_tokens}")
+    return -(-tokens // config.rows_per_page)
+
+
 def page_layout(config: EngineConfig, model: LlamaConfig) -> _native.PageLayout:
     """Return the KV page layout; InputError for a shape pages cannot hold."""
     try:

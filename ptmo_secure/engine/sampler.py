@@ -14,6 +14,7 @@ import numpy as np
 from ptmo_secure.errors import EngineError, InputError
 
 _MAX_SEED = 2**63 - 1
+_FIRST_SORTED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,38 +76,68 @@ class Sampler:
         Raises:
             EngineError: a logit is NaN or +inf, or every token is forbidden.
         """
-        scores = np.array(logits, dtype=np.float64)
-        if scores.ndim != 1 or scores.size == 0:
-            raise EngineError(f"logits have shape {scores.shape}, not [vocab]")
-        if np.isnan(scores).any() or (best := scores.max()) == math.inf or best == -math.inf:
+        if logits.ndim != 1 or logits.size == 0:
+            raise EngineError(f"logits have shape {logits.shape}, not [vocab]")
+        best = int(logits.argmax())  # the first NaN where there is one
+        if not math.isfinite(logits[best]):
             raise EngineError("the model gave logits that are not finite")
-        self._penalise(scores, history)
-        if self.params.temperature == 0:
+        greedy, top_k = self.params.temperature == 0, self.params.top_k
+        if greedy and self.params.repetition_penalty == 1.0:
+            return best
+        scores = self._penalised(logits, history)
+        if greedy:
             return int(scores.argmax())
-        return self._draw(scores / self.params.temperature)
+        if top_k == 0:
+            return self._draw(scores)
+        ids = _likeliest(scores, top_k)[:top_k]
+        return int(ids[self._draw(scores[ids])])
 
-    def _penalise(self, scores: np.ndarray, history: Sequence[int]) -> None:
+    def _penalised(self, logits: np.ndarray, history: Sequence[int]) -> np.ndarray:
         penalty = self.params.repetition_penalty
         if penalty == 1.0 or len(history) == 0:
-            return
+            return logits
+        scores = np.array(logits, dtype=np.float64)
         seen = np.unique(np.asarray(history, dtype=np.int64))
         if seen[0] < 0 or seen[-1] >= scores.size:
             raise EngineError(f"the history holds an id outside 0..{scores.size - 1}")
         values = scores[seen]
         scores[seen] = np.where(values > 0, values / penalty, values * penalty)
+        return scores
 
     def _draw(self, scores: np.ndarray) -> int:
-        """Draw from softmax(scores) cut by top-k and top-p; likelier tokens first, ties by id."""
-        order = np.argsort(-scores, kind="stable")
-        if self.params.top_k:
-            order = order[: self.params.top_k]
-        weights = np.exp(scores[order] - scores[order[0]])
-        cumulative = np.cumsum(weights)
-        if self.params.top_p < 1.0:
-            kept = int(np.searchsorted(cumulative, self.params.top_p * cumulative[-1])) + 1
-            order, cumulative = order[:kept], cumulative[:kept]
-        point = self._generator.random() * cumulative[-1]
-        return int(order[min(np.searchsorted(cumulative, point, side="right"), len(order) - 1)])
+        """Draw from softmax(scores / temperature) cut by top-p; likelier first, ties by place.
+
+        Only so many of the likeliest are sorted as the draw can reach: a handful as a rule, where
+        a full sort of a vocabulary takes longer than a forward pass.
+        """
+        top_p = self.params.top_p
+        scaled = scores.astype(np.float64) / self.params.temperature
+        weights = np.exp(scaled - scaled.max())
+        draw, total, size = self._generator.random(), weights.sum(), _FIRST_SORTED
+        while True:
+            order = _likeliest(scores, size)
+            cumulative = np.cumsum(weights[order])
+            all_sorted = len(order) == len(scores)
+            mass = cumulative[-1] if all_sorted else total
+            if top_p < 1.0:
+                kept = min(int(np.searchsorted(cumulative, top_p * mass)), len(order) - 1)
+                enough = cumulative[kept] >= top_p * mass
+                mass = cumulative[kept]
+            else:
+                enough = draw * mass < cumulative[-1]
+            if enough or all_sorted:
+                at = np.searchsorted(cumulative, draw * mass, side="right")
+                return int(order[min(at, len(order) - 1)])
+            size *= 16
+
+
+def _likeliest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the ids of the `count` highest scores and of all that equal the last, sorted."""
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    lowest = np.partition(scores, -count)[-count]
+    ids = np.flatnonzero(scores >= lowest)
+    return ids[np.argsort(-scores[ids], kind="stable")]
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import EngineError, InputError, TeeDiedError
 from tee_sim.client import TeeError
 
 TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
@@ -99,33 +100,7 @@ class Session:
             EngineError: the TEE is gone or the cache is full. The session is closed and wiped when
                 the TEE is gone.
         """
-        ids = _checked_ids(token_ids)
-        with self._lock:
-            self._require_open()
-            logits = self._forward(ids, all_logits)
-            self.tokens.extend(ids)
-        return logits
-
-    def _forward(self, ids: list[int], all_logits: bool) -> npt.NDArray[np.float32]:
-        attention = self._tee.attention if self._tee is not None else None
-        try:
-            return self._host.decoder.forward(
-                self._native,
-                np.asarray(ids, np.int32),
-                all_logits,
-                attention.buffer if attention is not None else None,
-                self._tee.restore if self._tee is not None and attention is not None else None,
-            )
-        except TeeError as error:
-            self.close_family()
-            raise EngineError(TEE_DIED if not self._tee_alive() else str(error)) from None
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        except RuntimeError as error:
-            raise EngineError(str(error)) from None
-        finally:
-            if attention is not None:
-                attention.wipe()
+        return feed_batch([(self, token_ids)], all_logits=all_logits)[0]
 
     def truncate(self, n_tokens: int) -> None:
         """Forget every row from `n_tokens` on.
@@ -197,7 +172,7 @@ class Session:
             try:
                 saved_session.save(Path(path), rows, self._host.shape(), self._tee)
             except TeeError as error:
-                raise EngineError(str(error) if self._tee_alive() else TEE_DIED) from None
+                raise self._tee_error(error) from None
 
     def load(self, saved: SavedSession) -> None:
         """Take the rows of a saved session into this one, which is empty; see `Engine.resume`.
@@ -215,7 +190,7 @@ class Session:
             except BaseException as error:
                 self.close()
                 if isinstance(error, TeeError):
-                    raise EngineError(str(error) if self._tee_alive() else TEE_DIED) from None
+                    raise self._tee_error(error) from None
                 raise
 
     def close(self) -> None:
@@ -256,6 +231,17 @@ class Session:
             except RuntimeError as error:
                 raise EngineError(str(error)) from None
 
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     @property
     def closed(self) -> bool:
         """Whether the rows are gone."""
@@ -265,12 +251,10 @@ class Session:
         return self._tee is None or self._tee.alive()
 
     def _require_open(self) -> None:
-        """Fail closed: no TEE, no further row."""
-        if not self._tee_alive():
-            self.close_family()
-            raise EngineError(TEE_DIED)
-        if self.closed:
-            raise EngineError("the session is closed")
+        _require_open([self])
+
+    def _tee_error(self, error: TeeError) -> EngineError:
+        return EngineError(str(error)) if self._tee_alive() else TeeDiedError(TEE_DIED)
 
 
 def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -282,7 +266,81 @@ def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return shared
 
 
-def _checked_ids(token_ids: Sequence[int]) -> list[int]:
+def feed_batch(
+    feeds: Sequence[tuple[Session, Sequence[int]]], *, all_logits: bool = False
+) -> list[npt.NDArray[np.float32]]:
+    """Append tokens to several sessions of one engine in one pass over the weights.
+
+    With INT8 activations and cache each gets the bits it would get alone. Either all of them take
+    their tokens or none does.
+
+    Args:
+        feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.
+        all_logits: logits of every token, not of each session's last alone.
+
+    Returns:
+        One array a session, in order: float32 [1 or n, vocab_size].
+
+    Raises:
+        InputError, EngineError: as `Session.feed`; when the TEE is gone or refuses, all of the
+            sessions are closed and wiped.
+    """
+    sessions = [session for session, _ in feeds]
+    ids = [checked_ids(token_ids) for _, token_ids in feeds]
+    if not sessions:
+        raise InputError("no sessions to run")
+    if any(session._lock is not sessions[0]._lock for session in sessions):
+        raise InputError("the sessions of a batch belong to different engines")
+    with sessions[0]._lock:
+        _require_open(sessions)
+        logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
+        for session, part in zip(sessions, ids, strict=True):
+            session.tokens.extend(part)
+    ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
+    return np.split(logits, ends[:-1])
+
+
+def _require_open(sessions: Sequence[Session]) -> None:
+    """Fail closed: no TEE, no further row."""
+    if not all(session._tee_alive() for session in sessions):
+        _close_all(sessions)
+        raise TeeDiedError(TEE_DIED)
+    if any(session.closed for session in sessions):
+        raise EngineError("the session is closed")
+
+
+def _forward(
+    sessions: Sequence[Session], ids: list[npt.NDArray[np.int32]], all_logits: bool
+) -> npt.NDArray[np.float32]:
+    first = sessions[0]
+    tee = first._tee
+    attention = tee.attention if tee is not None else None
+    try:
+        return first._host.decoder.forward_batch(
+            [session._native for session in sessions],
+            ids,
+            all_logits,
+            attention.buffer if attention is not None else None,
+            tee.restore if tee is not None and attention is not None else None,
+        )
+    except TeeError as error:
+        _close_all(sessions)
+        raise first._tee_error(error) from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except RuntimeError as error:
+        raise EngineError(str(error)) from None
+    finally:
+        if attention is not None:
+            attention.wipe()
+
+
+def _close_all(sessions: Sequence[Session]) -> None:
+    for session in sessions:
+        session.close_family()
+
+
+def checked_ids(token_ids: Sequence[int]) -> list[int]:
     """Return the ids as plain ints; the decoder checks them against the vocabulary."""
     try:
         ids = [operator.index(t) for t in token_ids if not isinstance(t, bool)]

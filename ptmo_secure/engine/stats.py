@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GenerationStats:
-    """What one `Engine.generate` did and how long it took."""
+    """What one answer took: of `Engine.generate`, or of a `Request` in a batch."""
 
     prompt_tokens: int
     prefilled_tokens: int  # prompt tokens that were not in the cache already
     decode_tokens: int
-    ttft_ms: float  # from the call to the first token
-    prefill_seconds: float
+    ttft_ms: float  # from the call to the first token, a wait for its turn included
+    prefill_seconds: float  # in a batch from its turn to its first logits
     decode_seconds: float  # from the first token to the end, the reader's own time included
-    tee_crossings: int
-    finish_reason: str  # "stop" | "length"
+    tee_crossings: int  # in a batch those of every step it took part in
+    finish_reason: str  # "stop" | "length" | "cancelled"
+    queued_seconds: float = 0.0  # before its turn in a batch came
+    preemptions: int = 0  # times its rows were given up for an older request's and computed again
 
     @property
     def prefill_tps(self) -> float:

@@ -16,11 +16,11 @@ from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_weights
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import CapacityError, EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
-_ARENA_BYTES = 4096  # 16 key slots; a freed slot is used again
+_ARENA_BYTES = 64 * 256  # one slot a sealed session: 64 open at once
 _ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
@@ -91,6 +91,10 @@ class TeeLink:
 
         Returns:
             The native session and the TEE's handle of the key, for `drop_epoch`.
+
+        Raises:
+            CapacityError: every key slot is in use.
+            EngineError: the TEE refuses.
         """
         with self._key_slot("seal") as slot:
             handle, epoch = self.client.new_epoch(self._arena_id, slot)
@@ -148,7 +152,10 @@ class TeeLink:
     @contextlib.contextmanager
     def _key_slot(self, kind: str) -> Iterator[int]:
         """Take a slot for a key the TEE writes in the block; free it when the block fails."""
-        slot = self.arena.take_slot()
+        try:
+            slot = self.arena.take_slot()
+        except RuntimeError as error:
+            raise CapacityError(f"{error}: close a session first") from None
         try:
             yield slot
         except BaseException as error:  # an interrupt, too, must not leave a key in a slot

@@ -76,6 +76,7 @@ FORK = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from ptmo_secure.engine.engine import Engine
+from ptmo_secure.errors import EngineError
 engine = Engine.load(sys.argv[1], shield="seal", threads=1)
 session = engine.start_session()
 session.feed([1, 2, 3])
@@ -83,8 +84,8 @@ child = os.fork()
 if child == 0:
     try:
         session.feed([4])
-    except Exception as error:
-        print("child:", type(error).__name__)
+    except EngineError:
+        print("child: EngineError")
     sys.exit(0)
 _, status = os.waitpid(child, 0)
 print("status:", status)

@@ -42,6 +42,32 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     assert _draws(top_p=1e-9)[0] == 1.0
 
 
+def _full_sort_draw(scores: np.ndarray, params: SamplingParams) -> int:
+    """What a draw means: everything sorted, cut by top-k, then by top-p."""
+    order = np.argsort(-scores, kind="stable")[: params.top_k or None]
+    cumulative = np.cumsum(np.exp(scores[order] - scores[order[0]]))
+    if params.top_p < 1:
+        cumulative = cumulative[
+            : int(np.searchsorted(cumulative, params.top_p * cumulative[-1])) + 1
+        ]
+    draw = np.random.Generator(np.random.PCG64(params.seed)).random() * cumulative[-1]
+    return int(order[min(np.searchsorted(cumulative, draw, side="right"), len(cumulative) - 1)])
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 40, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
+def test_a_draw_is_the_one_a_full_sort_gives(top_k: int, top_p: float, spread: float) -> None:
+    generator = np.random.default_rng(5)
+    for seed in range(40):
+        logits = (generator.standard_normal(3000) * spread).astype(np.float32)
+        logits = np.round(logits) if seed % 2 else logits  # with ties
+        logits[generator.integers(0, 3000, 500)] = -np.inf
+        params = SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, seed=seed)
+        expected = _full_sort_draw(logits.astype(np.float64), params)
+        assert Sampler(params).next(logits, []) == expected
+
+
 def test_top_p_keeps_the_token_that_reaches_it() -> None:
     assert _draws(top_p=0.76)[2] > 0
     assert _draws(top_p=0.74)[2] == 0

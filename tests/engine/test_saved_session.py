@@ -351,5 +351,5 @@ def test_saving_twenty_times_leaves_no_key_slot_taken(model, tmp_path):
         for _ in range(20):
             session.save(tmp_path / "session")
             session = engine.resume(tmp_path / "session")
-        free = [engine._tee.arena.take_slot() for _ in range(15)]
-        assert len(free) == 15
+        others = engine._tee.arena.size // 256 - 1
+        assert len({engine._tee.arena.take_slot() for _ in range(others)}) == others

@@ -1,0 +1,140 @@
+"""The KV pages, the TEE behind them, and every session that is open."""
+
+import itertools
+import threading
+
+from ptmo_secure import _native
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.saved_session import SavedShape
+from ptmo_secure.engine.session import Session, SessionHost
+from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.weights import Progress
+from ptmo_secure.errors import EngineError
+
+
+class SessionPool:
+    """Opens sessions side by side and wipes all of them when their TEE goes.
+
+    Attributes:
+        lock: serialises everything native; hold it for steps that belong together.
+        tee: the link to the living TEE, None for a shield that needs none.
+
+    Security: a TEE that dies takes every session and its key with it, also while nothing runs. The
+    next session starts a new TEE, with new keys.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: ModelSource,
+        decoder: _native.Decoder,
+        pages: _native.PageArena,
+        layout: _native.PageLayout,
+        debug_root_key: bytes | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Start the TEE where the shield needs one.
+
+        Raises:
+            EngineError: it does not start.
+        """
+        self.lock = threading.RLock()
+        self.tee: TeeLink | None = None
+        self._config = config
+        self._source = source
+        self._decoder = decoder
+        self._pages = pages
+        self._layout = layout
+        self._debug_root_key = debug_root_key
+        self._sessions: list[Session] = []  # one of each family at least
+        self._ids = itertools.count(1)
+        self._crossings_before = 0
+        self._closed = False
+        self.connect(progress)
+
+    def open(self) -> Session:
+        """Return a fresh, empty session beside those that are open.
+
+        Raises:
+            CapacityError: every key slot is in use.
+            EngineError: the TEE is gone and does not start, or the pool is closed.
+        """
+        with self.lock:
+            self.connect()
+            self._sessions = [session for session in self._sessions if session.family()]
+            session = Session(
+                SessionHost(
+                    decoder=self._decoder,
+                    pages=self._pages,
+                    layout=self._layout,
+                    tee=self.tee,
+                    sealed=self._config.sealed,
+                    lock=self.lock,
+                    new_id=lambda: next(self._ids),
+                    shape=self.saved_shape,
+                )
+            )
+            self._sessions.append(session)
+            return session
+
+    def close_sessions(self) -> None:
+        """Zero every page, wipe every key."""
+        with self.lock:
+            for session in self._sessions:
+                session.close_family()
+            self._sessions.clear()
+
+    def close(self) -> None:
+        """Close every session and end the TEE. Final and idempotent."""
+        with self.lock:
+            self._closed = True
+            self.close_sessions()
+            if self.tee is not None:
+                self.tee.close()
+
+    def saved_shape(self) -> SavedShape:
+        """Describe what a saved session must match; the model file is hashed the first time."""
+        if self._closed:
+            raise EngineError("the engine is closed")
+        return SavedShape.of(self._source, self._config)
+
+    @property
+    def free_pages(self) -> int:
+        """KV pages that no session holds."""
+        with self.lock:
+            return self._pages.free_pages
+
+    @property
+    def tee_crossings(self) -> int:
+        """Calls into the TEE so far."""
+        now = self.tee.client.crossings if self.tee is not None else 0
+        return self._crossings_before + now
+
+    def connect(self, progress: Progress | None = None) -> None:
+        """Make sure a living TEE stands behind a shield that needs one; call it with the lock held.
+
+        Raises:
+            EngineError: it does not start, or the pool is closed.
+        """
+        if self._closed:
+            raise EngineError("the engine is closed")
+        if not self._config.needs_tee or (self.tee is not None and self.tee.alive()):
+            return
+        self.close_sessions()
+        if self.tee is not None:
+            if self._debug_root_key is not None:
+                # Its epochs would start again: the same keys and counters over other rows.
+                raise EngineError("a TEE with a debug root key is not started twice")
+            self._crossings_before += self.tee.client.crossings
+            self.tee.close()
+            self.tee = None
+        link = TeeLink(self._config, self._source, self._decoder, self._debug_root_key, progress)
+        link.on_death(lambda: self._wipe_after(link))
+        self.tee = link
+
+    def _wipe_after(self, link: TeeLink) -> None:
+        """Close the sessions of a TEE that is gone, also while nobody is generating."""
+        with self.lock:
+            if self.tee is link and not self._closed:
+                self.close_sessions()
