@@ -8,7 +8,6 @@ from shapes import MODELS
 
 from ptmo_secure import _native
 
-PAGE_ROWS = 32  # rows of a KV page: one softmax pass
 LENGTHS = {
     "rms_norm": {model.d_model for model in MODELS},
     "quantize_blocks": {length for m in MODELS for length in (m.d_model, m.d_ff)},
@@ -21,7 +20,6 @@ LENGTHS = {
     "quantize_row_i8": {model.head_dim for model in MODELS},
     "quantize_row_i16": {model.head_dim for model in MODELS},
     "to_f16": {model.head_dim for model in MODELS},
-    "exp_sum": {PAGE_ROWS},
 }
 CASES = [(kernel, length) for kernel, lengths in LENGTHS.items() for length in sorted(lengths)]
 

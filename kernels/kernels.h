@@ -54,6 +54,37 @@ struct Activations {
   const int32_t* code_sums; // [tokens, cols / 32]
 };
 
+// Consecutive cache rows of one KV head, in pieces of `rows` (16 or 32) rows each.
+constexpr int kSpanRows = 128; // at most
+constexpr int kSpanPieces = kSpanRows / 16;
+struct CacheSpan {
+  int first_piece, pieces, rows; // pieces before the first are not there: no query sees them
+  const uint8_t* k[kSpanPieces]; // [rows, dim] elements
+  const uint8_t* v[kSpanPieces];
+  const float* scales[kSpanPieces]; // [rows, 2], of the K and the V row: integer elements only
+  const uint8_t* next[kSpanPieces]; // next_bytes each that will be read soon, or null
+  size_t next_bytes;
+};
+
+// Query rows; row i sees the rows [first[i], last[i]) of a span, at least one. A kernel may read
+// the cache rows around those, up to a multiple of 16, but no result depends on them.
+constexpr int kQueryCode = 127 * 256 + 127; // the largest whose two bytes are both signed
+struct Queries {
+  int count, dim;       // dim: a multiple of 16, 16..512
+  float scale;          // of q . k
+  const float* q;       // [count, dim]; float elements
+  const int16_t* codes; // [count, dim], q ~= code_scales * codes; integer elements
+  const float* code_scales;
+  const int *first, *last;
+};
+
+// What attention over a span gives for one query: [0] max, [16..31] parts of a sum, then acc [dim].
+// With x[r] = log2(e) * scale * (q . k[r]) and p[r] = 2^(x[r] - max) over the rows r that it sees:
+// max = max x, sum = sum p, acc = sum p v.
+constexpr int kPartialHead = 32;
+
+constexpr size_t kAttendScratch = 24 * 1024; // bytes, 64-byte aligned; holds secrets afterwards
+
 struct Table {
   const char* name;
 
@@ -76,21 +107,21 @@ struct Table {
   // Rotates pairs (x[i], x[i + half]) by the given angles (Su et al. 2021, half-split layout).
   void (*rope)(float* x, const float* cosine, const float* sine, int half);
 
-  // Symmetric integer rows: returns scale = max|x| / qmax (127 or 32767); scale 0 for zero rows.
+  // Symmetric integer rows: returns scale = max|x| / (127 or kQueryCode); 0 for zero rows.
   float (*quantize_row_i8)(const float* x, int n, int8_t* codes);
   float (*quantize_row_i16)(const float* x, int n, int16_t* codes);
   void (*to_f16)(const float* x, int n, uint16_t* out);
 
-  // out[r] = sum_i q[i] k[r, i], exact in int32 (head_dim <= 512).
-  void (*dot_rows_i8)(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out);
-  void (*dot_rows_f16)(const float* q, const uint16_t* k, int rows, int dim, float* out);
-  void (*dot_rows_f32)(const float* q, const float* k, int rows, int dim, float* out);
-  // x = exp(x - max); returns the sum of the results in index order of the level.
-  float (*exp_sum)(float* x, int n, float max);
-  // acc[i] = fma(p[r], v[r, i], acc[i]) for r = 0, 1, ...: each i alone, rows in order.
-  void (*weighted_rows_i8)(const float* p, const int8_t* v, int rows, int dim, float* acc);
-  void (*weighted_rows_f16)(const float* p, const uint16_t* v, int rows, int dim, float* acc);
-  void (*weighted_rows_f32)(const float* p, const float* v, int rows, int dim, float* acc);
+  // partials [count, kPartialHead + dim] of the queries over the span. INT8 elements: q . k is
+  // exact in int32; p[r] times the scale of v[r] becomes a code of 0..32767 (32767: the largest
+  // scale of a row seen), and the sums of code * v are exact in int32. Float elements: every
+  // element of acc has its own chain of fused steps, rows in order.
+  void (*attend_i8)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+  void (*attend_f16)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+  void (*attend_f32)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+  // Folds `count` partials, each into its own total of the same form; a total of max = -infinity
+  // and zeros is empty.
+  void (*fold_partials)(const float* partials, int count, int dim, float* totals);
 
   // out = gelu(gate) * up, gelu(g) = g / (1 + exp(-sqrt(8 / pi) (g + 0.044715 g^3))), the tanh
   // approximation (Hendrycks & Gimpel 2016).

@@ -134,12 +134,6 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
       {"quantize_row_i8", {5, [=, &k] { k.quantize_row_i8(x, n, codes_.data()); }}},
       {"quantize_row_i16", {6, [=, &k] { k.quantize_row_i16(x, n, wide_codes_.data()); }}},
       {"to_f16", {6, [=, &k] { k.to_f16(x, n, halves_.data()); }}},
-      {"exp_sum",
-       {16, // the copy included: the kernel works in place
-        [=, &k] {
-          std::memcpy(out, x, sizeof(float) * n);
-          k.exp_sum(out, n, 1.0f);
-        }}},
   };
   const auto found = entries.find(kernel);
   require(found != entries.end(), kernel, " is not an elementwise kernel of the table");

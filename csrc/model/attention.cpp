@@ -1,22 +1,30 @@
 #include "attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 namespace ptmo {
 namespace {
 
-constexpr int kBlockTokens = 16; // query tokens that share one pass over the cache
+using kernels::CacheSpan;
+using kernels::kPartialHead;
+
+constexpr int kBlockTokens = 16;         // query tokens that share one pass over the cache
+constexpr size_t kTileBytes = 16 * 1024; // K and V rows of a span: a part of the L1 cache
+constexpr int kItemsPerThread = 4;       // fewer blocks than that: their spans are split up
 
 template <typename T> void wipe_vector(std::vector<T>& v) {
   secure_wipe(v.data(), v.size() * sizeof(T));
 }
 
-Tile from_row(const Tile& tile, const PageLayout& layout, int row) {
-  const size_t skip = static_cast<size_t>(row) * layout.row_bytes();
-  return {tile.k + skip, tile.v + skip, tile.scales == nullptr ? nullptr : tile.scales + 2 * row};
+// Positions of a span: whole pages, so many that their rows fit the tile. A function of the layout
+// alone, for results depend on it.
+int span_rows(const PageLayout& layout) {
+  int rows = layout.rows;
+  while (2 * rows <= kernels::kSpanRows && 4 * rows * layout.row_bytes() <= kTileBytes)
+    rows *= 2;
+  return rows;
 }
 
 } // namespace
@@ -25,139 +33,256 @@ struct Attention::Pass {
   const kernels::Table& kernels;
   int layer, window;
   float scale;
+  // The first position that the query at `position` sees.
+  int earliest(int position) const { return window == 0 ? 0 : std::max(0, position - window + 1); }
 };
 
 void Attention::Scratch::wipe() {
-  secure_wipe(tile.data(), tile.size());
+  for (AlignedBuffer* b : {&tile, &work})
+    secure_wipe(b->data(), b->size());
   wipe_vector(q_codes);
-  for (auto* v : {&q, &q_scales, &max, &sum, &acc, &scores})
+  for (auto* v : {&q, &q_scales, &partials, &totals})
     wipe_vector(*v);
-  wipe_vector(dots);
+  loaded = nullptr;
 }
 
 Attention::Attention(const ModelConfig& config, const PageLayout& layout, int threads)
-    : config_(config), layout_(layout), scratch_(static_cast<size_t>(threads)) {
-  const size_t queries = static_cast<size_t>(kBlockTokens) * (config.n_heads / config.n_kv_heads);
+    : config_(config), layout_(layout), group_(config.n_heads / config.n_kv_heads),
+      span_rows_(span_rows(layout)), width_(static_cast<size_t>(kPartialHead) + config.head_dim),
+      scratch_(static_cast<size_t>(threads)) {
+  const auto queries = static_cast<size_t>(kBlockTokens) * group_;
   for (Scratch& s : scratch_) {
-    s.tile = AlignedBuffer(layout.head_bytes());
+    s.tile = AlignedBuffer(layout.head_bytes() * (span_rows_ / layout.rows));
+    s.work = AlignedBuffer(kernels::kAttendScratch);
     s.q_codes.resize(queries * config.head_dim);
     s.q.resize(queries * config.head_dim);
     s.q_scales.resize(queries);
-    s.max.resize(queries);
-    s.sum.resize(queries);
-    s.acc.resize(queries * config.head_dim);
-    s.scores.resize(static_cast<size_t>(layout.rows));
-    s.dots.resize(static_cast<size_t>(layout.rows));
+    s.first.resize(queries);
+    s.last.resize(queries);
+    s.partials.resize(queries * width_);
+    s.totals.resize(queries * width_);
   }
 }
 
 void Attention::run(const kernels::Table& kernels, ThreadPool& pool, const AttentionJob* jobs,
                     int count, int layer, int window, float scale) {
   const Pass pass{kernels, layer, window, scale};
-  items_.clear();
-  for (int j = 0; j < count; ++j)
-    for (int t0 = 0; t0 < jobs[j].tokens; t0 += kBlockTokens)
-      for (int head = 0; head < config_.n_kv_heads; ++head)
-        items_.push_back({&jobs[j], head, t0, std::min(t0 + kBlockTokens, jobs[j].tokens)});
+  plan(pass, jobs, count, pool.size());
   pool.parallel_for(static_cast<int>(items_.size()), [&](int begin, int end, int thread) {
-    Scratch& scratch = scratch_[static_cast<size_t>(thread)];
-    for (int i = begin; i < end; ++i) {
-      const Item& item = items_[static_cast<size_t>(i)];
-      run_block(pass, *item.job, item.kv_head, item.t0, item.t1, scratch);
-    }
-    scratch.wipe();
+    Scratch& s = scratch_[static_cast<size_t>(thread)];
+    for (int i = begin; i < end; ++i)
+      run_item(pass, i, end, s);
+    s.wipe();
   });
+  if (apart_)
+    wipe_vector(partials_);
 }
 
-// Scores of one query over a tile's first `rows` rows. With INT8 keys the dot product is exact in
-// integers (int16 query codes), so the order of a permuted head's elements cannot matter.
-void Attention::score_tile(const Pass& pass, const Tile& tile, int rows, size_t query,
-                           Scratch& s) const {
-  const int dim = config_.head_dim;
-  if (layout_.type == KvType::kInt8) {
-    pass.kernels.dot_rows_i8(s.q_codes.data() + query * dim,
-                             reinterpret_cast<const int8_t*>(tile.k), rows, dim, s.dots.data());
-    const float q_scale = s.q_scales[query] * pass.scale;
-    for (int r = 0; r < rows; ++r)
-      s.scores[r] = static_cast<float>(s.dots[r]) * (q_scale * tile.scales[2 * r]);
+// Enough blocks: an item is a block, which folds its spans as it goes. Few (decoding): an item is a
+// span, and whoever finishes a block's last one folds them all.
+void Attention::plan(const Pass& pass, const AttentionJob* jobs, int count, int threads) {
+  blocks_.clear();
+  items_.clear();
+  for (int j = 0; j < count; ++j) {
+    for (int t0 = 0; t0 < jobs[j].tokens; t0 += kBlockTokens) {
+      const int t1 = std::min(t0 + kBlockTokens, jobs[j].tokens);
+      const int begin = pass.earliest(jobs[j].first + t0) / span_rows_;
+      const int end = (jobs[j].first + t1 - 1) / span_rows_ + 1;
+      for (int head = 0; head < config_.n_kv_heads; ++head)
+        blocks_.push_back({&jobs[j], head, t0, t1, begin, end, 0});
+    }
+  }
+  const auto blocks = static_cast<int>(blocks_.size());
+  apart_ = threads > 1 && blocks < kItemsPerThread * threads;
+  if (!apart_) {
+    for (int b = 0; b < blocks; ++b)
+      items_.push_back({b, blocks_[b].begin, blocks_[b].end});
+    deal(threads);
     return;
   }
-  const float* q = s.q.data() + query * dim;
-  if (layout_.type == KvType::kF16) {
-    pass.kernels.dot_rows_f16(q, reinterpret_cast<const uint16_t*>(tile.k), rows, dim,
-                              s.scores.data());
-  } else {
-    pass.kernels.dot_rows_f32(q, reinterpret_cast<const float*>(tile.k), rows, dim,
-                              s.scores.data());
+  size_t floats = 0;
+  if (pending_size_ < blocks_.size()) {
+    pending_size_ = blocks_.size();
+    pending_ = std::make_unique<std::atomic<int>[]>(pending_size_);
   }
-  for (int r = 0; r < rows; ++r)
-    s.scores[r] *= pass.scale;
+  for (int b = 0; b < blocks; ++b) {
+    Block& block = blocks_[b];
+    block.partials = floats;
+    floats +=
+        static_cast<size_t>(block.end - block.begin) * (block.t1 - block.t0) * group_ * width_;
+    pending_[b].store(block.end - block.begin, std::memory_order_relaxed);
+    for (int span = block.begin; span < block.end; ++span)
+      items_.push_back({b, span, span + 1});
+  }
+  partials_.resize(floats);
 }
 
-void Attention::run_block(const Pass& pass, const AttentionJob& job, int kv_head, int t0, int t1,
-                          Scratch& s) {
-  const int dim = config_.head_dim, group = config_.n_heads / config_.n_kv_heads;
-  const size_t queries = static_cast<size_t>(t1 - t0) * group;
-  for (size_t i = 0; i < queries; ++i) {
-    const int t = t0 + static_cast<int>(i) / group,
-              h = kv_head * group + static_cast<int>(i) % group;
-    const float* q = job.q + (static_cast<size_t>(t) * config_.n_heads + h) * dim;
-    std::memcpy(s.q.data() + i * dim, q, sizeof(float) * dim);
-    if (layout_.type == KvType::kInt8)
-      s.q_scales[i] = pass.kernels.quantize_row_i16(q, dim, s.q_codes.data() + i * dim);
-    s.max[i] = -std::numeric_limits<float>::infinity();
-    s.sum[i] = 0.0f;
+// Later blocks see more spans: items go to the pool's shares in turn, as cards are dealt.
+void Attention::deal(int threads) {
+  const int n = static_cast<int>(items_.size()), rounds = n / threads;
+  int rest = rounds * threads;
+  order_.clear();
+  for (int share = 0; share < threads; ++share) {
+    for (int round = 0; round < rounds; ++round)
+      order_.push_back(items_[static_cast<size_t>(round) * threads + share]);
+    const int64_t begin = static_cast<int64_t>(n) * share / threads; // as parallel_for splits
+    if (static_cast<int64_t>(n) * (share + 1) / threads - begin > rounds)
+      order_.push_back(items_[static_cast<size_t>(rest++)]);
   }
-  std::fill_n(s.acc.begin(), queries * dim, 0.0f);
+  items_.swap(order_);
+}
 
-  const int last = job.first + t1 - 1; // the furthest position this block may see
-  const int earliest =
-      pass.window == 0 ? 0 : std::max(0, job.first + t0 - pass.window + 1); // it must see
-  for (int page = earliest / layout_.rows; page * layout_.rows <= last; ++page) {
-    const int base = page * layout_.rows;
-    const int tile_rows = std::min(layout_.rows, last - base + 1);
-    const Tile tile = job.session->shield().open_tile(job.session->page(page), layout_, pass.layer,
-                                                      kv_head, tile_rows, s.tile.data());
-    for (size_t i = 0; i < queries; ++i) {
-      const int position = job.first + t0 + static_cast<int>(i) / group;
-      const int low = pass.window == 0 ? 0 : std::max(0, position - pass.window + 1 - base);
-      const int rows = std::min(tile_rows, position - base + 1) - low;
-      if (rows <= 0)
-        continue;
-      const Tile seen = from_row(tile, layout_, low);
-      score_tile(pass, seen, rows, i, s);
-      const float tile_max = *std::max_element(s.scores.begin(), s.scores.begin() + rows);
-      const float new_max = std::max(s.max[i], tile_max);
-      float* acc = s.acc.data() + i * dim;
-      if (new_max > s.max[i]) {
-        const float shrink = std::exp(s.max[i] - new_max);
-        s.sum[i] *= shrink;
-        for (int d = 0; d < dim; ++d)
-          acc[d] *= shrink;
-        s.max[i] = new_max;
-      }
-      s.sum[i] += pass.kernels.exp_sum(s.scores.data(), rows, new_max);
-      if (layout_.type == KvType::kInt8) {
-        for (int r = 0; r < rows; ++r)
-          s.scores[r] *= seen.scales[2 * r + 1];
-        pass.kernels.weighted_rows_i8(s.scores.data(), reinterpret_cast<const int8_t*>(seen.v),
-                                      rows, dim, acc);
-      } else if (layout_.type == KvType::kF16) {
-        pass.kernels.weighted_rows_f16(s.scores.data(), reinterpret_cast<const uint16_t*>(seen.v),
-                                       rows, dim, acc);
-      } else {
-        pass.kernels.weighted_rows_f32(s.scores.data(), reinterpret_cast<const float*>(seen.v),
-                                       rows, dim, acc);
-      }
+void Attention::run_item(const Pass& pass, int index, int end, Scratch& s) {
+  const Item& item = items_[static_cast<size_t>(index)];
+  const Block& block = blocks_[static_cast<size_t>(item.block)];
+  if (s.loaded != &block)
+    load_queries(pass, block, s);
+  for (int i = item.begin; i < item.end; ++i) {
+    const Seen seen = see(pass, block, i, s);
+    CacheSpan span = open_span(pass, block, i, seen, s);
+    if (i + 1 < item.end) {
+      prefetch(pass, block, i + 1, span);
+    } else if (index + 1 < end) {
+      const Item& next = items_[static_cast<size_t>(index) + 1];
+      prefetch(pass, blocks_[static_cast<size_t>(next.block)], next.begin, span);
+    }
+    const size_t from = static_cast<size_t>(seen.from) * width_;
+    if (apart_) {
+      const size_t queries = static_cast<size_t>(block.t1 - block.t0) * group_;
+      attend(pass, span, seen, s,
+             partials_.data() + block.partials + (i - block.begin) * queries * width_ + from);
+    } else {
+      attend(pass, span, seen, s, s.partials.data());
+      pass.kernels.fold_partials(s.partials.data(), seen.to - seen.from, config_.head_dim,
+                                 s.totals.data() + from);
     }
   }
-  for (size_t i = 0; i < queries; ++i) {
-    const int t = t0 + static_cast<int>(i) / group,
-              h = kv_head * group + static_cast<int>(i) % group;
-    float* out = job.out + (static_cast<size_t>(t) * config_.n_heads + h) * dim;
-    const float inv = 1.0f / s.sum[i];
-    for (int d = 0; d < dim; ++d)
-      out[d] = s.acc[i * dim + d] * inv;
+  if (!apart_) {
+    finish(block, s);
+  } else if (pending_[item.block].fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    fold(pass, block, s);
+    finish(block, s);
+  }
+}
+
+void Attention::load_queries(const Pass& pass, const Block& block, Scratch& s) const {
+  const auto dim = static_cast<size_t>(config_.head_dim), heads = static_cast<size_t>(group_);
+  for (int t = block.t0; t < block.t1; ++t) {
+    const size_t at = static_cast<size_t>(t - block.t0) * heads;
+    const float* q =
+        block.job->q + (static_cast<size_t>(t) * config_.n_heads + block.head * heads) * dim;
+    std::memcpy(s.q.data() + at * dim, q, heads * dim * sizeof(float));
+    if (layout_.has_scales())
+      for (size_t i = at; i < at + heads; ++i)
+        s.q_scales[i] = pass.kernels.quantize_row_i16(s.q.data() + i * dim, config_.head_dim,
+                                                      s.q_codes.data() + i * dim);
+  }
+  clear_totals(s, static_cast<size_t>(block.t1 - block.t0) * heads);
+  s.loaded = &block;
+}
+
+void Attention::clear_totals(Scratch& s, size_t queries) const {
+  std::fill_n(s.totals.begin(), queries * width_, 0.0f);
+  for (size_t i = 0; i < queries; ++i)
+    s.totals[i * width_] = -std::numeric_limits<float>::infinity();
+}
+
+// Tokens that see a part of the span follow each other: later ones start later and end later.
+Attention::Seen Attention::see(const Pass& pass, const Block& block, int span, Scratch& s) const {
+  const int base = span * span_rows_;
+  Seen seen{0, 0};
+  for (int t = block.t0; t < block.t1; ++t) {
+    const int position = block.job->first + t, i = (t - block.t0) * group_;
+    const int first = std::max(pass.earliest(position) - base, 0);
+    const int last = std::min(position + 1 - base, span_rows_);
+    if (first >= last)
+      continue;
+    if (seen.from == seen.to)
+      seen.from = i;
+    seen.to = i + group_;
+    std::fill_n(s.first.begin() + i, group_, first);
+    std::fill_n(s.last.begin() + i, group_, last);
+  }
+  return seen;
+}
+
+// The span's pages, decrypted into the tile where they are sealed: those with rows that are seen.
+CacheSpan Attention::open_span(const Pass& pass, const Block& block, int span, Seen seen,
+                               Scratch& s) const {
+  const KvSession& session = *block.job->session;
+  const int first = *std::min_element(s.first.begin() + seen.from, s.first.begin() + seen.to);
+  const int last = *std::max_element(s.last.begin() + seen.from, s.last.begin() + seen.to);
+  CacheSpan out{};
+  out.rows = layout_.rows;
+  out.pieces = (last + layout_.rows - 1) / layout_.rows;
+  out.first_piece = first / layout_.rows;
+  for (int piece = out.first_piece; piece < out.pieces; ++piece) {
+    const int begin = piece * layout_.rows;
+    const uint8_t* page = session.page((span * span_rows_ + begin) / layout_.rows);
+    const Tile tile = session.shield().open_tile(page, layout_, pass.layer, block.head,
+                                                 std::min(layout_.rows, last - begin),
+                                                 s.tile.data() + piece * layout_.head_bytes());
+    out.k[piece] = tile.k;
+    out.v[piece] = tile.v;
+    out.scales[piece] = tile.scales;
+  }
+  return out;
+}
+
+// Has the kernel fetch the pages of the span that this thread reads next.
+void Attention::prefetch(const Pass& pass, const Block& block, int span, CacheSpan& out) const {
+  const KvSession& session = *block.job->session;
+  const int per_span = span_rows_ / layout_.rows;
+  const int pages = std::min(session.page_count() - span * per_span, per_span);
+  out.next_bytes = layout_.head_bytes();
+  for (int piece = 0; piece < pages; ++piece)
+    out.next[piece] =
+        session.page(span * per_span + piece) + layout_.head_offset(pass.layer, block.head);
+}
+
+void Attention::attend(const Pass& pass, const CacheSpan& span, Seen seen, Scratch& s,
+                       float* partials) const {
+  const auto from = static_cast<size_t>(seen.from), dim = static_cast<size_t>(config_.head_dim);
+  const kernels::Queries queries{seen.to - seen.from,
+                                 config_.head_dim,
+                                 pass.scale,
+                                 s.q.data() + from * dim,
+                                 s.q_codes.data() + from * dim,
+                                 s.q_scales.data() + from,
+                                 s.first.data() + from,
+                                 s.last.data() + from};
+  const auto kernel = layout_.type == KvType::kInt8  ? pass.kernels.attend_i8
+                      : layout_.type == KvType::kF16 ? pass.kernels.attend_f16
+                                                     : pass.kernels.attend_f32;
+  kernel(queries, span, s.work.data(), partials);
+}
+
+void Attention::fold(const Pass& pass, const Block& block, Scratch& s) const {
+  const size_t queries = static_cast<size_t>(block.t1 - block.t0) * group_;
+  clear_totals(s, queries);
+  for (int i = block.begin; i < block.end; ++i) {
+    const Seen seen = see(pass, block, i, s);
+    const size_t from = static_cast<size_t>(seen.from) * width_;
+    pass.kernels.fold_partials(partials_.data() + block.partials +
+                                   (i - block.begin) * queries * width_ + from,
+                               seen.to - seen.from, config_.head_dim, s.totals.data() + from);
+  }
+}
+
+void Attention::finish(const Block& block, const Scratch& s) const {
+  const auto dim = static_cast<size_t>(config_.head_dim), heads = static_cast<size_t>(group_);
+  const float* total = s.totals.data();
+  for (int t = block.t0; t < block.t1; ++t) {
+    float* out =
+        block.job->out + (static_cast<size_t>(t) * config_.n_heads + block.head * heads) * dim;
+    for (size_t i = 0; i < heads; ++i, total += width_, out += dim) {
+      float sum = 0.0f;
+      for (int part = 16; part < kPartialHead; ++part)
+        sum += total[part];
+      const float inverse = 1.0f / sum;
+      for (size_t d = 0; d < dim; ++d)
+        out[d] = total[kPartialHead + d] * inverse;
+    }
   }
 }
 

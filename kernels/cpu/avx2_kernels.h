@@ -8,6 +8,7 @@
 //     prepare(codes)     what add() takes for a register of signed codes
 #pragma once
 
+#include "attention_avx2.h"
 #include "simd_kernels.h"
 
 namespace ptmo::kernels {
@@ -148,23 +149,6 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
-void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
-  for (int r = 0; r < rows; ++r) {
-    const int8_t* row = k + static_cast<size_t>(r) * dim;
-    __m256i acc = _mm256_setzero_si256();
-    for (int i = 0; i < dim; i += 16) {
-      const __m256i kv =
-          _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
-      const __m256i qv = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i));
-      acc = _mm256_add_epi32(acc, _mm256_madd_epi16(kv, qv));
-    }
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(acc), _mm256_extracti128_si256(acc, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-    out[r] = _mm_cvtsi128_si32(s);
-  }
-}
-
 bool avx2_supported() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
@@ -173,26 +157,9 @@ bool avx2_supported() {
 // Constant: no vector instruction may run before the CPU is known to have it.
 template <typename Dot> constexpr Table table_of(const char* name) {
   return {
-      name,
-      quantize_blocks,
-      matmul<Dot>,
-      rms_norm,
-      swiglu,
-      add,
-      cos_sin,
-      rope,
-      quantize_row_i8,
-      quantize_row_i16,
-      to_f16,
-      dot_rows_i8,
-      dot_rows_f16,
-      dot_rows_f32,
-      exp_sum,
-      weighted_rows_i8,
-      weighted_rows_f16,
-      weighted_rows_f32,
-      geglu,
-      head_rms_norm,
+      name,          quantize_blocks, matmul<Dot>,      rms_norm, swiglu,    add,        cos_sin,
+      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
+      fold_partials, geglu,           head_rms_norm,
   };
 }
 

@@ -3,6 +3,7 @@
 // A 16x32 INT4 block is four 64-byte loads; each gives two code registers (low and high nibbles)
 // of 16 rows x 4 columns, multiplied by a broadcast of four activation codes with vpdpbusd. The
 // eight products of a block add up in int32, exactly, before the block's scales are applied.
+#include "attention_avx512.h"
 #include "simd_kernels.h"
 
 namespace ptmo::kernels {
@@ -132,23 +133,6 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
-void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
-  for (int r = 0; r < rows; ++r) {
-    const int8_t* row = k + static_cast<size_t>(r) * dim;
-    __m512i acc = _mm512_setzero_si512();
-    int i = 0;
-    for (; i + 32 <= dim; i += 32) {
-      const __m512i kv =
-          _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
-      acc = _mm512_dpwssd_epi32(acc, kv, _mm512_loadu_si512(q + i));
-    }
-    int32_t sum = _mm512_reduce_add_epi32(acc);
-    for (; i < dim; ++i)
-      sum += q[i] * row[i];
-    out[r] = sum;
-  }
-}
-
 bool supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -159,26 +143,9 @@ bool supported() {
 
 const Table* avx512vnni() {
   static const Table table = {
-      "avx512vnni",
-      quantize_blocks,
-      matmul,
-      rms_norm,
-      swiglu,
-      add,
-      cos_sin,
-      rope,
-      quantize_row_i8,
-      quantize_row_i16,
-      to_f16,
-      dot_rows_i8,
-      dot_rows_f16,
-      dot_rows_f32,
-      exp_sum,
-      weighted_rows_i8,
-      weighted_rows_f16,
-      weighted_rows_f32,
-      geglu,
-      head_rms_norm,
+      "avx512vnni",  quantize_blocks, matmul,           rms_norm, swiglu,    add,        cos_sin,
+      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
+      fold_partials, geglu,           head_rms_norm,
   };
   return supported() ? &table : nullptr;
 }

@@ -7,6 +7,7 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 
+#include "attention_neon.h"
 #include "simd_kernels.h"
 
 namespace ptmo::kernels {
@@ -138,23 +139,6 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
-void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
-  for (int r = 0; r < rows; ++r) {
-    const int8_t* row = k + static_cast<size_t>(r) * dim;
-    int32x4_t acc[4] = {};
-    for (int i = 0; i < dim; i += 16) {
-      const int8x16_t codes = vld1q_s8(row + i);
-      const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_high_s8(codes);
-      const int16x8_t a = vld1q_s16(q + i), b = vld1q_s16(q + i + 8);
-      acc[0] = vmlal_s16(acc[0], vget_low_s16(low), vget_low_s16(a));
-      acc[1] = vmlal_high_s16(acc[1], low, a);
-      acc[2] = vmlal_s16(acc[2], vget_low_s16(high), vget_low_s16(b));
-      acc[3] = vmlal_high_s16(acc[3], high, b);
-    }
-    out[r] = vaddvq_s32(vaddq_s32(vaddq_s32(acc[0], acc[1]), vaddq_s32(acc[2], acc[3])));
-  }
-}
-
 bool supported() {
   constexpr unsigned long kNeeded = HWCAP_ASIMDDP | HWCAP_FPHP | HWCAP_ASIMDHP;
   return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
@@ -164,26 +148,9 @@ bool supported() {
 
 const Table* neon() {
   static constexpr Table table = {
-      "neon",
-      quantize_blocks,
-      matmul,
-      rms_norm,
-      swiglu,
-      add,
-      cos_sin,
-      rope,
-      quantize_row_i8,
-      quantize_row_i16,
-      to_f16,
-      dot_rows_i8,
-      dot_rows_f16,
-      dot_rows_f32,
-      exp_sum,
-      weighted_rows_i8,
-      weighted_rows_f16,
-      weighted_rows_f32,
-      geglu,
-      head_rms_norm,
+      "neon",        quantize_blocks, matmul,           rms_norm, swiglu,    add,        cos_sin,
+      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
+      fold_partials, geglu,           head_rms_norm,
   };
   return supported() ? &table : nullptr;
 }

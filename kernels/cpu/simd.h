@@ -24,10 +24,7 @@ struct V {
   static reg set1(float x) { return _mm512_set1_ps(x); }
   static reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
-  static reg load_i8(const int8_t* p) {
-    return _mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-  }
+  static reg from_int(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
   static reg load_f16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
@@ -69,6 +66,24 @@ struct V {
   }
   static float reduce_add(reg a) { return _mm512_reduce_add_ps(a); }
   static float reduce_max(reg a) { return _mm512_reduce_max_ps(a); }
+  // The sums of four registers, to p[0 .. 3].
+  static void store_sums(float* p, reg a, reg b, reg c, reg d) {
+    const reg ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const reg cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const reg sums =
+        _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half =
+        _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
+  // Lane i: x where first <= row + i < last, else other.
+  static reg within(int row, int first, int last, reg x, reg other) {
+    const auto below = [row](int end) {
+      const int n = end - row;
+      return n <= 0 ? 0u : n >= lanes ? 0xffffu : (1u << n) - 1;
+    };
+    return _mm512_mask_mov_ps(other, static_cast<__mmask16>(below(last) & ~below(first)), x);
+  }
 };
 #elif defined(__AVX2__)
 struct V {
@@ -78,9 +93,8 @@ struct V {
   static reg set1(float x) { return _mm256_set1_ps(x); }
   static reg load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }
-  static reg load_i8(const int8_t* p) {
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  static reg from_int(const int32_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static reg load_f16(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -140,6 +154,22 @@ struct V {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
   }
+  // The sums of four registers, to p[0 .. 3].
+  static void store_sums(float* p, reg a, reg b, reg c, reg d) {
+    const reg ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const reg cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const reg sums =
+        _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+  }
+  // Lane i: x where first <= row + i < last, else other.
+  static reg within(int row, int first, int last, reg x, reg other) {
+    const __m256i at =
+        _mm256_add_epi32(_mm256_set1_epi32(row), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i in = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), at),
+                                           _mm256_cmpgt_epi32(_mm256_set1_epi32(last), at));
+    return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(in));
+  }
 };
 #elif defined(__aarch64__)
 struct V {
@@ -155,10 +185,9 @@ struct V {
     vst1q_f32(p, a.lo);
     vst1q_f32(p + 4, a.hi);
   }
-  static reg from_i16(int16x8_t x) {
-    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))};
+  static reg from_int(const int32_t* p) {
+    return {vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4))};
   }
-  static reg load_i8(const int8_t* p) { return from_i16(vmovl_s8(vld1_s8(p))); }
   static reg load_f16(const uint16_t* p) {
     const float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(p));
     return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};
@@ -216,6 +245,25 @@ struct V {
     return vaddv_f32(vadd_f32(vget_low_f32(s), vget_high_f32(s)));
   }
   static float reduce_max(reg a) { return vmaxvq_f32(greater(a.lo, a.hi)); }
+  // The sums of four registers, to p[0 .. 3].
+  static void store_sums(float* p, reg a, reg b, reg c, reg d) {
+    const float32x4_t ab = vpaddq_f32(vaddq_f32(a.lo, a.hi), vaddq_f32(b.lo, b.hi));
+    const float32x4_t cd = vpaddq_f32(vaddq_f32(c.lo, c.hi), vaddq_f32(d.lo, d.hi));
+    vst1q_f32(p, vpaddq_f32(ab, cd));
+  }
+  // Lane i: x where first <= row + i < last, else other.
+  static float32x4_t within_four(int32x4_t at, int first, int last, float32x4_t x,
+                                 float32x4_t other) {
+    const uint32x4_t in =
+        vandq_u32(vcgeq_s32(at, vdupq_n_s32(first)), vcltq_s32(at, vdupq_n_s32(last)));
+    return vbslq_f32(in, x, other);
+  }
+  static reg within(int row, int first, int last, reg x, reg other) {
+    const int32_t count[4] = {0, 1, 2, 3};
+    const int32x4_t at = vaddq_s32(vdupq_n_s32(row), vld1q_s32(count));
+    return {within_four(at, first, last, x.lo, other.lo),
+            within_four(vaddq_s32(at, vdupq_n_s32(4)), first, last, x.hi, other.hi)};
+  }
 };
 #else
 #error "this file's level has no vector type"
@@ -251,6 +299,21 @@ inline V::reg exp_nonpositive(V::reg x) {
   p = V::fma(p, r, V::set1(1.6666665459e-1f));
   p = V::fma(p, r, V::set1(5.0000001201e-1f));
   p = V::add(V::fma(V::mul(p, r), r, r), V::set1(1.0f));
+  return V::ldexp(p, n);
+}
+
+// 2^x for x <= 0, to about 1 ulp: a polynomial of degree 6 (minimax with value 1 at 0) on
+// [-1/2, 1/2]. Below -126 the result stays at 2^-126; a NaN stays a NaN.
+inline V::reg exp2_nonpositive(V::reg x) {
+  const V::reg clamped = V::max(V::set1(-126.0f), x);
+  const V::reg n = V::round(clamped), r = V::sub(clamped, n);
+  V::reg p = V::set1(1.5353371289e-4f);
+  p = V::fma(p, r, V::set1(1.3398877842e-3f));
+  p = V::fma(p, r, V::set1(9.6184373540e-3f));
+  p = V::fma(p, r, V::set1(5.5503324629e-2f));
+  p = V::fma(p, r, V::set1(2.4022647913e-1f));
+  p = V::fma(p, r, V::set1(6.9314720286e-1f));
+  p = V::fma(p, r, V::set1(1.0f));
   return V::ldexp(p, n);
 }
 

@@ -163,7 +163,7 @@ float quantize_row_i8(const float* x, int n, int8_t* codes) {
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
-  return quantize_row(x, n, 32767.0f, codes, V::store_i16);
+  return quantize_row(x, n, static_cast<float>(kQueryCode), codes, V::store_i16);
 }
 
 void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
@@ -179,74 +179,6 @@ void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, flo
 void to_f16(const float* x, int n, uint16_t* out) {
   for (int i = 0; i < n; i += V::lanes)
     V::store_f16(out + i, V::load(x + i));
-}
-
-template <typename Element, typename Load>
-inline void dot_rows(const float* q, const Element* k, int rows, int dim, float* out, Load load) {
-  for (int r = 0; r < rows; ++r) {
-    V::reg acc = V::zero();
-    for (int i = 0; i < dim; i += V::lanes)
-      acc = V::fma(V::load(q + i), load(k + static_cast<size_t>(r) * dim + i), acc);
-    out[r] = V::reduce_add(acc);
-  }
-}
-
-void dot_rows_f16(const float* q, const uint16_t* k, int rows, int dim, float* out) {
-  dot_rows(q, k, rows, dim, out, V::load_f16);
-}
-
-void dot_rows_f32(const float* q, const float* k, int rows, int dim, float* out) {
-  dot_rows(q, k, rows, dim, out, V::load);
-}
-
-float exp_sum(float* x, int n, float max) {
-  const V::reg vmax = V::set1(max);
-  V::reg acc = V::zero();
-  int i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) {
-    const V::reg e = exp_nonpositive(V::sub(V::load(x + i), vmax));
-    V::store(x + i, e);
-    acc = V::add(acc, e);
-  }
-  return V::reduce_add(acc) + ref::exp_sum(x + i, n - i, max);
-}
-
-// Four accumulators stay in registers while the rows pass; each element is one lane's own chain.
-template <typename Element, typename Load>
-inline void weighted_rows(const float* p, const Element* v, int rows, int dim, float* acc,
-                          Load load) {
-  int i = 0;
-  for (; i + 4 * V::lanes <= dim; i += 4 * V::lanes) {
-    V::reg a[4];
-    for (int j = 0; j < 4; ++j)
-      a[j] = V::load(acc + i + j * V::lanes);
-    for (int r = 0; r < rows; ++r) {
-      const Element* row = v + static_cast<size_t>(r) * dim + i;
-      const V::reg w = V::set1(p[r]);
-      for (int j = 0; j < 4; ++j)
-        a[j] = V::fma(w, load(row + j * V::lanes), a[j]);
-    }
-    for (int j = 0; j < 4; ++j)
-      V::store(acc + i + j * V::lanes, a[j]);
-  }
-  for (; i < dim; i += V::lanes) {
-    V::reg a = V::load(acc + i);
-    for (int r = 0; r < rows; ++r)
-      a = V::fma(V::set1(p[r]), load(v + static_cast<size_t>(r) * dim + i), a);
-    V::store(acc + i, a);
-  }
-}
-
-void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc) {
-  weighted_rows(p, v, rows, dim, acc, V::load_i8);
-}
-
-void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc) {
-  weighted_rows(p, v, rows, dim, acc, V::load_f16);
-}
-
-void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc) {
-  weighted_rows(p, v, rows, dim, acc, V::load);
 }
 
 // ---- float matmul over panels: a 32-column strip is dequantised once, then serves every token.

@@ -1,4 +1,4 @@
-// What the element-wise kernels and the attention primitives mean, one scalar at a time.
+// What the element-wise kernels mean, one scalar at a time.
 #include <algorithm>
 #include <cmath>
 
@@ -84,7 +84,7 @@ float quantize_row_i8(const float* x, int n, int8_t* codes) {
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
-  return quantize_row(x, n, 32767.0f, codes);
+  return quantize_row(x, n, static_cast<float>(kQueryCode), codes);
 }
 
 void to_f16(const float* x, int n, uint16_t* out) {
@@ -92,82 +92,18 @@ void to_f16(const float* x, int n, uint16_t* out) {
     out[i] = float_to_half(x[i]);
 }
 
-void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
-  for (int r = 0; r < rows; ++r) {
-    out[r] = 0;
-    for (int i = 0; i < dim; ++i)
-      out[r] += q[i] * k[r * dim + i];
-  }
-}
-
-void dot_rows_f16(const float* q, const uint16_t* k, int rows, int dim, float* out) {
-  for (int r = 0; r < rows; ++r) {
-    double acc = 0.0;
-    for (int i = 0; i < dim; ++i)
-      acc += static_cast<double>(q[i]) * half_to_float(k[r * dim + i]);
-    out[r] = static_cast<float>(acc);
-  }
-}
-
-void dot_rows_f32(const float* q, const float* k, int rows, int dim, float* out) {
-  for (int r = 0; r < rows; ++r) {
-    double acc = 0.0;
-    for (int i = 0; i < dim; ++i)
-      acc += static_cast<double>(q[i]) * k[r * dim + i];
-    out[r] = static_cast<float>(acc);
-  }
-}
-
-float exp_sum(float* x, int n, float max) {
-  float sum = 0.0f;
-  for (int i = 0; i < n; ++i) {
-    x[i] = std::exp(x[i] - max);
-    sum += x[i];
-  }
-  return sum;
-}
-
-void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc) {
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < dim; ++i)
-      acc[i] = std::fma(p[r], static_cast<float>(v[r * dim + i]), acc[i]);
-}
-
-void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc) {
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < dim; ++i)
-      acc[i] = std::fma(p[r], half_to_float(v[r * dim + i]), acc[i]);
-}
-
-void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc) {
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < dim; ++i)
-      acc[i] = std::fma(p[r], v[r * dim + i], acc[i]);
-}
-
 } // namespace ref
 
 const Table& reference() {
   static const Table table = {
-      "reference",
-      ref::quantize_blocks,
-      ref::matmul,
-      ref::rms_norm,
-      ref::swiglu,
-      ref::add,
-      ref::cos_sin,
-      ref::rope,
-      ref::quantize_row_i8,
-      ref::quantize_row_i16,
-      ref::to_f16,
-      ref::dot_rows_i8,
-      ref::dot_rows_f16,
-      ref::dot_rows_f32,
-      ref::exp_sum,
-      ref::weighted_rows_i8,
-      ref::weighted_rows_f16,
-      ref::weighted_rows_f32,
-      ref::geglu,
+      "reference",          ref::quantize_blocks,
+      ref::matmul,          ref::rms_norm,
+      ref::swiglu,          ref::add,
+      ref::cos_sin,         ref::rope,
+      ref::quantize_row_i8, ref::quantize_row_i16,
+      ref::to_f16,          ref::attend_i8,
+      ref::attend_f16,      ref::attend_f32,
+      ref::fold_partials,   ref::geglu,
       ref::head_rms_norm,
   };
   return table;

@@ -17,13 +17,10 @@ void rope(float* x, const float* cosine, const float* sine, int half);
 float quantize_row_i8(const float* x, int n, int8_t* codes);
 float quantize_row_i16(const float* x, int n, int16_t* codes);
 void to_f16(const float* x, int n, uint16_t* out);
-void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out);
-void dot_rows_f16(const float* q, const uint16_t* k, int rows, int dim, float* out);
-void dot_rows_f32(const float* q, const float* k, int rows, int dim, float* out);
-float exp_sum(float* x, int n, float max);
-void weighted_rows_i8(const float* p, const int8_t* v, int rows, int dim, float* acc);
-void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, float* acc);
-void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc);
+void attend_i8(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+void attend_f16(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+void attend_f32(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
+void fold_partials(const float* partials, int count, int dim, float* totals);
 void geglu(const float* gate, const float* up, int n, float* out);
 void head_rms_norm(float* x, const float* weight, int n, float eps);
 

@@ -71,7 +71,6 @@ def test_a_matrix_of_a_wrong_shape_is_refused(change: dict[str, object], text: s
         *(("quantize_blocks", 5), ("rms_norm", 12), ("swiglu", 12), ("add", 12), ("cos_sin", 12)),
         *(("rope", 12), ("quantize_row_i8", 5), ("quantize_row_i16", 6), ("to_f16", 6)),
         *(("geglu", 12), ("head_rms_norm", 8)),
-        ("exp_sum", 16),
     ],
 )
 def test_every_elementwise_kernel_can_be_timed(kernel: str, bytes_per_element: int) -> None:

@@ -1,7 +1,7 @@
 // What the `permute` shield rests on: reordering columns inside a 32-column block, elements of a
 // head or rotary pairs changes no bit of any result, on every level.
+#include "attention_samples.h"
 #include "check.h"
-#include "samples.h"
 
 #include <numeric>
 
@@ -35,19 +35,6 @@ std::vector<float> product(const kernels::Table& level, const PlainMatrix& w,
   level.matmul(panels.packed, 0, (w.rows + 15) / 16, in.integers(), in.tokens, y.data(),
                static_cast<size_t>(w.rows));
   return y;
-}
-
-template <typename Code, typename Kernel>
-void check_weighted_rows(const kernels::Table& level, const std::vector<Code>& v, Kernel kernel,
-                         Random& random, int rows, int dim) {
-  const std::vector<float> p = random.normals(static_cast<size_t>(rows));
-  const std::vector<float> start = random.normals(static_cast<size_t>(dim));
-  const std::vector<int> order = random.permutation(dim);
-  std::vector<float> plain = start, permuted = gather(start, order);
-  kernel(p.data(), v.data(), rows, dim, plain.data());
-  kernel(p.data(), gather(v, order).data(), rows, dim, permuted.data());
-  set_context(level.name, " rows ", rows, " dim ", dim);
-  CHECK(same_bits(permuted, gather(plain, order)));
 }
 
 } // namespace
@@ -93,44 +80,44 @@ TEST(columns_permuted_across_blocks_do_change_products) {
   }
 }
 
-TEST(integer_scores_do_not_depend_on_the_order_of_a_heads_elements) {
+// K and q permuted alike (INT8: their dot products are exact), V by a permutation of its own.
+TEST(attention_commutes_with_permutations_of_a_heads_elements) {
   Random random(13);
   for (const kernels::Table* level : levels()) {
-    for (const int dim : {16, 32, 48, 64, 80, 128, 512}) {
-      const int rows = 19;
-      const std::vector<float> q = random.normals(static_cast<size_t>(dim));
-      std::vector<int8_t> k(static_cast<size_t>(rows) * dim);
-      for (int8_t& code : k)
-        code = static_cast<int8_t>(random.between(-127, 127));
-      const std::vector<int> p = random.permutation(dim);
-      std::vector<int16_t> codes(q.size()), moved(q.size());
-      set_context(level->name, " dim ", dim);
-      CHECK_EQ(level->quantize_row_i16(q.data(), dim, codes.data()),
-               level->quantize_row_i16(gather(q, p).data(), dim, moved.data()));
-      CHECK(same_bits(moved, gather(codes, p)));
-      std::vector<int32_t> plain(rows), permuted(rows);
-      level->dot_rows_i8(codes.data(), k.data(), rows, dim, plain.data());
-      level->dot_rows_i8(moved.data(), gather(k, p).data(), rows, dim, permuted.data());
-      CHECK(same_bits(permuted, plain));
-    }
-  }
-}
-
-TEST(weighted_rows_commute_with_a_permutation_of_elements) {
-  Random random(14);
-  for (const kernels::Table* level : levels()) {
-    for (const int dim : {16, 32, 48, 64, 80, 128, 144}) {
-      for (const int rows : {1, 7, 32}) {
-        const std::vector<float> v = random.normals(static_cast<size_t>(rows) * dim);
-        std::vector<int8_t> bytes;
-        std::vector<uint16_t> halves;
-        for (const float x : v) {
-          bytes.push_back(static_cast<int8_t>(random.between(-127, 127)));
-          halves.push_back(float_to_half(x));
+    for (const Elements type : kElements) {
+      for (const int dim : {16, 32, 48, 64, 80, 128, 512}) {
+        const SampleSpan plain(type, dim, 16, 3), moved(type, dim, 16, 3);
+        plain.fill(random);
+        std::vector<int> k_order = random.permutation(dim);
+        const std::vector<int> v_order = random.permutation(dim);
+        if (type != Elements::kI8)
+          std::iota(k_order.begin(), k_order.end(), 0);
+        for (int r = 0; r < plain.rows(); ++r) {
+          for (int which = 0; which < 2; ++which) {
+            moved.scale(r, which) = plain.scale(r, which);
+            for (int d = 0; d < dim; ++d)
+              moved.set(
+                  r, which, d,
+                  static_cast<float>(plain.code(r, which, (which == 0 ? k_order : v_order)[d])));
+          }
         }
-        check_weighted_rows(*level, bytes, level->weighted_rows_i8, random, rows, dim);
-        check_weighted_rows(*level, halves, level->weighted_rows_f16, random, rows, dim);
-        check_weighted_rows(*level, v, level->weighted_rows_f32, random, rows, dim);
+        SampleQueries q(dim), permuted(dim);
+        for (int i = 0; i < 4; ++i) {
+          const std::vector<float> row = random.normals(static_cast<size_t>(dim));
+          q.add(*level, row, i, 40 + i);
+          permuted.add(*level, gather(row, k_order), i, 40 + i);
+        }
+        set_context(level->name, " type ", type, " dim ", dim);
+        CHECK(same_bits(permuted.code_scales, q.code_scales));
+        CHECK(same_bits(permuted.codes, gather(q.codes, k_order)));
+        const std::vector<float> want = attend(*level, q, plain);
+        const std::vector<float> got = attend(*level, permuted, moved);
+        for (size_t i = 0; i < 4; ++i) {
+          const size_t at = i * (kPartialHead + q.dim), n = static_cast<size_t>(dim);
+          CHECK(same_bits(slice(got, at, kPartialHead), slice(want, at, kPartialHead)));
+          CHECK(same_bits(slice(got, at + kPartialHead, n),
+                          gather(slice(want, at + kPartialHead, n), v_order)));
+        }
       }
     }
   }

@@ -1,8 +1,8 @@
 // No kernel asks more of a pointer than its element's own alignment: on every level, arrays that
 // begin one element (and more) behind a cache line give the bits that arrays on a line give, and
 // nothing is written outside them.
+#include "attention_samples.h"
 #include "check.h"
-#include "samples.h"
 
 namespace ptmo::test {
 namespace {
@@ -49,40 +49,6 @@ void check_quantise_row(const std::string& name, Quantise quantise, const std::v
     quantise(in.data(), static_cast<int>(x.size()), out.data());
     return out.values();
   });
-}
-
-template <typename Element, typename Kernel>
-void check_weighted_rows(const std::string& name, Kernel kernel, const std::vector<float>& p,
-                         const std::vector<Element>& v, const std::vector<float>& start) {
-  check_shifts(name, [&](int shift) {
-    const Shifted<float> weights(p, shift), out(start, shift);
-    const Shifted<Element> rows(v, shift);
-    kernel(weights.data(), rows.data(), static_cast<int>(p.size()), static_cast<int>(start.size()),
-           out.data());
-    return out.values();
-  });
-}
-
-template <typename Query, typename Element, typename Out>
-void check_dot_rows(const std::string& name,
-                    void (*kernel)(const Query*, const Element*, int, int, Out*),
-                    const std::vector<Query>& q, const std::vector<Element>& k) {
-  check_shifts(name, [&](int shift) {
-    const Shifted<Query> query(q, shift);
-    const Shifted<Element> rows(k, shift);
-    const Shifted<Out> out(k.size() / q.size(), shift);
-    kernel(query.data(), rows.data(), static_cast<int>(k.size() / q.size()),
-           static_cast<int>(q.size()), out.data());
-    return out.values();
-  });
-}
-
-template <typename To, typename From>
-std::vector<To> converted(const std::vector<From>& x, To (*convert)(From)) {
-  std::vector<To> out;
-  for (const From v : x)
-    out.push_back(convert(v));
-  return out;
 }
 
 } // namespace
@@ -141,33 +107,43 @@ TEST(quantisers_do_not_depend_on_alignment) {
   }
 }
 
-TEST(attention_primitives_do_not_depend_on_alignment) {
+TEST(attention_does_not_depend_on_alignment) {
   Random random(53);
-  const int dim = 80, rows = 5; // five times four registers of eight, and a tail
-  const std::vector<float> p = random.normals(rows), q = random.normals(dim),
-                           v = random.normals(static_cast<size_t>(rows) * dim);
-  const std::vector<uint16_t> halves = converted<uint16_t>(v, float_to_half);
-  std::vector<int8_t> bytes;
-  std::vector<int16_t> query;
-  for (size_t i = 0; i < v.size(); ++i)
-    bytes.push_back(static_cast<int8_t>(random.between(-127, 127)));
-  for (int i = 0; i < dim; ++i)
-    query.push_back(static_cast<int16_t>(random.between(-32767, 32767)));
+  const int dim = 80; // more than a chunk of columns, and a tail
   for (const kernels::Table* level : levels()) {
-    const std::string name = level->name;
-    check_dot_rows(name + " dot i8", level->dot_rows_i8, query, bytes);
-    check_dot_rows(name + " dot f16", level->dot_rows_f16, q, halves);
-    check_dot_rows(name + " dot f32", level->dot_rows_f32, q, v);
-    check_weighted_rows(name + " weighted i8", level->weighted_rows_i8, p, bytes, q);
-    check_weighted_rows(name + " weighted f16", level->weighted_rows_f16, p, halves, q);
-    check_weighted_rows(name + " weighted f32", level->weighted_rows_f32, p, v, q);
-    check_shifts(name + " exp_sum", [&](int shift) {
-      const Shifted<float> x(v, shift);
-      const float sum = level->exp_sum(x.data(), static_cast<int>(v.size()), 7.0f);
-      std::vector<float> out = x.values();
-      out.push_back(sum);
-      return out;
-    });
+    for (const Elements type : kElements) {
+      SampleQueries q(dim);
+      const SampleSpan rows(type, dim, 16, 3);
+      rows.fill(random);
+      for (int i = 0; i < 5; ++i)
+        q.add(*level, random.normals(dim), i, 30 + 3 * i);
+      check_shifts(level->name + std::string(" attend ") + name_of(type), [&](int shift) {
+        const SampleSpan moved(type, dim, 16, 3, shift);
+        for (int r = 0; r < rows.rows(); ++r) {
+          for (int which = 0; which < 2; ++which) {
+            moved.scale(r, which) = rows.scale(r, which);
+            for (int d = 0; d < dim; ++d)
+              moved.set(r, which, d, static_cast<float>(rows.code(r, which, d)));
+          }
+        }
+        const Shifted<float> x(q.q, shift), scales(q.code_scales, shift);
+        const Shifted<int16_t> codes(q.codes, shift);
+        const size_t floats = 5 * (static_cast<size_t>(kPartialHead) + dim);
+        const Shifted<float> partials(floats, shift), totals(floats, shift);
+        AlignedBuffer scratch(kernels::kAttendScratch);
+        const kernels::Queries queries{
+            5, dim, q.scale, x.data(), codes.data(), scales.data(), q.first.data(), q.last.data()};
+        const auto kernel = type == Elements::kI8    ? level->attend_i8
+                            : type == Elements::kF16 ? level->attend_f16
+                                                     : level->attend_f32;
+        kernel(queries, moved.span, scratch.data(), partials.data());
+        level->fold_partials(partials.data(), 5, dim, totals.data());
+        std::vector<float> out = partials.values();
+        for (const float v : totals.values())
+          out.push_back(v);
+        return out;
+      });
+    }
   }
 }
 

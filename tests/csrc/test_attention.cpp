@@ -1,0 +1,200 @@
+// Attention over a paged cache of several spans: right against float64 with and without a window,
+// and the same bits however the queries are split, dealt to threads or sealed.
+#include "check.h"
+#include "every_level.h"
+#include "sealed_session.h"
+
+#include "model/attention.h"
+
+#include <algorithm>
+
+namespace ptmo::test {
+namespace {
+
+const KvType kTypes[] = {KvType::kInt8, KvType::kF16, KvType::kF32};
+constexpr int kHeads = 6, kKvHeads = 2, kLayer = 1;
+
+// A session full of random rows, and queries at every position.
+struct Cache {
+  PageLayout layout;
+  PageArena pages;
+  SecretArena secrets{4096};
+  std::unique_ptr<KvSession> plain, sealed;
+  std::vector<float> q;     // [rows, kHeads, dim]
+  std::vector<double> k, v; // [rows, kKvHeads, dim], as stored
+  int rows, dim;
+
+  Cache(KvType type, int head_dim, int page_rows, int count, uint64_t seed)
+      : layout(2, kKvHeads, head_dim, page_rows, type), pages(layout, 2 * (count / page_rows + 1)),
+        rows(count), dim(head_dim) {
+    Random random(seed);
+    plain = std::make_unique<KvSession>(pages, 1);
+    sealed = sealed_session(pages, secrets, 2, seed);
+    plain->append(rows);
+    sealed->append(rows);
+    q = random.normals(static_cast<size_t>(rows) * kHeads * dim);
+    std::vector<uint8_t> row[2] = {std::vector<uint8_t>(layout.row_bytes()),
+                                   std::vector<uint8_t>(layout.row_bytes())};
+    for (int position = 0; position < rows; ++position) {
+      for (int head = 0; head < kKvHeads; ++head) {
+        float scales[2] = {0.0f, 0.0f};
+        for (int which = 0; which < 2; ++which)
+          scales[which] =
+              encode(random.normals(static_cast<size_t>(dim)), row[which], which == 0 ? k : v);
+        for (KvSession* session : {plain.get(), sealed.get()})
+          session->write(kLayer, head, position, row[0].data(), row[1].data(), scales);
+      }
+    }
+  }
+
+  float encode(const std::vector<float>& x, std::vector<uint8_t>& out,
+               std::vector<double>& values) {
+    const kernels::Table& kernel = kernels::best();
+    float scale = 1.0f;
+    if (layout.type == KvType::kInt8) {
+      scale = kernel.quantize_row_i8(x.data(), dim, reinterpret_cast<int8_t*>(out.data()));
+    } else if (layout.type == KvType::kF16) {
+      kernel.to_f16(x.data(), dim, reinterpret_cast<uint16_t*>(out.data()));
+    } else {
+      std::memcpy(out.data(), x.data(), out.size());
+    }
+    for (int d = 0; d < dim; ++d) {
+      if (layout.type == KvType::kInt8) {
+        values.push_back(static_cast<double>(scale) * static_cast<int8_t>(out[d]));
+      } else if (layout.type == KvType::kF16) {
+        values.push_back(half_to_float(reinterpret_cast<const uint16_t*>(out.data())[d]));
+      } else {
+        values.push_back(x[d]);
+      }
+    }
+    return scale;
+  }
+};
+
+struct Setting {
+  int threads = 1, step = 1 << 20; // tokens a call
+  bool sealed = false;
+  int window = 0, jobs = 1; // a call's tokens cut into so many jobs
+};
+
+// Attention of the positions [from, cache.rows).
+std::vector<float> attended(const Cache& cache, int from, const Setting& s) {
+  const ModelConfig config{2, 64, kHeads, kKvHeads, cache.dim, 96, 50, 4096, 1e-5f};
+  Attention attention(config, cache.layout, s.threads);
+  ThreadPool pool(s.threads);
+  const size_t width = static_cast<size_t>(kHeads) * cache.dim;
+  std::vector<float> out(static_cast<size_t>(cache.rows - from) * width, 7.0f);
+  for (int at = from; at < cache.rows; at += s.step) {
+    const int end = std::min(at + s.step, cache.rows), n = end - at;
+    std::vector<AttentionJob> jobs;
+    for (int j = 0; j < s.jobs; ++j) {
+      const int begin = at + n * j / s.jobs, tokens = at + n * (j + 1) / s.jobs - begin;
+      if (tokens > 0)
+        jobs.push_back({s.sealed ? cache.sealed.get() : cache.plain.get(),
+                        cache.q.data() + begin * width, begin, tokens,
+                        out.data() + (begin - from) * width});
+    }
+    attention.run(kernels::best(), pool, jobs.data(), static_cast<int>(jobs.size()), kLayer,
+                  s.window, 0.2f);
+  }
+  return out;
+}
+
+// Root mean square of the error over that of float64 attention.
+double relative_error(const Cache& c, int from, int window, const std::vector<float>& got) {
+  double error = 0.0, size = 0.0;
+  size_t at = 0;
+  for (int position = from; position < c.rows; ++position) {
+    const int first = window == 0 ? 0 : std::max(0, position - window + 1);
+    for (int head = 0; head < kHeads; ++head) {
+      const auto row = [&](int r) {
+        return (static_cast<size_t>(r) * kKvHeads + head / (kHeads / kKvHeads)) * c.dim;
+      };
+      std::vector<double> weights, sum(static_cast<size_t>(c.dim));
+      for (int r = first; r <= position; ++r) {
+        double dot = 0.0;
+        for (int d = 0; d < c.dim; ++d)
+          dot += c.q[(static_cast<size_t>(position) * kHeads + head) * c.dim + d] * c.k[row(r) + d];
+        weights.push_back(0.2 * dot);
+      }
+      const double max = *std::max_element(weights.begin(), weights.end());
+      double total = 0.0;
+      for (double& w : weights)
+        total += w = std::exp(w - max);
+      for (int r = first; r <= position; ++r)
+        for (int d = 0; d < c.dim; ++d)
+          sum[d] += weights[r - first] / total * c.v[row(r) + d];
+      for (int d = 0; d < c.dim; ++d, ++at) {
+        error += (got[at] - sum[d]) * (got[at] - sum[d]);
+        size += sum[d] * sum[d];
+      }
+    }
+  }
+  return std::sqrt(error / size);
+}
+
+} // namespace
+
+// Windows of one row, within a span, of a span and a row, over several, and of more than there is.
+TEST(attention_is_that_of_float64_over_several_spans_with_any_window) {
+  for (const KvType type : kTypes) {
+    for (const int dim : {16, 64}) {
+      const Cache cache(type, dim, dim == 16 ? 16 : 32, 300, 5);
+      for (const int window : {0, 1, 2, 31, 33, 64, 127, 128, 129, 200, 299, 300, 301, 5000}) {
+        const int from = window % 2 == 0 ? 0 : 250;
+        set_context("type ", static_cast<int>(type), " dim ", dim, " window ", window);
+        const std::vector<float> got = attended(cache, from, {1, 1 << 20, false, window});
+        CHECK_NEAR(relative_error(cache, from, window, got), 0.0,
+                   type == KvType::kInt8 ? 2e-4 : 2e-6); // INT8: weights and queries of 15 bits
+      }
+    }
+  }
+}
+
+TEST(threads_calls_jobs_and_sealing_change_no_bit) {
+  for (const KvType type : kTypes) {
+    for (const int window : {0, 45, 150}) {
+      const Cache cache(type, 32, 16, 333, 6);
+      const std::vector<float> want = attended(cache, 0, {1, 1 << 20, false, window});
+      const auto same = [&](int from, const Setting& s) {
+        set_context("type ", static_cast<int>(type), " window ", window, " from ", from,
+                    " threads ", s.threads, " step ", s.step, " jobs ", s.jobs, " sealed ",
+                    s.sealed);
+        const auto skip = static_cast<ptrdiff_t>(from) * kHeads * 32;
+        CHECK(same_bits(attended(cache, from, s),
+                        std::vector<float>(want.begin() + skip, want.end())));
+      };
+      same(0, {3, 1 << 20, false, window});
+      same(0, {2, 1 << 20, true, window, 3});
+      same(0, {1, 7, true, window});
+      same(0, {4, 50, false, window, 5});
+      same(290, {1, 1, true, window}); // token by token, as in decoding
+      same(290, {2, 1, false, window});
+      same(290, {5, 1, true, window});
+      same(300, {3, 5, true, window, 5}); // one token each, as in a batch
+    }
+  }
+}
+
+TEST(every_length_from_one_row_to_a_page_more_than_a_span_decodes_alike_plain_and_sealed) {
+  const int rows = 150;
+  const Cache cache(KvType::kInt8, 64, 32, rows, 7);
+  const std::vector<float> want = attended(cache, 0, {1, 1, false});
+  CHECK(same_bits(attended(cache, 0, {2, 1, true}), want));
+  CHECK(same_bits(attended(cache, 0, {1, rows, true}), want));
+  CHECK_NEAR(relative_error(cache, 0, 0, want), 0.0, 2e-4);
+}
+
+TEST(pages_of_16_and_32_rows_give_the_same_bits) {
+  for (const KvType type : kTypes) {
+    const Cache small(type, 32, 16, 200, 8), large(type, 32, 32, 200, 8);
+    set_context("type ", static_cast<int>(type));
+    CHECK(same_bits(attended(small, 0, {}), attended(large, 0, {})));
+  }
+}
+
+} // namespace ptmo::test
+
+int main(int argc, char** argv) {
+  return ptmo::test::run_on_every_level(argc, argv);
+}
