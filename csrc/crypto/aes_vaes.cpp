@@ -56,16 +56,31 @@ inline __m512i swap_low(__m512i x) {
                                                                     0, 1, 2, 3, 4, 5, 6, 7)));
 }
 
-// Records of `per` registers: the counters of register u, all of one record.
+// Records of one register: rows of 64 bytes.
+struct OneRegister {
+  const uint64_t* seqs;
+  __m512i base;
+
+  __m512i next() {
+    return _mm512_or_si512(swap_low(_mm512_set1_epi64(static_cast<long long>(*seqs++))), base);
+  }
+};
+
+// Records of `per` registers: each goes on counting its record's blocks.
 struct WholeRegisters {
   const uint64_t* seqs;
   __m512i base;
   int per;
+  int at = 0; // registers of the record that are done
 
-  __m512i counters(int u) const {
-    const __m512i seq = swap_low(_mm512_set1_epi64(static_cast<long long>(seqs[u / per])));
+  __m512i next() {
+    const __m512i seq = swap_low(_mm512_set1_epi64(static_cast<long long>(*seqs)));
     const __m512i block =
-        _mm512_maskz_set1_epi64(0xaa, static_cast<long long>(uint64_t(4 * (u % per)) << 56));
+        _mm512_maskz_set1_epi64(0xaa, static_cast<long long>(static_cast<uint64_t>(4 * at) << 56));
+    if (++at == per) {
+      at = 0;
+      ++seqs;
+    }
     return _mm512_or_si512(seq, _mm512_add_epi64(base, block));
   }
 };
@@ -75,28 +90,28 @@ struct HalfRegisters {
   const uint64_t* seqs;
   __m512i base;
 
-  __m512i counters(int u) const {
-    const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(seqs + 2 * u));
+  __m512i next() {
+    const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(seqs));
+    seqs += 2;
     const __m512i seq = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1),
                                                  _mm512_castsi128_si512(two));
     return _mm512_or_si512(swap_low(seq), base);
   }
 };
 
-template <typename Layout>
-void xor_registers(const uint8_t* keys, const Layout& layout, int registers, const uint8_t* in,
+template <typename Counters>
+void xor_registers(const uint8_t* keys, Counters counters, int registers, const uint8_t* in,
                    uint8_t* out) {
   __m512i c[kInFlight];
   int u = 0;
-  for (; u + kInFlight <= registers; u += kInFlight) {
-    for (int i = 0; i < kInFlight; ++i)
-      c[i] = layout.counters(u + i);
-    encrypt_xor<kInFlight>(keys, c, in + 64 * static_cast<size_t>(u),
-                           out + 64 * static_cast<size_t>(u));
+  for (; u + kInFlight <= registers; u += kInFlight, in += 64 * kInFlight, out += 64 * kInFlight) {
+    for (__m512i& counter : c)
+      counter = counters.next();
+    encrypt_xor<kInFlight>(keys, c, in, out);
   }
-  for (; u < registers; ++u) {
-    c[0] = layout.counters(u);
-    encrypt_xor<1>(keys, c, in + 64 * static_cast<size_t>(u), out + 64 * static_cast<size_t>(u));
+  for (; u < registers; ++u, in += 64, out += 64) {
+    c[0] = counters.next();
+    encrypt_xor<1>(keys, c, in, out);
   }
 }
 
@@ -180,6 +195,8 @@ void aes_vaes_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int record
       const size_t done = 64 * static_cast<size_t>(pairs);
       aes_ni_ctr_xor(keys, seqs + records - 1, 1, layer, stream, in + done, 32, out + done);
     }
+  } else if (record_bytes == 64) {
+    xor_registers(rk, OneRegister{seqs, tails(layer, stream, 0, 1, 2, 3)}, records, in, out);
   } else {
     const int per = static_cast<int>(record_bytes / 64);
     xor_registers(rk, WholeRegisters{seqs, tails(layer, stream, 0, 1, 2, 3), per}, records * per,

@@ -51,6 +51,7 @@ PageArena::PageArena(const PageLayout& layout, int capacity_pages)
   ensure(base != MAP_FAILED, "no address space for a KV cache of ", mapped_,
          " bytes: ", std::strerror(errno));
   madvise(base, mapped_, MADV_DONTDUMP);
+  madvise(base, mapped_, MADV_HUGEPAGE); // attention reads a little of every page a layer
   base_ = static_cast<uint8_t*>(base);
   users_.assign(static_cast<size_t>(capacity_pages), 0);
 }
