@@ -80,7 +80,8 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
 }
 
 Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& tokens, bool all_logits,
-                     const py::object& buffer, const py::object& restore) {
+                     const py::object& buffer, const py::object& restore,
+                     const std::shared_ptr<AdapterSet>& adapters) {
   require(tokens.ndim() == 1 && tokens.shape(0) > 0, "token_ids is not a non-empty vector");
   const int n = static_cast<int>(tokens.shape(0));
   AttentionRestore hook;
@@ -94,8 +95,9 @@ Array<float> forward(Decoder& d, KvSession& session, const Array<int32_t>& token
     };
   }
   Array<float> out({all_logits ? n : 1, d.config().vocab_size});
-  const Sequence sequence{&session, tokens.data(), n, all_logits ? Logits::kAll : Logits::kLast,
-                          out.mutable_data()};
+  const Sequence sequence{
+      &session,           tokens.data(), n, all_logits ? Logits::kAll : Logits::kLast,
+      out.mutable_data(), adapters.get()};
   {
     py::gil_scoped_release release;
     d.forward(&sequence, 1, hook);
@@ -144,11 +146,12 @@ void register_decoder(py::module_& m) {
            py::arg("mins"), py::arg("group"))
       .def("set_int8", &set_int8, py::arg("name"), py::arg("codes"), py::arg("scales"))
       .def("set_float", &set_float, py::arg("name"), py::arg("values"))
+      .def_property_readonly("config", &Decoder::config, py::return_value_policy::copy)
       .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def("weights_bytes_per_token", [](Decoder& d) { return d.weights().bytes_per_token(); })
       .def("forward", &forward, py::arg("session"), py::arg("token_ids"),
            py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
-           py::arg("restore") = py::none(),
+           py::arg("restore") = py::none(), py::arg("adapters") = py::none(),
            "Appends token_ids [n] int32 and returns logits [1 or n, vocab_size] float32.");
 }
 

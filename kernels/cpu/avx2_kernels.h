@@ -148,6 +148,15 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h, by the level's own product.
+template <typename Dot> struct RankDot {
+  typename Dot::Int8 sum;
+  explicit RankDot(int32_t code_sum) : sum(code_sum) {}
+  static __m256i load(const int8_t* codes) { return broadcast4(codes); }
+  void add(const uint8_t* b, __m256i four) { sum.add(Dot::Int8::prepare(load256(b)), four); }
+  __m256 total() const { return _mm256_cvtepi32_ps(sum.total()); }
+};
+
 void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
   for (int r = 0; r < rows; ++r) {
     const int8_t* row = k + static_cast<size_t>(r) * dim;
@@ -193,6 +202,7 @@ template <typename Dot> constexpr Table table_of(const char* name) {
       weighted_rows_f32,
       geglu,
       head_rms_norm,
+      low_rank_add<RankDot<Dot>>,
   };
 }
 

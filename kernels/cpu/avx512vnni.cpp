@@ -132,6 +132,19 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h: a register holds 4 ranks of a panel's 16 rows, biased as in int8_panel.
+struct RankDot {
+  __m512i sum;
+  explicit RankDot(int32_t code_sum) : sum(_mm512_set1_epi32(-128 * code_sum)) {}
+  static __m512i load(const int8_t* codes) { return broadcast4(codes); }
+  void add(const uint8_t* b, __m512i four) {
+    const __m512i biased =
+        _mm512_xor_si512(_mm512_loadu_si512(b), _mm512_set1_epi8(static_cast<char>(0x80)));
+    sum = _mm512_dpbusd_epi32(sum, biased, four);
+  }
+  __m512 total() const { return _mm512_cvtepi32_ps(sum); }
+};
+
 void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
   for (int r = 0; r < rows; ++r) {
     const int8_t* row = k + static_cast<size_t>(r) * dim;
@@ -179,6 +192,7 @@ const Table* avx512vnni() {
       weighted_rows_f32,
       geglu,
       head_rms_norm,
+      low_rank_add<RankDot>,
   };
   return supported() ? &table : nullptr;
 }

@@ -138,6 +138,21 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h: a register holds 4 ranks of 4 rows.
+struct RankDot {
+  int32x4_t sum = vdupq_n_s32(0);
+  explicit RankDot(int32_t) {}
+  static int8x16_t load(const int8_t* codes) {
+    int32_t four;
+    std::memcpy(&four, codes, sizeof(four));
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+  }
+  void add(const uint8_t* b, int8x16_t four) {
+    sum = vdotq_s32(sum, vreinterpretq_s8_u8(vld1q_u8(b)), four);
+  }
+  float32x4_t total() const { return vcvtq_f32_s32(sum); }
+};
+
 void dot_rows_i8(const int16_t* q, const int8_t* k, int rows, int dim, int32_t* out) {
   for (int r = 0; r < rows; ++r) {
     const int8_t* row = k + static_cast<size_t>(r) * dim;
@@ -184,6 +199,7 @@ const Table* neon() {
       weighted_rows_f32,
       geglu,
       head_rms_norm,
+      low_rank_add<RankDot>,
   };
   return supported() ? &table : nullptr;
 }

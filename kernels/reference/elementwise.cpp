@@ -169,6 +169,7 @@ const Table& reference() {
       ref::weighted_rows_f32,
       ref::geglu,
       ref::head_rms_norm,
+      ref::low_rank_add,
   };
   return table;
 }

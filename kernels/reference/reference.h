@@ -26,5 +26,7 @@ void weighted_rows_f16(const float* p, const uint16_t* v, int rows, int dim, flo
 void weighted_rows_f32(const float* p, const float* v, int rows, int dim, float* acc);
 void geglu(const float* gate, const float* up, int n, float* out);
 void head_rms_norm(float* x, const float* weight, int n, float eps);
+void low_rank_add(const LowRankTerm* terms, int count, int panel_begin, int panel_end, int tokens,
+                  float* y, size_t y_stride);
 
 } // namespace ptmo::kernels::ref
