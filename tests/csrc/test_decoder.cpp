@@ -1,13 +1,9 @@
 // The whole forward pass of a tiny model: right against float64, and the same bits however the
 // work is split, chunked or sealed. Runs itself once for every kernel level of this CPU.
-#include "check.h"
+#include "each_level.h"
 #include "sealed_session.h"
 #include "tiny_model.h"
 
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdlib>
 #include <stdexcept>
 
 namespace ptmo::test {
@@ -212,21 +208,6 @@ TEST(a_session_of_another_layout_is_refused) {
 
 } // namespace ptmo::test
 
-// The level in use is chosen once a process: each level gets a process of its own.
 int main(int argc, char** argv) {
-  if (std::getenv("PTMO_KERNEL_LEVEL") != nullptr)
-    return ptmo::test::run_all(argc, argv);
-  int failed = 0;
-  for (const ptmo::kernels::Table* level : ptmo::test::levels()) {
-    std::printf("-- %s\n", level->name);
-    std::fflush(stdout);
-    setenv("PTMO_KERNEL_LEVEL", level->name, 1);
-    const pid_t child = fork();
-    if (child == 0)
-      return ptmo::test::run_all(argc, argv);
-    int status = -1;
-    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
-      ++failed;
-  }
-  return failed == 0 ? 0 : 1;
+  return ptmo::test::run_on_each_level(argc, argv);
 }
