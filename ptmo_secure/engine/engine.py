@@ -1,10 +1,11 @@
 """A model on the device, with its KV cache behind a shield."""
 
+import functools
 import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from ptmo_secure import _native
 from ptmo_secure.engine import native_setup, registry
+from ptmo_secure.engine.adapter_store import AdapterInfo, AdapterSelection, AdapterStore
+from ptmo_secure.engine.adapters import AdapterWeights, read_adapter
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump, DumpLayout
@@ -80,6 +83,7 @@ class Engine:
         except RuntimeError as error:
             raise EngineError(str(error)) from None
         self._layout = layout
+        self._adapters = AdapterStore(self._decoder, self.model, config)
         self._tee: TeeLink | None = None
         self._connect_tee(progress)
 
@@ -142,6 +146,46 @@ class Engine:
             self._runs += 1
             self._drop_session()
 
+    # ------------------------------------------------------------------ adapters
+
+    def load_adapter(
+        self, name: str, path: str | os.PathLike[str], *, scale: float = 1.0
+    ) -> AdapterInfo:
+        """Load a LoRA adapter in PEFT's format under a name for `generate`.
+
+        Args:
+            name: 1 to 64 letters, digits, "_", "." or "-"; not one that is loaded already.
+            path: a folder with adapter_config.json and adapter_model.safetensors.
+            scale: multiplies the adapter's own scale.
+
+        Raises:
+            InputError: a bad name, scale or path, a damaged file, or one for another model. Nothing
+                is loaded.
+            EngineError: the TEE is gone, the engine is closed, or memory is short.
+        """
+        return self.add_adapter(name, read_adapter(path, self.model), scale=scale)
+
+    def add_adapter(self, name: str, weights: AdapterWeights, *, scale: float = 1.0) -> AdapterInfo:
+        """Load an adapter from arrays; see `load_adapter`."""
+        with self._lock:
+            self._connect_tee()
+            return self._adapters.add(name, weights, scale, self._tee)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. A generation that is using it goes on with it.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        with self._lock:
+            self._adapters.remove(name)
+
+    @property
+    def adapters(self) -> dict[str, AdapterInfo]:
+        """What is loaded, by name."""
+        with self._lock:
+            return self._adapters.infos()
+
     # ------------------------------------------------------------------ text
 
     def render(self, messages: Messages) -> Prompt:
@@ -165,6 +209,7 @@ class Engine:
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         adapters: Sequence[str] = (),
+        keep_kv: bool = False,
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; no piece splits a character.
 
@@ -176,26 +221,35 @@ class Engine:
             max_tokens: tokens to generate at most, >= 1.
             sampling: None decodes greedily.
             stop: strings that end the answer; none of them is part of it.
-            adapters: names of LoRA adapters; this version has none to offer.
+            adapters: loaded LoRA adapters, added up in this order.
+            keep_kv: reuse rows that other adapters computed (`Session.use_adapters`).
 
         Raises:
-            InputError: bad arguments, or a prompt longer than the context.
+            InputError: bad arguments, an unknown adapter, or a prompt longer than the context.
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise InputError(f"max_tokens={max_tokens!r} is not a whole number >= 1")
-        if adapters:
-            raise InputError(f"unknown adapter {adapters[0]!r}: no adapter is installed")
+        with self._lock:
+            self._select(adapters)  # names are checked now, the set is chosen when it runs
         prompt = self.render(messages)
         if len(prompt.ids) >= self.context_tokens:
             raise InputError(
                 f"the prompt has {len(prompt.ids)} tokens, the context holds "
                 f"{self.context_tokens} with room for an answer"
             )
-        return self._run(list(prompt.ids), max_tokens, sampling or SamplingParams(), stop)
+        session = functools.partial(
+            self._session_for, list(prompt.ids), tuple(adapters), keep_kv=keep_kv
+        )
+        return self._run(list(prompt.ids), max_tokens, sampling or SamplingParams(), stop, session)
 
     def _run(
-        self, ids: list[int], max_tokens: int, sampling: SamplingParams, stop: Sequence[str]
+        self,
+        ids: list[int],
+        max_tokens: int,
+        sampling: SamplingParams,
+        stop: Sequence[str],
+        open_session: Callable[[], Session],
     ) -> Iterator[str]:
         started = time.perf_counter()
         sampler = Sampler(sampling)
@@ -204,7 +258,7 @@ class Engine:
             self._runs += 1
             run = self._runs
             crossings = self._crossings()
-            session = self._session_for(ids)
+            session = open_session()
             fed = ids[len(session.tokens) :]
             logits = session.feed(fed)
             session.prompt_tokens = len(ids)
@@ -250,27 +304,30 @@ class Engine:
 
     # ------------------------------------------------------------------ tokens
 
-    def forward(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def forward(
+        self, token_ids: Sequence[int], adapters: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
         """Run tokens through the model in a fresh session.
 
         Args:
             token_ids: ids in [0, vocab_size), at least one, at most `context_tokens`.
+            adapters: as for `generate`.
 
         Returns:
             Logits, float32 [T, vocab_size].
 
         Raises:
-            InputError: no tokens, too many, or an id out of range.
+            InputError: no tokens, too many, an id out of range, or an unknown adapter.
             EngineError: the TEE is gone.
         """
         with self._lock:
-            return self.start_session().feed(token_ids, all_logits=True)
+            return self.start_session(adapters).feed(token_ids, all_logits=True)
 
-    def start_session(self) -> Session:
+    def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
         with self._lock:
             self._runs += 1
-            return self._session_for([])
+            return self._session_for([], adapters)
 
     @property
     def session(self) -> Session | None:
@@ -282,13 +339,15 @@ class Engine:
             current = self._session
             return None if current is None or current.closed else current
 
-    def resume(self, path: str | os.PathLike[str]) -> Session:
+    def resume(self, path: str | os.PathLike[str], adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and return the one saved at `path` (`Session.save`).
 
-        Its rows are sealed anew, under a new key. `generate` continues the conversation.
+        Its rows are sealed anew, under a new key. `generate` continues the conversation. The
+        adapters must be those it was saved with.
 
         Raises:
-            InputError: no such file, not a saved session, cut short, another model or layout.
+            InputError: no such file, not a saved session, cut short, another model, layout or set
+                of adapters.
             SecurityError: the file was changed, or it was saved under another TEE. No session.
             EngineError: the TEE is gone, or the engine is closed.
         """
@@ -296,7 +355,7 @@ class Engine:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
             saved = SavedSession(Path(path), self._saved_shape(), self.context_tokens)
-            session = self.start_session()
+            session = self.start_session(adapters)
             session.load(saved)
             return session
 
@@ -361,15 +420,21 @@ class Engine:
             if self._tee is link and not self._closed:
                 self._drop_session()
 
-    def _session_for(self, ids: list[int]) -> Session:
+    def _select(self, adapters: Sequence[str]) -> AdapterSelection:
+        return self._adapters.select(adapters, self._tee)
+
+    def _session_for(
+        self, ids: list[int], adapters: Sequence[str], *, keep_kv: bool = False
+    ) -> Session:
         """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
 
         The current one serves only a conversation that goes on, one that starts with the whole of
         its last prompt. Two unrelated queries share a template, never a session or a key.
         """
         self._connect_tee()
+        selection = self._select(adapters)
         if self._session is not None:
-            going_on = self._session.continued_by(ids[:-1])
+            going_on = self._session.continued_by(ids[:-1], selection, keep_kv=keep_kv)
             if going_on is not None:
                 self._session = going_on
                 return going_on
@@ -384,8 +449,10 @@ class Engine:
                 lock=self._lock,
                 new_id=lambda: next(self._session_ids),
                 shape=self._saved_shape,
+                select_adapters=self._select,
             )
         )
+        self._session.select(selection)
         return self._session
 
     def _drop_session(self) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ptmo_secure.engine.tensors import SUB_BLOCK, FloatTensor, Int8Tensor
+from ptmo_secure.engine.tensors import SUB_BLOCK, FloatTensor, Int8Tensor, WeightTensor
 from ptmo_secure.errors import ModelFormatError
 
+MAX_RANK = 64
 RANK_CHUNK = 16  # ranks of B that share a scale
 _CODE_MAX = 127
 
@@ -31,9 +32,19 @@ class LowRankPair:
 class LowRankTensors:
     """The same as tensors: both INT8, or both float32."""
 
-    a: Int8Tensor | FloatTensor  # [rank, cols]
-    b: Int8Tensor | FloatTensor  # INT8: [rows, rank padded to whole chunks of 16], else [rows, rank]
+    a: WeightTensor  # [rank, cols]
+    b: WeightTensor  # [rows, rank]; INT8: ranks padded to whole chunks of 16
     scale: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.a.shape[0]
+
+    @property
+    def integer(self) -> bool:
+        """Whether they are INT8."""
+        return isinstance(self.a, Int8Tensor)
 
 
 def as_tensors(pair: LowRankPair, integer: bool) -> LowRankTensors:
