@@ -85,6 +85,45 @@ constexpr int kPartialHead = 32;
 
 constexpr size_t kAttendScratch = 24 * 1024; // bytes, 64-byte aligned; holds secrets afterwards
 
+// The B [rows, rank] of a low-rank update, in panels of 16 rows. Ranks go by chunks of 16, the last
+// one cut after the quad (4 ranks) that holds the last rank.
+//   kInt8: chunk = its quads x 64 B codes, [row][j 0..3], rank 4 * quad + j | 16 fp16 scales
+//          b = scale * code, code in -127..127
+//   kF32:  [rank][16 rows]
+struct LowRankFactor {
+  WeightType type;
+  int rows, rank;
+  const uint8_t* data; // 64-byte aligned
+  size_t panel_bytes;
+};
+constexpr int kRankChunk = 16;
+constexpr int rank_chunks(int rank) {
+  return (rank + kRankChunk - 1) / kRankChunk;
+}
+// Quads of a chunk.
+constexpr int rank_quads(int rank, int chunk) {
+  const int left = rank - chunk * kRankChunk;
+  return left >= kRankChunk ? kRankChunk / 4 : (left + 3) / 4;
+}
+constexpr size_t low_rank_panel_bytes(WeightType type, int rank) {
+  return static_cast<size_t>(
+      type == WeightType::kF32 ? rank * 64 : (rank + 3) / 4 * 64 + rank_chunks(rank) * 32);
+}
+
+// u [tokens, rank] of a low-rank update, zero-padded to whole chunks. A kF32 factor reads f32, a
+// kInt8 one the rest: u = scale * code for a chunk, code_sums = sum(codes).
+struct LowRankInput {
+  const float* f32;         // [tokens, chunks * 16]
+  const int8_t* codes;      // [tokens, chunks * 16]
+  const float* scales;      // [tokens, chunks]
+  const int32_t* code_sums; // [tokens, chunks]
+};
+
+struct LowRankTerm {
+  LowRankFactor b;
+  LowRankInput u;
+};
+
 struct Table {
   const char* name;
 
@@ -129,6 +168,11 @@ struct Table {
   // rms_norm of one attention head, in place: n a multiple of 16, at most 512. The sum of squares
   // is order-free (reference/head_norm.h): permuting x and weight alike permutes the result.
   void (*head_rms_norm)(float* x, const float* weight, int n, float eps);
+
+  // y[t, n] += sum over terms, in order, of sum_r B[n, r] u[t, r], for the rows of panels
+  // [panel_begin, panel_end). Factors of one call have the same rows and type.
+  void (*low_rank_add)(const LowRankTerm* terms, int count, int panel_begin, int panel_end,
+                       int tokens, float* y, size_t y_stride);
 };
 
 const Table& reference();

@@ -131,6 +131,43 @@ class ModelConfig:
         local_layers: Sequence[bool],
     ) -> None: ...
 
+class Linear:
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+
+class Adapter:
+    def __init__(
+        self, config: ModelConfig, parts: Sequence[tuple[int, Linear, int, bool]]
+    ) -> None: ...
+    def set_int8(
+        self,
+        layer: int,
+        linear: Linear,
+        a: npt.NDArray[Any],
+        a_scales: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        b_scales: npt.NDArray[Any],
+        scale: float,
+    ) -> None: ...
+    def set_float(
+        self,
+        layer: int,
+        linear: Linear,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        scale: float,
+    ) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+
+class AdapterSet:
+    def __init__(self, adapters: Sequence[Adapter]) -> None: ...
+
 class Decoder:
     def __init__(
         self,
@@ -150,6 +187,8 @@ class Decoder:
     ) -> None: ...
     def set_int8(self, name: str, codes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> None: ...
     def set_float(self, name: str, values: npt.NDArray[Any]) -> None: ...
+    @property
+    def config(self) -> ModelConfig: ...
     def weights_bytes(self) -> int: ...
     def weights_bytes_per_token(self) -> int: ...
     def forward_batch(
@@ -159,6 +198,7 @@ class Decoder:
         all_logits: bool = False,
         attention_buffer: Any = None,
         restore: Callable[[int, int], None] | None = None,
+        adapters: Sequence[AdapterSet | None] = (),
     ) -> npt.NDArray[np.float32]: ...
 
 class MatmulBench:

@@ -85,9 +85,12 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
 // One forward pass over a batch. Rows of the result: one a sequence or one a token, in order.
 Array<float> forward_batch(Decoder& d, const std::vector<KvSession*>& sessions,
                            const std::vector<Array<int32_t>>& tokens, bool all_logits,
-                           const py::object& buffer, const py::object& restore) {
+                           const py::object& buffer, const py::object& restore,
+                           const std::vector<std::shared_ptr<AdapterSet>>& adapters) {
   require(sessions.size() == tokens.size(), sessions.size(), " sessions and ", tokens.size(),
           " token_ids do not belong together");
+  require(adapters.empty() || adapters.size() == sessions.size(), sessions.size(), " sessions and ",
+          adapters.size(), " adapter sets do not belong together");
   AttentionRestore hook;
   if (!buffer.is_none()) {
     const FloatBuffer floats = writable_floats(buffer);
@@ -110,8 +113,8 @@ Array<float> forward_batch(Decoder& d, const std::vector<KvSession*>& sessions,
   std::vector<Sequence> batch;
   for (size_t i = 0; i < sessions.size(); ++i) {
     const int n = static_cast<int>(tokens[i].shape(0));
-    batch.push_back(
-        {sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast, logits});
+    batch.push_back({sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast,
+                     logits, adapters.empty() ? nullptr : adapters[i].get()});
     logits += static_cast<size_t>(all_logits ? n : 1) * static_cast<size_t>(d.config().vocab_size);
   }
   {
@@ -162,11 +165,13 @@ void register_decoder(py::module_& m) {
            py::arg("mins"), py::arg("group"))
       .def("set_int8", &set_int8, py::arg("name"), py::arg("codes"), py::arg("scales"))
       .def("set_float", &set_float, py::arg("name"), py::arg("values"))
+      .def_property_readonly("config", &Decoder::config, py::return_value_policy::copy)
       .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
       .def("weights_bytes_per_token", [](Decoder& d) { return d.weights().bytes_per_token(); })
       .def("forward_batch", &forward_batch, py::arg("sessions"), py::arg("token_ids"),
            py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
            py::arg("restore") = py::none(),
+           py::arg("adapters") = std::vector<std::shared_ptr<AdapterSet>>{},
            "Appends token_ids[i] [n_i] int32 to sessions[i], all in one pass over the weights; "
            "returns logits [count or sum of n_i, vocab_size] float32.");
 }

@@ -15,6 +15,7 @@ template <typename T> using Array = py::array_t<T, py::array::c_style>;
 void register_ops(py::module_& m);
 void register_tee(py::module_& m);
 void register_kv(py::module_& m);
+void register_lora(py::module_& m);
 void register_decoder(py::module_& m);
 void register_bench(py::module_& m);
 

@@ -5,6 +5,7 @@ PYBIND11_MODULE(_native, m) {
   ptmo::register_ops(m);
   ptmo::register_tee(m);
   ptmo::register_kv(m);
+  ptmo::register_lora(m);
   ptmo::register_decoder(m);
   ptmo::register_bench(m);
 }

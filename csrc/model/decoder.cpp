@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "common/check.h"
 
 namespace ptmo {
 namespace {
 
-constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 const std::vector<float> kNoBias;
 
 bool same_layout(const PageLayout& a, const PageLayout& b) {
@@ -84,6 +84,12 @@ void Decoder::check(const Sequence* sequences, int count, const AttentionRestore
       require(s.tokens[t] >= 0 && s.tokens[t] < config_.vocab_size, "token id ", s.tokens[t],
               " is not in 0..", config_.vocab_size - 1);
     }
+    if (s.adapters != nullptr) {
+      require(s.adapters->adapters.size() <= AdapterSet::kMax, "more than ", AdapterSet::kMax,
+              " adapters");
+      for (const auto& adapter : s.adapters->adapters)
+        adapter->require_complete(config_);
+    }
     for (int j = 0; j < i; ++j)
       require(sequences[j].session != s.session, "a session stands in the batch twice");
     rows += s.n;
@@ -96,15 +102,21 @@ void Decoder::check(const Sequence* sequences, int count, const AttentionRestore
 void Decoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
   check(sequences, count, restore);
   std::vector<int> lengths_before;
-  for (int i = 0; i < count; ++i)
+  std::vector<const Sequence*> order; // requests with one adapter set side by side
+  for (int i = 0; i < count; ++i) {
     lengths_before.push_back(sequences[i].session->length());
+    order.push_back(sequences + i);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const Sequence* a, const Sequence* b) {
+    return std::less<const AdapterSet*>()(a->adapters, b->adapters);
+  });
   int widest = 0;
   try {
     for (int i = 0, begin = 0; i < count;) {
       spans_.clear();
       rows_ = 0;
       while (i < count && rows_ < chunk_) {
-        const Sequence& s = sequences[i];
+        const Sequence& s = *order[static_cast<size_t>(i)];
         const int n = std::min(s.n - begin, chunk_ - rows_), first = s.session->length();
         spans_.push_back({&s, begin, n, rows_, first});
         for (int t = 0; t < n; ++t)
@@ -144,13 +156,15 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
     if (config_.has_local_layers())
       fill_rotary_table(weights_.inv_freq_local, rotary_local_);
   }
+  find_adapter_rows();
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     normalise(x_, w.attn_norm);
     attention_layer(layer, restore);
     normalise(x_, w.ffn_norm);
-    mlp_layer(w, layer + 1 < config_.n_layers ? weights_.layers[static_cast<size_t>(layer) + 1].q
-                                              : weights_.output());
+    mlp_layer(layer, layer + 1 < config_.n_layers
+                         ? weights_.layers[static_cast<size_t>(layer) + 1].q
+                         : weights_.output());
   }
 }
 
@@ -158,8 +172,11 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
 void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   set_input(input_, normed_.data(), config_.d_model, rows_);
+  low_rank_.begin(adapter_rows_, layer, {Linear::kQ, Linear::kK, Linear::kV}, input_.view);
   project(input_,
-          {{w.q, w.q_bias, q_.data()}, {w.k, w.k_bias, k_.data()}, {w.v, w.v_bias, v_.data()}},
+          {{Linear::kQ, w.q, w.q_bias, q_.data()},
+           {Linear::kK, w.k, w.k_bias, k_.data()},
+           {Linear::kV, w.v, w.v_bias, v_.data()}},
           rows_, w.o);
   finish_heads(w, rotary_table(layer));
   store_kv(layer);
@@ -174,21 +191,30 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   if (restore.buffer != nullptr)
     restore.restore(layer, rows_);
   set_input(input_, attended, config_.q_size(), rows_);
-  project(input_, {{w.o, kNoBias, normed_.data()}}, rows_, w.gate);
+  low_rank_.begin(adapter_rows_, layer, {Linear::kO}, input_.view);
+  project(input_, {{Linear::kO, w.o, kNoBias, normed_.data()}}, rows_, w.gate);
   add_normed(w.attn_post_norm);
 }
 
 // x += W_down (silu(W_gate h) * W_up h), h = the normed x; under Gemma, gelu. A share is whole
 // activation blocks (two panels each): whoever computes them finishes their part of W_down's input.
-void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
+void Decoder::mlp_layer(int layer, const Matrix& next) {
   constexpr int kPanels = kernels::kBlock / kernels::kPanelRows;
-  const Projection gate{w.gate, kNoBias, gate_.data()}, up{w.up, kNoBias, up_.data()};
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const Projection gate{Linear::kGate, w.gate, kNoBias, gate_.data()},
+      up{Linear::kUp, w.up, kNoBias, up_.data()};
   const auto gated = config_.activation == Activation::kGeluTanh ? kernels_.geglu : kernels_.swiglu;
   const int panels = w.gate.panels();
   set_input(input_, normed_.data(), config_.d_model, rows_);
   begin_input(hidden_, gate_.data(), config_.d_ff);
-  pool_.parallel_for((panels + kPanels - 1) / kPanels, [&](int begin, int end, int share) {
-    const int from = begin * kPanels, to = std::min(end * kPanels, panels);
+  low_rank_.begin(adapter_rows_, layer, {Linear::kGate, Linear::kUp}, input_.view);
+  const int lead = low_rank_.lead(2 * kPanels);
+  pool_.parallel_for(lead + (panels + kPanels - 1) / kPanels, [&](int begin, int end, int share) {
+    low_rank_.shrink_share(kernels_, begin, end, 2 * kPanels);
+    const int from = std::max(begin - lead, 0) * kPanels,
+              to = std::min((end - lead) * kPanels, panels);
+    if (from >= to)
+      return;
     multiply(input_, gate, from, to, rows_);
     multiply(input_, up, from, to, rows_);
     const int column = from * kernels::kPanelRows, count = (to - from) * kernels::kPanelRows;
@@ -200,7 +226,8 @@ void Decoder::mlp_layer(const LayerWeights& w, const Matrix& next) {
     }
     prefetch_share(w.down, share);
   });
-  project(hidden_, {{w.down, kNoBias, normed_.data()}}, rows_, next);
+  low_rank_.begin(adapter_rows_, layer, {Linear::kDown}, hidden_.view);
+  project(hidden_, {{Linear::kDown, w.down, kNoBias, normed_.data()}}, rows_, next);
   add_normed(w.ffn_post_norm);
 }
 
@@ -298,71 +325,6 @@ void Decoder::store_kv(int layer) {
   });
 }
 
-void Decoder::begin_input(Input& input, const float* x, int cols) const {
-  input.view = {cols, x, nullptr, nullptr, nullptr, nullptr};
-  if (integer_ && cols % kernels::kBlock == 0)
-    input.view = {cols,
-                  x,
-                  input.codes.data(),
-                  input.scales.data(),
-                  input.sums.data(),
-                  input.code_sums.data()};
-}
-
-void Decoder::set_input(Input& input, const float* x, int cols, int n) {
-  begin_input(input, x, cols);
-  if (input.view.codes == nullptr)
-    return;
-  pool_.parallel_for(n, [&](int begin, int end, int) {
-    for (int t = begin; t < end; ++t)
-      quantize_row(input, x, t, 0, 0, cols);
-  });
-}
-
-void Decoder::quantize_row(Input& input, const float* x, int t, int at, int from, int to) const {
-  const auto cols = static_cast<size_t>(input.view.cols), row = static_cast<size_t>(at + t);
-  const size_t block = row * (cols / kernels::kBlock) + from / kernels::kBlock;
-  kernels_.quantize_blocks(x + t * cols + from, to - from, input.codes.data() + row * cols + from,
-                           input.scales.data() + block, input.sums.data() + block,
-                           input.code_sums.data() + block);
-}
-
-void Decoder::multiply(const Input& input, const Projection& p, int from, int to, int n) const {
-  const kernels::PackedMatrix& m = p.w.packed;
-  const auto stride = static_cast<size_t>(m.rows);
-  kernels_.matmul(m, from, to, input.view, n, p.y, stride);
-  const int row = from * kernels::kPanelRows,
-            rows = std::min(to * kernels::kPanelRows, m.rows) - row;
-  for (int t = 0; t < n && !p.bias.empty(); ++t)
-    kernels_.add(p.bias.data() + row, rows, p.y + t * stride + row);
-}
-
-void Decoder::project(const Input& input, std::initializer_list<Projection> projections, int n,
-                      const Matrix& next) {
-  int panels = 0;
-  for (const Projection& p : projections)
-    panels += p.w.panels();
-  pool_.parallel_for(panels, [&](int begin, int end, int share) {
-    int offset = 0; // of this matrix among all the panels
-    for (const Projection& p : projections) {
-      const int from = std::max(begin - offset, 0), to = std::min(end - offset, p.w.panels());
-      offset += p.w.panels();
-      if (from < to)
-        multiply(input, p, from, to, n);
-    }
-    prefetch_share(next, share);
-  });
-}
-
-// Memory has nothing to do while threads meet and attention computes.
-void Decoder::prefetch_share(const Matrix& next, int share) const {
-  const auto begin = static_cast<size_t>(pool_.share_begin(next.panels(), share));
-  const uint8_t* at = next.data + begin * next.packed.panel_bytes;
-  const size_t left = next.bytes - begin * next.packed.panel_bytes;
-  for (size_t i = 0; i < std::min(kPrefetchBytes, left); i += 64)
-    __builtin_prefetch(at + i);
-}
-
 // Wipes what chunks of at most `n` rows wrote: the first rows of every buffer.
 void Decoder::wipe_scratch(int n) {
   const size_t rows = std::max(n, 2 * std::min(n, kOutputRows));
@@ -390,6 +352,7 @@ void Decoder::wipe_scratch(int n) {
     wipe(slab, kOutputPanels * static_cast<size_t>(kernels::kPanelRows));
   for (auto& row : row_codes_)
     secure_wipe(row.data(), row.size());
+  low_rank_.wipe();
 }
 
 } // namespace ptmo

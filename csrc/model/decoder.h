@@ -13,6 +13,7 @@
 #include "common/thread_pool.h"
 #include "kv/kv_cache.h"
 #include "kv/permute.h"
+#include "low_rank_pass.h"
 #include "weights.h"
 
 namespace ptmo {
@@ -27,6 +28,7 @@ struct Sequence {
   int n;
   Logits which;
   float* logits;
+  const AdapterSet* adapters = nullptr; // null: none
 };
 
 class Decoder {
@@ -64,8 +66,9 @@ private:
     std::vector<float> cosine, sine;
     size_t width = 0;
   };
-  // y [rows of the chunk, w.rows] = W x (+ bias).
+  // y [rows of the chunk, w.rows] = W x (+ bias) (+ the updates of the rows' adapters).
   struct Projection {
+    Linear linear;
     const Matrix& w;
     const std::vector<float>& bias;
     float* y;
@@ -73,8 +76,9 @@ private:
 
   void check(const Sequence* sequences, int count, const AttentionRestore& restore) const;
   void forward_chunk(const AttentionRestore& restore);
+  void find_adapter_rows();
   void attention_layer(int layer, const AttentionRestore& restore);
-  void mlp_layer(const LayerWeights& w, const Matrix& next);
+  void mlp_layer(int layer, const Matrix& next);
   void fill_rotary_table(const std::vector<float>& freq, RotaryTable& table);
   const RotaryTable& rotary_table(int layer);
   void finish_heads(const LayerWeights& w, const RotaryTable& table);
@@ -95,7 +99,7 @@ private:
   void project(const Input& input, std::initializer_list<Projection> projections, int n,
                const Matrix& next);
   // Panels [from, to) of one of them.
-  void multiply(const Input& input, const Projection& p, int from, int to, int n) const;
+  void multiply(const Input& input, const Projection& p, int from, int to, int n);
   void prefetch_share(const Matrix& next, int share) const;
   void begin_input(Input& input, const float* x, int cols) const;
   void set_input(Input& input, const float* x, int cols, int n);
@@ -114,9 +118,11 @@ private:
   ThreadPool pool_;
   Weights weights_;
   Attention attention_;
+  LowRankPass low_rank_;
 
   std::vector<Span> spans_; // of the chunk in hand
   int rows_ = 0;            // their rows
+  std::vector<AdapterRows> adapter_rows_;
   std::vector<int> positions_;
   std::vector<AttentionJob> jobs_;
   std::vector<OutputRow> outputs_;

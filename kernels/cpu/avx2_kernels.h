@@ -149,6 +149,15 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h, by the level's own product.
+template <typename Dot> struct RankDot {
+  typename Dot::Int8 sum;
+  explicit RankDot(int32_t code_sum) : sum(code_sum) {}
+  static __m256i load(const int8_t* codes) { return broadcast4(codes); }
+  void add(const uint8_t* b, __m256i four) { sum.add(Dot::Int8::prepare(load256(b)), four); }
+  __m256 total() const { return _mm256_cvtepi32_ps(sum.total()); }
+};
+
 bool avx2_supported() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
@@ -157,9 +166,24 @@ bool avx2_supported() {
 // Constant: no vector instruction may run before the CPU is known to have it.
 template <typename Dot> constexpr Table table_of(const char* name) {
   return {
-      name,          quantize_blocks, matmul<Dot>,      rms_norm, swiglu,    add,        cos_sin,
-      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
-      fold_partials, geglu,           head_rms_norm,
+      name,
+      quantize_blocks,
+      matmul<Dot>,
+      rms_norm,
+      swiglu,
+      add,
+      cos_sin,
+      rope,
+      quantize_row_i8,
+      quantize_row_i16,
+      to_f16,
+      attend_i8,
+      attend_f16,
+      attend_f32,
+      fold_partials,
+      geglu,
+      head_rms_norm,
+      low_rank_add<RankDot<Dot>>,
   };
 }
 

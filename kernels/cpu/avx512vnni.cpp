@@ -133,6 +133,19 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h: a register holds 4 ranks of a panel's 16 rows, biased as in int8_panel.
+struct RankDot {
+  __m512i sum;
+  explicit RankDot(int32_t code_sum) : sum(_mm512_set1_epi32(-128 * code_sum)) {}
+  static __m512i load(const int8_t* codes) { return broadcast4(codes); }
+  void add(const uint8_t* b, __m512i four) {
+    const __m512i biased =
+        _mm512_xor_si512(_mm512_loadu_si512(b), _mm512_set1_epi8(static_cast<char>(0x80)));
+    sum = _mm512_dpbusd_epi32(sum, biased, four);
+  }
+  __m512 total() const { return _mm512_cvtepi32_ps(sum); }
+};
+
 bool supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -143,9 +156,15 @@ bool supported() {
 
 const Table* avx512vnni() {
   static const Table table = {
-      "avx512vnni",  quantize_blocks, matmul,           rms_norm, swiglu,    add,        cos_sin,
-      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
-      fold_partials, geglu,           head_rms_norm,
+      "avx512vnni",    quantize_blocks,
+      matmul,          rms_norm,
+      swiglu,          add,
+      cos_sin,         rope,
+      quantize_row_i8, quantize_row_i16,
+      to_f16,          attend_i8,
+      attend_f16,      attend_f32,
+      fold_partials,   geglu,
+      head_rms_norm,   low_rank_add<RankDot>,
   };
   return supported() ? &table : nullptr;
 }

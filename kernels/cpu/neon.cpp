@@ -139,6 +139,21 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+// Of simd_kernels.h: a register holds 4 ranks of 4 rows.
+struct RankDot {
+  int32x4_t sum = vdupq_n_s32(0);
+  explicit RankDot(int32_t) {}
+  static int8x16_t load(const int8_t* codes) {
+    int32_t four;
+    std::memcpy(&four, codes, sizeof(four));
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+  }
+  void add(const uint8_t* b, int8x16_t four) {
+    sum = vdotq_s32(sum, vreinterpretq_s8_u8(vld1q_u8(b)), four);
+  }
+  float32x4_t total() const { return vcvtq_f32_s32(sum); }
+};
+
 bool supported() {
   constexpr unsigned long kNeeded = HWCAP_ASIMDDP | HWCAP_FPHP | HWCAP_ASIMDHP;
   return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
@@ -148,9 +163,15 @@ bool supported() {
 
 const Table* neon() {
   static constexpr Table table = {
-      "neon",        quantize_blocks, matmul,           rms_norm, swiglu,    add,        cos_sin,
-      rope,          quantize_row_i8, quantize_row_i16, to_f16,   attend_i8, attend_f16, attend_f32,
-      fold_partials, geglu,           head_rms_norm,
+      "neon",          quantize_blocks,
+      matmul,          rms_norm,
+      swiglu,          add,
+      cos_sin,         rope,
+      quantize_row_i8, quantize_row_i16,
+      to_f16,          attend_i8,
+      attend_f16,      attend_f32,
+      fold_partials,   geglu,
+      head_rms_norm,   low_rank_add<RankDot>,
   };
   return supported() ? &table : nullptr;
 }

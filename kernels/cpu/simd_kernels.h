@@ -258,5 +258,88 @@ void float_matmul(const PackedMatrix& w, int panel_begin, int panel_end, const A
   }
 }
 
+// ---- low-rank updates
+
+constexpr int kPanelsAhead = 2; // that a factor's bytes are asked for before they are used
+
+// In the next three, y begins at panel_begin, and panels are whole.
+
+// y += B u of a float factor: each lane's own chain over the ranks, then one addition.
+inline void add_float(const LowRankTerm& term, int panel_begin, int panel_end, int token,
+                      float* y) {
+  const float* u = term.u.f32 + static_cast<size_t>(token) * rank_chunks(term.b.rank) * kRankChunk;
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const auto* b = reinterpret_cast<const float*>(term.b.data + p * term.b.panel_bytes);
+    for (int row = 0; row < kPanelRows; row += V::lanes) {
+      V::reg sum = V::zero();
+      for (int r = 0; r < term.b.rank; ++r)
+        sum = V::fma(V::set1(u[r]), V::load(b + r * kPanelRows + row), sum);
+      float* out = y + (p - panel_begin) * kPanelRows + row;
+      V::store(out, V::add(V::load(out), sum));
+    }
+  }
+}
+
+// y += B u of one chunk of an INT8 factor, exact in int32 before its scales are applied.
+//   Dot(code_sum)      the integer sum, 0 at first, given the sum of the chunk's u codes
+//     load(codes)      four codes of u, as add() takes them
+//     add(b, four)     adds V::lanes rows x 4 ranks of b by four codes of u
+//     total()          as floats, one lane a row
+template <typename Dot>
+inline void add_chunk(const LowRankTerm& term, int chunk, int quads, int panel_begin, int panel_end,
+                      int token, float* y) {
+  const size_t at = static_cast<size_t>(token) * rank_chunks(term.b.rank) + chunk;
+  const int8_t* u = term.u.codes + at * kRankChunk;
+  const decltype(Dot::load(u)) fours[] = {Dot::load(u), Dot::load(u + 4), Dot::load(u + 8),
+                                          Dot::load(u + 12)};
+  const V::reg scale = V::set1(term.u.scales[at]);
+  const Dot zero(term.u.code_sums[at]);
+  for (int p = panel_begin; p < panel_end; ++p) {
+    const uint8_t* b = low_rank_chunk(term.b.data + p * term.b.panel_bytes, chunk);
+    for (int i = 0; token == 0 && i <= quads; ++i)
+      __builtin_prefetch(b + kPanelsAhead * term.b.panel_bytes + i * 64);
+    for (int row = 0; row < kPanelRows; row += V::lanes) {
+      Dot dot = zero;
+      for (int q = 0; q < quads; ++q)
+        dot.add(b + q * 64 + row * 4, fours[q]);
+      const V::reg d = V::load_f16(reinterpret_cast<const uint16_t*>(b + quads * 64) + row);
+      float* out = y + (p - panel_begin) * kPanelRows + row;
+      V::store(out, V::fma(dot.total(), V::mul(d, scale), V::load(out)));
+    }
+  }
+}
+
+template <typename Dot>
+void add_terms(const LowRankTerm* terms, int count, int panel_begin, int panel_end, int token,
+               float* y) {
+  for (const LowRankTerm* term = terms; term < terms + count; ++term) {
+    if (term->b.type == WeightType::kF32) {
+      add_float(*term, panel_begin, panel_end, token, y);
+      continue;
+    }
+    const int full = term->b.rank / kRankChunk;
+    for (int c = 0; c < full; ++c) // a constant number of quads: the loop over them unrolls
+      add_chunk<Dot>(*term, c, kRankChunk / 4, panel_begin, panel_end, token, y);
+    if (full < rank_chunks(term->b.rank))
+      add_chunk<Dot>(*term, full, rank_quads(term->b.rank, full), panel_begin, panel_end, token, y);
+  }
+}
+
+template <typename Dot>
+void low_rank_add(const LowRankTerm* terms, int count, int panel_begin, int panel_end, int tokens,
+                  float* y, size_t y_stride) {
+  const int rows = terms->b.rows, whole = std::min(panel_end, rows / kPanelRows);
+  for (int t = 0; t < tokens; ++t) {
+    float* out = y + t * y_stride;
+    add_terms<Dot>(terms, count, panel_begin, whole, t, out + panel_begin * kPanelRows);
+    if (whole < panel_end) { // the last panel is cut: a whole one in its place
+      float last[kPanelRows] = {};
+      std::memcpy(last, out + whole * kPanelRows, sizeof(float) * (rows % kPanelRows));
+      add_terms<Dot>(terms, count, whole, panel_end, t, last);
+      std::memcpy(out + whole * kPanelRows, last, sizeof(float) * (rows % kPanelRows));
+    }
+  }
+}
+
 } // namespace
 } // namespace ptmo::kernels

@@ -104,7 +104,7 @@ const Table& reference() {
       ref::to_f16,          ref::attend_i8,
       ref::attend_f16,      ref::attend_f32,
       ref::fold_partials,   ref::geglu,
-      ref::head_rms_norm,
+      ref::head_rms_norm,   ref::low_rank_add,
   };
   return table;
 }

@@ -73,4 +73,41 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
+namespace {
+
+float low_rank_dot(const LowRankFactor& b, const uint8_t* panel, int row, const LowRankInput& u,
+                   int token) {
+  const int chunks = rank_chunks(b.rank);
+  const size_t from = static_cast<size_t>(token) * chunks;
+  if (b.type == WeightType::kF32) {
+    double acc = 0.0;
+    for (int r = 0; r < b.rank; ++r)
+      acc += static_cast<double>(low_rank_weight(b, panel, row, r)) * u.f32[from * kRankChunk + r];
+    return static_cast<float>(acc);
+  }
+  float acc = 0.0f;
+  for (int c = 0; c < chunks; ++c) {
+    int32_t dot = 0;
+    for (int r = c * kRankChunk; r < std::min(b.rank, (c + 1) * kRankChunk); ++r)
+      dot += low_rank_code(panel, row, r) * u.codes[from * kRankChunk + r];
+    const float scale = half_to_float(load_u16(low_rank_scales(b, panel, c) + 2 * row));
+    acc += scale * u.scales[from + c] * static_cast<float>(dot);
+  }
+  return acc;
+}
+
+} // namespace
+
+void low_rank_add(const LowRankTerm* terms, int count, int panel_begin, int panel_end, int tokens,
+                  float* y, size_t y_stride) {
+  for (const LowRankTerm* term = terms; term < terms + count; ++term) {
+    for (int p = panel_begin; p < panel_end; ++p) {
+      const uint8_t* panel = term->b.data + static_cast<size_t>(p) * term->b.panel_bytes;
+      for (int row = 0; row < std::min(kPanelRows, term->b.rows - p * kPanelRows); ++row)
+        for (int t = 0; t < tokens; ++t)
+          y[t * y_stride + p * kPanelRows + row] += low_rank_dot(term->b, panel, row, term->u, t);
+    }
+  }
+}
+
 } // namespace ptmo::kernels::ref

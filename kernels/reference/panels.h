@@ -61,4 +61,28 @@ inline float panel_weight(const PackedMatrix& w, const uint8_t* panel, int row, 
   return out;
 }
 
+// A chunk of a low-rank factor's panel: all chunks before it are full.
+inline const uint8_t* low_rank_chunk(const uint8_t* panel, int chunk) {
+  return panel + static_cast<size_t>(chunk) * (kRankChunk / 4 * 64 + 32);
+}
+
+inline const uint8_t* low_rank_scales(const LowRankFactor& b, const uint8_t* panel, int chunk) {
+  return low_rank_chunk(panel, chunk) + static_cast<size_t>(rank_quads(b.rank, chunk)) * 64;
+}
+
+inline int low_rank_code(const uint8_t* panel, int row, int r) {
+  const int quad = r % kRankChunk / 4;
+  return static_cast<int8_t>(low_rank_chunk(panel, r / kRankChunk)[quad * 64 + row * 4 + r % 4]);
+}
+
+// B[row, r] as a float; row counts from the panel's first row.
+inline float low_rank_weight(const LowRankFactor& b, const uint8_t* panel, int row, int r) {
+  if (b.type == WeightType::kInt8)
+    return half_to_float(load_u16(low_rank_scales(b, panel, r / kRankChunk) + 2 * row)) *
+           static_cast<float>(low_rank_code(panel, row, r));
+  float out;
+  std::memcpy(&out, panel + 4 * (static_cast<size_t>(r) * kPanelRows + row), sizeof(out));
+  return out;
+}
+
 } // namespace ptmo::kernels

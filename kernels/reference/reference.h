@@ -23,5 +23,7 @@ void attend_f32(const Queries& q, const CacheSpan& span, void* scratch, float* p
 void fold_partials(const float* partials, int count, int dim, float* totals);
 void geglu(const float* gate, const float* up, int n, float* out);
 void head_rms_norm(float* x, const float* weight, int n, float eps);
+void low_rank_add(const LowRankTerm* terms, int count, int panel_begin, int panel_end, int tokens,
+                  float* y, size_t y_stride);
 
 } // namespace ptmo::kernels::ref

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ptmo_secure import _native
 from ptmo_secure.engine import native_setup, registry
+from ptmo_secure.engine.adapter_methods import AdapterMethods
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump
@@ -18,10 +19,11 @@ from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.saved_session import SavedSession
-from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, checked_ids
+from ptmo_secure.engine.session import NO_STORAGE_KEY, Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.token_ids import checked_ids
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.engine.weights import Progress, load_weights
 from ptmo_secure.errors import EngineError, InputError
@@ -29,7 +31,7 @@ from ptmo_secure.errors import EngineError, InputError
 Messages = str | Sequence[Mapping[str, object]]  # a str is one user message
 
 
-class Engine:
+class Engine(AdapterMethods):
     """A decoder, its tokenizer and its KV cache; build it with `Engine.load`.
 
     `generate` keeps one conversation: starting another answer makes the first raise, and the rows
@@ -163,6 +165,7 @@ class Engine:
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         adapters: Sequence[str] = (),
+        keep_kv: bool = False,
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; no piece splits a character.
 
@@ -174,15 +177,17 @@ class Engine:
             max_tokens: tokens to generate at most, >= 1.
             sampling: None decodes greedily.
             stop: strings that end the answer; none of them is part of it.
-            adapters: names of LoRA adapters; this version has none to offer.
+            adapters: loaded LoRA adapters, added up in this order.
+            keep_kv: reuse rows that other adapters computed (`Session.use_adapters`).
 
         Raises:
-            InputError: bad arguments, or a prompt longer than the context.
+            InputError: bad arguments, an unknown adapter, or a prompt longer than the context.
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
-        if adapters:
-            raise InputError(f"unknown adapter {adapters[0]!r}: no adapter is installed")
-        return self._run(self.prepare(messages, max_tokens, sampling=sampling, stop=stop))
+        with self._lock:
+            self.sessions.select(adapters)  # names are checked now, the set is chosen when it runs
+        generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
+        return self._run(generation, tuple(adapters), keep_kv)
 
     def prepare(
         self,
@@ -216,14 +221,14 @@ class Engine:
             raise InputError(f"token id {max(ids)} is not in 0..{self.model.vocab_size - 1}")
         return ids
 
-    def _run(self, generation: Generation) -> Iterator[str]:
+    def _run(self, generation: Generation, adapters: Sequence[str], keep_kv: bool) -> Iterator[str]:
         started = time.perf_counter()
         ids = list(generation.history)
         with self._lock:
             self._runs += 1
             run = self._runs
             crossings = self.sessions.tee_crossings
-            session = self._session_for(ids)
+            session = self._session_for(ids, adapters, keep_kv=keep_kv)
             fed = ids[len(session.tokens) :]
             logits = session.feed(fed)
             session.prompt_tokens = len(ids)
@@ -253,27 +258,30 @@ class Engine:
 
     # ------------------------------------------------------------------ tokens
 
-    def forward(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def forward(
+        self, token_ids: Sequence[int], adapters: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
         """Run tokens through the model in a fresh session.
 
         Args:
             token_ids: ids in [0, vocab_size), at least one, at most `context_tokens`.
+            adapters: as for `generate`.
 
         Returns:
             Logits, float32 [T, vocab_size].
 
         Raises:
-            InputError: no tokens, too many, or an id out of range.
+            InputError: no tokens, too many, an id out of range, or an unknown adapter.
             EngineError: the TEE is gone.
         """
         with self._lock:
-            return self.start_session().feed(token_ids, all_logits=True)
+            return self.start_session(adapters).feed(token_ids, all_logits=True)
 
-    def start_session(self) -> Session:
+    def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
         with self._lock:
             self._runs += 1
-            return self._session_for([])
+            return self._session_for([], adapters)
 
     @property
     def session(self) -> Session | None:
@@ -285,13 +293,15 @@ class Engine:
             current = self._session
             return None if current is None or current.closed else current
 
-    def resume(self, path: str | os.PathLike[str]) -> Session:
+    def resume(self, path: str | os.PathLike[str], adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and return the one saved at `path` (`Session.save`).
 
-        Its rows are sealed anew, under a new key. `generate` continues the conversation.
+        Its rows are sealed anew, under a new key. `generate` continues the conversation. The
+        adapters must be those it was saved with.
 
         Raises:
-            InputError: no such file, not a saved session, cut short, another model or layout.
+            InputError: no such file, not a saved session, cut short, another model, layout or set
+                of adapters.
             SecurityError: the file was changed, or it was saved under another TEE. No session.
             EngineError: the TEE is gone, or the engine is closed.
         """
@@ -299,18 +309,22 @@ class Engine:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
             saved = SavedSession(Path(path), self.sessions.saved_shape(), self.context_tokens)
-            session = self.start_session()
+            session = self.start_session(adapters)
             session.load(saved)
             return session
 
-    def open_session(self) -> Session:
+    def open_session(self, adapters: Sequence[str] = ()) -> Session:
         """Return a fresh, empty session beside those that are open; close it when done with it.
 
+        Args:
+            adapters: as for `generate`.
+
         Raises:
+            InputError: an unknown adapter.
             CapacityError: every key slot is in use.
             EngineError: the TEE is gone and does not start, or the engine is closed.
         """
-        return self.sessions.open()
+        return self.sessions.open(adapters)
 
     # ------------------------------------------------------------------ memory
 
@@ -338,20 +352,23 @@ class Engine:
     def _tee(self) -> TeeLink | None:
         return self.sessions.tee
 
-    def _session_for(self, ids: list[int]) -> Session:
+    def _session_for(
+        self, ids: list[int], adapters: Sequence[str], *, keep_kv: bool = False
+    ) -> Session:
         """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
 
         The current one serves only a conversation that goes on, one that starts with the whole of
         its last prompt. Two unrelated queries share a template, never a session or a key.
         """
         self.sessions.connect()
+        selection = self.sessions.select(adapters)
         if self._session is not None:
-            going_on = self._session.continued_by(ids[:-1])
+            going_on = self._session.continued_by(ids[:-1], selection, keep_kv=keep_kv)
             if going_on is not None:
                 self._session = going_on
                 return going_on
         self._drop_session()
-        self._session = self.sessions.open()
+        self._session = self.sessions.open(adapters)
         return self._session
 
     def _drop_session(self) -> None:

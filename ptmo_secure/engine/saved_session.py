@@ -132,6 +132,12 @@ class SavedSession:
             )
         self._size = size
 
+    def require_adapters(self, tag: int) -> None:
+        """Raise InputError unless the rows were computed under the adapter set of this tag."""
+        if self._adapter_tag != tag:
+            theirs = "adapters that were not named" if self._adapter_tag else "no adapters"
+            raise InputError(f"{self._path}: the session was saved with {theirs}")
+
     def load(
         self, native: _native.KvSession, layout: _native.PageLayout, tee: TeeLink
     ) -> tuple[list[int], int]:

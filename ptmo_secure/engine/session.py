@@ -1,6 +1,5 @@
 """One conversation's rows in the KV cache."""
 
-import operator
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -13,8 +12,10 @@ import numpy.typing as npt
 
 from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
+from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.token_ids import checked_ids, shared_prefix
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError
 from tee_sim.client import TeeError
 
@@ -34,6 +35,7 @@ class SessionHost:
     lock: threading.RLock  # the engine's: it serialises everything native
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
+    select_adapters: Callable[[Sequence[str]], AdapterSelection]
 
 
 @dataclass(slots=True)
@@ -65,8 +67,12 @@ class Session:
         self._native: _native.KvSession
         self._family: _Family
         self.tokens: list[int] = []
+        self.row_tags: list[int] = []  # of each row: the tag of the adapters it was computed under
         self.prompt_tokens = 0  # rows of the last prompt: what a continuation must share
+        self._adapters = NO_ADAPTERS
         if origin is not None:
+            self.row_tags.extend(origin.row_tags)
+            self._adapters = origin._adapters
             self._native = origin._native.fork(host.new_id())
             self._family = origin._family
             self.tokens.extend(origin.tokens)
@@ -113,7 +119,49 @@ class Session:
                 self._native.truncate(n_tokens)
             except ValueError as error:
                 raise InputError(str(error)) from None
-            del self.tokens[n_tokens:]
+            del self.tokens[n_tokens:], self.row_tags[n_tokens:]
+
+    def use_adapters(self, names: Sequence[str], *, keep_kv: bool = False) -> None:
+        """Change the adapters; rows that others computed are computed anew.
+
+        Args:
+            names: loaded adapters, added up in this order; () for none.
+            keep_kv: keep the rows as they are, and use the new adapters for later ones alone. The
+                logits are then those of no single model, as an activated LoRA has them
+                (arXiv 2504.12397): quick, and right for adapters trained that way.
+
+        Raises:
+            InputError: an unknown name; the session is unchanged.
+            EngineError: the session is closed, the TEE is gone or the cache is full.
+        """
+        with self._lock:
+            self._require_open()
+            selection = self._host.select_adapters(names)
+            stale = [] if keep_kv else self.tokens[self._rows_under(selection.tag) :]
+            if stale:
+                self.truncate(len(self.tokens) - len(stale))
+            self.select(selection)
+            if stale:
+                self.feed(stale)
+
+    def select(self, selection: AdapterSelection) -> None:
+        """Use these adapters for the rows fed from now on.
+
+        Sessions share pages under equal sets only: a fork copies the pages it shares.
+
+        Raises:
+            EngineError: the cache has no room for the copies; the session is unchanged.
+        """
+        with self._lock:
+            try:
+                self._native.adapter_tag = selection.tag
+            except RuntimeError as error:
+                raise EngineError(str(error)) from None
+            self._adapters = selection
+
+    def _rows_under(self, tag: int) -> int:
+        """Return how many rows, from the first on, were computed under a tag."""
+        return next((i for i, t in enumerate(self.row_tags) if t != tag), len(self.row_tags))
 
     def fork(self) -> "Session":
         """Return a second session over the same rows, for another way to go on.
@@ -135,8 +183,12 @@ class Session:
         """Return the sessions that share this one's key and pages, itself among them."""
         return list(self._family.members)
 
-    def continued_by(self, ids: Sequence[int]) -> "Session | None":
+    def continued_by(
+        self, ids: Sequence[int], selection: AdapterSelection, *, keep_kv: bool = False
+    ) -> "Session | None":
         """Cut one of the family back to rows that `ids` starts with, and return it.
+
+        Rows computed under other adapters than `selection` do not count, unless `keep_kv`.
 
         It is the one that shares the most with `ids` and whose last prompt `ids` holds whole: a
         query that only shares a template with it is another conversation. None if there is none.
@@ -144,11 +196,14 @@ class Session:
         with self._lock:
             best, kept = None, 0
             for member in self._family.members:
-                shared = _shared_prefix(member.tokens, ids)
+                shared = shared_prefix(member.tokens, ids)
+                if not keep_kv:
+                    shared = min(shared, member._rows_under(selection.tag))
                 if shared > kept and 0 < member.prompt_tokens <= shared:
                     best, kept = member, shared
             if best is not None:
                 best.truncate(kept)
+                best.select(selection)
             return best
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -168,6 +223,8 @@ class Session:
             self._require_open()
             if self._tee is None:
                 raise InputError(NO_STORAGE_KEY)
+            if self._rows_under(self._adapters.tag) < len(self.tokens):
+                raise InputError("rows of several adapter sets (keep_kv) cannot be saved")
             rows = Rows(self._native, self._host.layout, self.tokens, self.prompt_tokens)
             try:
                 saved_session.save(Path(path), rows, self._host.shape(), self._tee)
@@ -185,8 +242,10 @@ class Session:
                 self._require_open()
                 if self._tee is None:
                     raise InputError(NO_STORAGE_KEY)
+                saved.require_adapters(self._adapters.tag)
                 ids, self.prompt_tokens = saved.load(self._native, self._host.layout, self._tee)
                 self.tokens.extend(ids)
+                self.row_tags.extend([self._adapters.tag] * len(ids))
             except BaseException as error:
                 self.close()
                 if isinstance(error, TeeError):
@@ -200,6 +259,7 @@ class Session:
                 return
             self._native.close()
             self.tokens.clear()
+            self.row_tags.clear()
             family = self._family
             family.members.remove(self)
             if not family.members and self._tee is not None and family.tee_handle is not None:
@@ -213,23 +273,14 @@ class Session:
                 member.close()
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that rows fed from now on are computed under."""
+        return self._adapters.names
+
+    @property
     def adapter_tag(self) -> int:
-        """Which adapter set (64 bits, 0: none) rows fed from now on are computed under.
-
-        Setting it keeps the rows there are: `truncate` first to be rid of rows of another set.
-        Sessions share pages under equal sets only, so that a fork that gets another tag copies the
-        pages it shares (EngineError when the cache has no room for them).
-        """
-        return self._native.adapter_tag
-
-    @adapter_tag.setter
-    def adapter_tag(self, tag: int) -> None:
-        with self._lock:
-            self._require_open()
-            try:
-                self._native.adapter_tag = tag
-            except RuntimeError as error:
-                raise EngineError(str(error)) from None
+        """64 bits that name this set, in page headers and saved sessions; 0 is none."""
+        return self._adapters.tag
 
     def __enter__(self) -> "Session":
         return self
@@ -255,15 +306,6 @@ class Session:
 
     def _tee_error(self, error: TeeError) -> EngineError:
         return EngineError(str(error)) if self._tee_alive() else TeeDiedError(TEE_DIED)
-
-
-def _shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    shared = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared
 
 
 def feed_batch(
@@ -296,6 +338,7 @@ def feed_batch(
         logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
         for session, part in zip(sessions, ids, strict=True):
             session.tokens.extend(part)
+            session.row_tags.extend([session.adapter_tag] * len(part))
     ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
     return np.split(logits, ends[:-1])
 
@@ -322,6 +365,7 @@ def _forward(
             all_logits,
             attention.buffer if attention is not None else None,
             tee.restore if tee is not None and attention is not None else None,
+            [session._adapters.native for session in sessions],
         )
     except TeeError as error:
         _close_all(sessions)
@@ -338,19 +382,3 @@ def _forward(
 def _close_all(sessions: Sequence[Session]) -> None:
     for session in sessions:
         session.close_family()
-
-
-def checked_ids(token_ids: Sequence[int]) -> list[int]:
-    """Return the ids as plain ints; the decoder checks them against the vocabulary."""
-    try:
-        ids = [operator.index(t) for t in token_ids if not isinstance(t, bool)]
-        if len(ids) != len(token_ids):
-            raise TypeError("a bool")
-    except TypeError:
-        raise InputError("token_ids is not a list of whole numbers") from None
-    if not ids:
-        raise InputError("no tokens to run")
-    for token in ids:
-        if not 0 <= token < 1 << 31:
-            raise InputError(f"token id {token} is out of range")
-    return ids

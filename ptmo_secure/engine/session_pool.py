@@ -2,8 +2,10 @@
 
 import itertools
 import threading
+from collections.abc import Sequence
 
 from ptmo_secure import _native
+from ptmo_secure.engine.adapter_store import AdapterSelection, AdapterStore
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.saved_session import SavedShape
@@ -19,6 +21,7 @@ class SessionPool:
     Attributes:
         lock: serialises everything native; hold it for steps that belong together.
         tee: the link to the living TEE, None for a shield that needs none.
+        adapters: the LoRA adapters that sessions may name.
 
     Security: a TEE that dies takes every session and its key with it, also while nothing runs. The
     next session starts a new TEE, with new keys.
@@ -41,6 +44,7 @@ class SessionPool:
         """
         self.lock = threading.RLock()
         self.tee: TeeLink | None = None
+        self.adapters = AdapterStore(decoder, source.config, config)
         self._config = config
         self._source = source
         self._decoder = decoder
@@ -53,15 +57,20 @@ class SessionPool:
         self._closed = False
         self.connect(progress)
 
-    def open(self) -> Session:
+    def open(self, adapters: Sequence[str] = ()) -> Session:
         """Return a fresh, empty session beside those that are open.
 
+        Args:
+            adapters: loaded LoRA adapters that its rows are computed under, added up in this order.
+
         Raises:
+            InputError: an unknown adapter.
             CapacityError: every key slot is in use.
             EngineError: the TEE is gone and does not start, or the pool is closed.
         """
         with self.lock:
             self.connect()
+            selection = self.select(adapters)
             self._sessions = [session for session in self._sessions if session.family()]
             session = Session(
                 SessionHost(
@@ -73,10 +82,21 @@ class SessionPool:
                     lock=self.lock,
                     new_id=lambda: next(self._ids),
                     shape=self.saved_shape,
+                    select_adapters=self.select,
                 )
             )
+            session.select(selection)
             self._sessions.append(session)
             return session
+
+    def select(self, names: Sequence[str]) -> AdapterSelection:
+        """Return the set of these adapters, permuted as the living TEE asks for.
+
+        Raises:
+            InputError: an unknown or repeated name, or too many.
+        """
+        with self.lock:
+            return self.adapters.select(names, self.tee)
 
     def close_sessions(self) -> None:
         """Zero every page, wipe every key."""

@@ -10,12 +10,14 @@ import functools
 import os
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from ptmo_secure import _native
+from ptmo_secure.engine.adapters import split_name
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
-from ptmo_secure.engine.weights import Progress, kv_layout, permute_weights
+from ptmo_secure.engine.low_rank import LowRankTensors
+from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
 from ptmo_secure.errors import CapacityError, EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
 
@@ -81,6 +83,25 @@ class TeeLink:
         if self._model is None or self.attention is None:
             raise EngineError("no attention memory is registered with the TEE")
         self.client.unpermute(self._model, layer, self.attention, n_tokens)
+
+    def permute_adapter(self, tensors: Mapping[str, LowRankTensors]) -> dict[str, LowRankTensors]:
+        """Return an adapter's updates for the weights that this TEE permuted.
+
+        Raises:
+            EngineError: the TEE is gone or refuses.
+        """
+        if self._model is None:
+            raise EngineError("no model is open in the TEE")
+        out = {}
+        try:
+            for name, update in tensors.items():
+                layer, role = split_name(name)
+                out[name] = permute_low_rank(
+                    update, role, layer, self.client, self._model, self._config
+                )
+        except TeeError as error:
+            raise EngineError(f"the TEE did not permute the adapter: {error}") from None
+        return out
 
     def open_sealed_session(
         self, pages: _native.PageArena, session_id: int

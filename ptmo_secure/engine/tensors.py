@@ -59,14 +59,15 @@ class Int4Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8Tensor:
-    """Symmetric 8-bit weights, one scale per 32 elements."""
+    """Symmetric 8-bit weights, one scale per `group` elements."""
 
     codes: np.ndarray  # [N, K] int8
-    scales: np.ndarray  # [N, K/32] float16
+    scales: np.ndarray  # [N, K/group] float16
+    group: int = SUB_BLOCK
 
     def __post_init__(self) -> None:
         rows, columns = self.codes.shape
-        if columns % SUB_BLOCK or self.scales.shape != (rows, columns // SUB_BLOCK):
+        if columns % self.group or self.scales.shape != (rows, columns // self.group):
             raise ValueError(f"codes {self.codes.shape} and scales {self.scales.shape} disagree")
 
     @property
@@ -82,13 +83,13 @@ class Int8Tensor:
     def dequantize(self) -> np.ndarray:
         """Return the weights, [N, K] float32: scale * code in float32."""
         rows, columns = self.shape
-        weights = self.codes.reshape(rows, -1, SUB_BLOCK).astype(np.float32)
+        weights = self.codes.reshape(rows, -1, self.group).astype(np.float32)
         weights *= self.scales.astype(np.float32)[:, :, None]
         return weights.reshape(rows, columns)
 
     def take_rows(self, rows: np.ndarray) -> "Int8Tensor":
         """Return the tensor whose row i is this one's row rows[i]."""
-        return Int8Tensor(self.codes[rows], self.scales[rows])
+        return Int8Tensor(self.codes[rows], self.scales[rows], self.group)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,11 +17,13 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
+from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.tensors import SUB_BLOCK, FloatTensor, Int4Tensor, Int8Tensor, WeightTensor
 from tee_sim.client import KvLayout, TeeClient
 
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 _Role = Literal["q", "k", "v"]
+_ROLES: tuple[_Role, ...] = ("q", "k", "v")
 _QK_NORMS = ("q_norm", "k_norm")
 _MAX_SHIFT = 10  # a QK-norm weight is moved by 2^-10 to 2^10
 
@@ -89,10 +91,9 @@ def permute_weights(
         progress: called after every layer.
     """
     shape = source.config
-    roles: tuple[_Role, ...] = ("q", "k", "v")
     for layer in range(shape.n_layers):
         prefix = f"layers.{layer}."
-        for role in roles:
+        for role in _ROLES:
             weight = source.tensor(prefix + role)
             set_tensor(decoder, prefix + role, _gather_rows(tee, model, layer, role, weight))
             if shape.qkv_bias:
@@ -110,6 +111,26 @@ def permute_weights(
         source.release()
         if progress is not None:
             progress(layer + 1, shape.n_layers)
+
+
+def permute_low_rank(
+    tensors: LowRankTensors,
+    role: str,
+    layer: int,
+    tee: TeeClient,
+    model: int,
+    config: EngineConfig,
+) -> LowRankTensors:
+    """Return an adapter's update as the permuted matrix needs it: B's rows of q, k and v move.
+
+    Where W_o is folded, the columns of its A move too. Codes travel with their scales, and columns
+    stay in their 32-wide blocks: what was quantised before is bit for bit what it was.
+    """
+    if role in _ROLES:
+        return replace(tensors, b=_gather_rows(tee, model, layer, role, tensors.b))
+    if role == "o" and config.restore == "folded":
+        return replace(tensors, a=_gather_columns(tee, model, layer, tensors.a))
+    return tensors
 
 
 def set_tensor(decoder: _native.Decoder, name: str, tensor: WeightTensor) -> None:

@@ -81,6 +81,39 @@ TEST(products_do_not_depend_on_alignment) {
   }
 }
 
+TEST(low_rank_updates_do_not_depend_on_alignment) {
+  Random random(55);
+  const int rows = 35, rank = 21, width = 32, tokens = 3; // two chunks, the last one cut
+  const std::vector<float> u = random.normals(tokens * width),
+                           start = random.normals(tokens * rows);
+  for (const WeightType type : {WeightType::kInt8, WeightType::kF32}) {
+    kernels::LowRankTerm term{
+        {type, rows, rank, nullptr, kernels::low_rank_panel_bytes(type, rank)}, {}};
+    AlignedBuffer panels(3 * term.b.panel_bytes);
+    for (size_t i = 0; i < panels.size();
+         i += 4) { // small floats, and codes and scales of any kind
+      const float value = random.normal();
+      std::memcpy(panels.data() + i, &value, 4);
+    }
+    if (type == WeightType::kInt8)
+      for (size_t i = 0; i < panels.size(); ++i)
+        panels.data()[i] = static_cast<uint8_t>(random.below(0x3c));
+    term.b.data = panels.data();
+    for (const kernels::Table* level : levels()) {
+      check_shifts(level->name + std::string(" low rank type ") + show(type), [&](int shift) {
+        const Inputs in(*level, u, width);
+        const Shifted<float> f32(u, shift), scales(std::vector<float>(2 * tokens, 0.01f), shift);
+        const Shifted<int8_t> codes(in.codes, shift);
+        const Shifted<int32_t> code_sums(std::vector<int32_t>(2 * tokens, 5), shift);
+        term.u = {f32.data(), codes.data(), scales.data(), code_sums.data()};
+        const Shifted<float> y(start, shift);
+        level->low_rank_add(&term, 1, 0, 3, tokens, y.data(), rows);
+        return y.values();
+      });
+    }
+  }
+}
+
 TEST(quantisers_do_not_depend_on_alignment) {
   Random random(52);
   const std::vector<float> x = random.normals(96);

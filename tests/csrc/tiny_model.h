@@ -39,6 +39,7 @@ struct TinyModel {
   ModelConfig config;
   std::map<std::string, PlainMatrix> matrices;
   std::map<std::string, std::vector<float>> vectors;
+  std::map<std::string, std::vector<double>> updates; // [rows, cols], for logits() alone
 
   TinyModel(uint64_t seed, int head_dim, WeightType head_type = WeightType::kInt8)
       : TinyModel(seed, ModelConfig{2, 64, 4, 2, head_dim, 96, 50, 300, 1e-5f}, head_type) {}
@@ -120,9 +121,11 @@ private:
   Vector times(const std::string& name, const Vector& x) const {
     const PlainMatrix& w = matrices.at(name);
     Vector y(static_cast<size_t>(w.rows), 0.0);
+    const auto update = updates.find(name);
     for (int r = 0; r < w.rows; ++r)
       for (int c = 0; c < w.cols; ++c)
-        y[r] += w.weight(r, c) * x[c];
+        y[r] +=
+            (w.weight(r, c) + (update == updates.end() ? 0.0 : update->second[w.at(r, c)])) * x[c];
     return y;
   }
   Vector plus(Vector x, const std::string& name) const {

@@ -177,20 +177,3 @@ def test_generate_goes_on_in_the_branch_that_it_continues(model):
         longer = [*ways[0], {"role": "assistant", "content": expected[0]}, ways[1][-1]]
         "".join(engine.generate(longer, max_tokens=2))
         assert engine.session is trunk
-
-
-def test_an_adapter_tag_goes_with_the_fork_and_into_the_pages(model):
-    with Engine.load(model, shield="seal", context_tokens=160) as engine:  # five pages
-        session = engine.start_session()
-        assert session.adapter_tag == 0
-        session.adapter_tag = 0xFEDCBA9876543210
-        session.feed(IDS)
-        fork = session.fork()
-        assert fork.adapter_tag == 0xFEDCBA9876543210
-        assert set(engine.dump_device_memory().headers()["adapter_tag"]) == {0xFEDCBA9876543210}
-        fork.adapter_tag = 1  # under another set nothing is shared
-        assert len(engine.dump_device_memory().headers()) == 4
-        with pytest.raises(EngineError, match="KV cache is full"):
-            session.fork().adapter_tag = 2
-        fork.feed([1])
-        assert 1 in engine.dump_device_memory().headers()["adapter_tag"]

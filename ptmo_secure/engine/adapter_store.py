@@ -1,0 +1,203 @@
+"""The adapters an engine has loaded, in compute form, and the sets that requests name."""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ptmo_secure import _native
+from ptmo_secure.engine.adapters import AdapterWeights, check_fits, split_name
+from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.gguf_import import LlamaConfig
+from ptmo_secure.engine.low_rank import LowRankTensors, as_tensors
+from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
+from ptmo_secure.errors import EngineError, InputError
+
+MAX_STACKED = 8
+_NAME = re.compile(r"[\w.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """What an engine tells about a loaded adapter."""
+
+    name: str
+    rank: int  # the largest, where ranks differ
+    targets: tuple[str, ...]  # linear layers: "q", "k", "v", "o", "gate", "up", "down"
+    bytes: int  # in compute form: what decoding a token reads of it
+    scale: float  # the factor it was loaded with
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSelection:
+    """A request's adapters: `native` is what the decoder takes, None for none.
+
+    `tag` names the set by its weights, scales and order: rows of the KV cache that were computed
+    under equal tags are interchangeable. 0 is no adapter.
+    """
+
+    names: tuple[str, ...] = ()
+    tag: int = 0
+    native: _native.AdapterSet | None = None
+
+
+NO_ADAPTERS = AdapterSelection()
+
+
+@dataclass(slots=True)
+class _Loaded:
+    info: AdapterInfo
+    digest: bytes
+    native: _native.Adapter
+    # Under `permute`: what to permute again, and the TEE whose permutation `native` has.
+    tensors: Mapping[str, LowRankTensors] | None = None
+    link: TeeLink | None = None
+
+
+@dataclass(slots=True)
+class AdapterStore:
+    """Adapters by name. The engine's lock serialises every call.
+
+    Security: under `permute` the B's of q, k and v, and the A of o where W_o is folded, are
+    permuted in the TEE with the model's own permutation, once for each TEE process. As with the
+    base weights, a permuted adapter beside its original discloses the permutation (A2).
+    """
+
+    decoder: _native.Decoder
+    model: LlamaConfig
+    config: EngineConfig
+    _loaded: dict[str, _Loaded] = field(default_factory=dict)
+    _selections: dict[tuple[str, ...], AdapterSelection] = field(default_factory=dict)
+
+    def add(
+        self, name: str, weights: AdapterWeights, scale: float, link: TeeLink | None
+    ) -> AdapterInfo:
+        """Pack an adapter under a name; all or nothing.
+
+        Raises:
+            InputError: a bad or taken name, a scale that is no number, weights that do not fit.
+            EngineError: the TEE is gone, or memory is short.
+        """
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise InputError(f"adapter name {name!a} is not 1 to 64 letters, digits, '_', '.', '-'")
+        if name in self._loaded:
+            raise InputError(f"an adapter {name!r} is loaded already: unload it first")
+        if (
+            isinstance(scale, bool)
+            or not isinstance(scale, int | float)
+            or not math.isfinite(scale)
+        ):
+            raise InputError(f"adapter scale {scale!r} is not a number")
+        check_fits(weights, self.model)
+        integer = self.config.activations == "int8"
+        scaled = weights.scaled(float(scale))
+        tensors = {n: as_tensors(pair, integer) for n, pair in scaled.pairs.items()}
+        native = self._pack(tensors, link)
+        info = AdapterInfo(name, weights.rank, weights.roles, native.bytes, float(scale))
+        loaded = _Loaded(info, _digest(scaled), native)
+        if self.config.permuted:
+            loaded.tensors, loaded.link = tensors, link
+        self._loaded[name] = loaded
+        return info
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; a generation that is using it keeps it until it ends.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        self._find(name)
+        del self._loaded[name]
+        self._selections = {n: s for n, s in self._selections.items() if name not in n}
+
+    def infos(self) -> dict[str, AdapterInfo]:
+        """Return what is loaded, in order of loading."""
+        return {name: loaded.info for name, loaded in self._loaded.items()}
+
+    def select(self, names: Sequence[str], link: TeeLink | None) -> AdapterSelection:
+        """Return the set of these adapters, added up in this order.
+
+        Raises:
+            InputError: an unknown or repeated name, or more than 8.
+        """
+        if isinstance(names, str):
+            raise InputError(f"adapters={names!r} is a text: give a list of names")
+        key = tuple(names)
+        if not key:
+            return NO_ADAPTERS
+        if len(key) > MAX_STACKED:
+            raise InputError(f"{len(key)} adapters: at most {MAX_STACKED} add up")
+        if len(set(key)) != len(key):
+            raise InputError(f"an adapter is named twice: {', '.join(map(str, key))}")
+        members = [self._find(name) for name in key]
+        if any(self.config.permuted and loaded.link is not link for loaded in members):
+            self._permute_anew(members, link)
+        selection = self._selections.get(key)
+        if selection is None:
+            digest = hashlib.sha256(b"".join(loaded.digest for loaded in members)).digest()
+            tag = int.from_bytes(digest[:8], "little") or 1
+            native = _native.AdapterSet([loaded.native for loaded in members])
+            selection = self._selections[key] = AdapterSelection(key, tag, native)
+        return selection
+
+    def _find(self, name: str) -> _Loaded:
+        loaded = self._loaded.get(name) if isinstance(name, str) else None
+        if loaded is None:
+            there = ", ".join(self._loaded) or "no adapter is loaded"
+            raise InputError(f"unknown adapter {name!a}: {there}")
+        return loaded
+
+    def _permute_anew(self, members: Sequence[_Loaded], link: TeeLink | None) -> None:
+        """Give adapters the permutation of a TEE that was started after they were loaded."""
+        for loaded in members:
+            if loaded.link is not link and loaded.tensors is not None:
+                loaded.native = self._pack(loaded.tensors, link)
+                loaded.link = link
+        self._selections.clear()
+
+    def _pack(self, tensors: Mapping[str, LowRankTensors], link: TeeLink | None) -> _native.Adapter:
+        if self.config.permuted:
+            if link is None:
+                raise EngineError("an adapter under 'permute' needs a TEE")
+            tensors = link.permute_adapter(tensors)
+        places = {name: split_name(name) for name in tensors}
+        parts = [
+            (layer, getattr(_native.Linear, role), tensors[name].rank, tensors[name].integer)
+            for name, (layer, role) in places.items()
+        ]
+        try:
+            native = _native.Adapter(self.decoder.config, parts)
+            for name, (layer, role) in places.items():
+                _fill(native, layer, getattr(_native.Linear, role), tensors[name])
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        except (RuntimeError, MemoryError) as error:
+            raise EngineError(f"no room for the adapter: {error}") from None
+        return native
+
+
+def _fill(
+    native: _native.Adapter, layer: int, linear: _native.Linear, tensors: LowRankTensors
+) -> None:
+    a, b = tensors.a, tensors.b
+    if isinstance(a, Int8Tensor) and isinstance(b, Int8Tensor):
+        native.set_int8(layer, linear, a.codes, a.scales, b.codes, b.scales, tensors.scale)
+    elif isinstance(a, FloatTensor) and isinstance(b, FloatTensor):
+        native.set_float(layer, linear, a.data, b.data, tensors.scale)
+    else:
+        raise EngineError("an update's A and B are of different kinds")
+
+
+def _digest(weights: AdapterWeights) -> bytes:
+    """SHA-256 over names, shapes, scales and weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights.pairs):
+        pair = weights.pairs[name]
+        digest.update(f"{name} {pair.a.shape} {pair.b.shape} {pair.scale!r}".encode())
+        digest.update(np.ascontiguousarray(pair.a, "<f4").tobytes())
+        digest.update(np.ascontiguousarray(pair.b, "<f4").tobytes())
+    return digest.digest()

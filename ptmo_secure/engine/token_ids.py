@@ -1,0 +1,32 @@
+"""Lists of token ids."""
+
+import operator
+from collections.abc import Sequence
+
+from ptmo_secure.errors import InputError
+
+
+def checked_ids(token_ids: Sequence[int]) -> list[int]:
+    """Return the ids as plain ints; the decoder checks them against the vocabulary."""
+    try:
+        ids = [operator.index(t) for t in token_ids if not isinstance(t, bool)]
+        if len(ids) != len(token_ids):
+            raise TypeError("a bool")
+    except TypeError:
+        raise InputError("token_ids is not a list of whole numbers") from None
+    if not ids:
+        raise InputError("no tokens to run")
+    for token in ids:
+        if not 0 <= token < 1 << 31:
+            raise InputError(f"token id {token} is out of range")
+    return ids
+
+
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many ids both begin with."""
+    shared = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
