@@ -22,7 +22,9 @@ _IRRELEVANT = frozenset(
         "eva_config",
         "inference_mode",
         "lora_dropout",
+        "megatron_core",  # read beside megatron_config alone
         "peft_version",
+        "qalora_group_size",  # read beside use_qalora alone
         "revision",
         "runtime_config",
         "task_type",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
+from tests.peft_files import MODULES, some_adapter
 from tests.tiny_models import make_tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(7).integers(0, 250, 70)]
@@ -14,6 +15,7 @@ SHIELDS = [
     ("permute+seal", "folded"),
     ("permute+seal", "tee"),
 ]
+ADAPTED = (tuple(MODULES), ("q", "k", "v"), ("o", "down"))  # linears of the adapters
 SHAPES = {
     "llama": {},
     "qwen2": {"family": "qwen2"},
@@ -25,10 +27,14 @@ SHAPES = {
 }
 
 
-def logits(path, threads=1, **fields):
-    """Prefill, then decode five tokens one by one."""
+def logits(path, threads=1, adapters=0, **fields):
+    """Prefill, then decode five tokens one by one, with so many adapters stacked."""
     with Engine.load(path, threads=threads, **fields) as engine:
-        session = engine.start_session()
+        names = [f"a{i}" for i in range(adapters)]
+        for i, name in enumerate(names):
+            weights = some_adapter(engine.model, (16, 5, 33)[i], i, ADAPTED[i], size=0.5)
+            engine.add_adapter(name, weights)
+        session = engine.start_session(names)
         prefill = session.feed(IDS, all_logits=True)
         return np.concatenate([prefill, *(session.feed([i]) for i in IDS[:5])])
 
@@ -42,6 +48,19 @@ def test_shielded_logits_are_bit_equal_to_plain_ones(shape, shield, restore, tmp
     assert np.array_equal(plain, shielded)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shield", "restore"), SHIELDS)
+@pytest.mark.parametrize("adapters", [1, 3])
+def test_shielded_logits_with_adapters_are_bit_equal_to_plain_ones(
+    shape, shield, restore, adapters, tmp_path
+):
+    path = make_tiny_model(tmp_path, "Q4_1", **SHAPES[shape]).path
+    plain = logits(path, adapters=adapters, shield="none")
+    assert not np.array_equal(plain, logits(path, shield="none"))
+    shielded = logits(path, adapters=adapters, shield=shield, restore=restore, threads=2)
+    assert np.array_equal(plain, shielded)
+
+
 @pytest.mark.parametrize("quant", ["Q8_0", "Q4_0"])
 def test_shields_are_bit_equal_for_other_integer_weights(quant, tmp_path):
     path = make_tiny_model(tmp_path, quant).path
@@ -50,9 +69,11 @@ def test_shields_are_bit_equal_for_other_integer_weights(quant, tmp_path):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
-def test_thread_count_changes_no_bit(threads, tmp_path):
+@pytest.mark.parametrize("adapters", [0, 1, 3])
+def test_thread_count_changes_no_bit(threads, adapters, tmp_path):
     path = make_tiny_model(tmp_path, "Q4_1").path
-    assert np.array_equal(logits(path, shield="none"), logits(path, threads, shield="none"))
+    plain = logits(path, adapters=adapters, shield="none")
+    assert np.array_equal(plain, logits(path, threads, adapters, shield="none"))
 
 
 @pytest.mark.parametrize("kv_dtype", ["fp16", "fp32"])
@@ -84,8 +105,10 @@ def test_bit_equality_holds_at_lower_kernel_levels(level, tmp_path):
         "from tests.engine.test_shields_bit_equal import logits\n"
         "from ptmo_secure import _native\n"
         "p = sys.argv[1]\n"
-        "same = np.array_equal(logits(p, shield='none'), logits(p, 2, shield='permute+seal'))\n"
-        "print(_native.kernel_level(), same)\n"
+        "for n in (0, 3):\n"
+        "    plain = logits(p, 1, n, shield='none')\n"
+        "    same = np.array_equal(plain, logits(p, 2, n, shield='permute+seal'))\n"
+        "    print(_native.kernel_level(), same)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path), os.getcwd()],
@@ -96,4 +119,4 @@ def test_bit_equality_holds_at_lower_kernel_levels(level, tmp_path):
     )
     if "is not a level this CPU has" in done.stderr:
         pytest.skip(f"this CPU has no {level}")
-    assert done.stdout.split() == [level, "True"], done.stderr
+    assert done.stdout.split() == [level, "True", level, "True"], done.stderr
