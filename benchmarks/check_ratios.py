@@ -17,7 +17,7 @@ from typing import Any
 
 from floors import BY_NAME, Metric
 from peers.models import peer_python
-from ratios import bandwidth, batch, cache, llamacpp, memory, shields
+from ratios import bandwidth, batch, cache, llamacpp, lora, memory, shields
 from ratios.measured import Measure, Settings
 from report import (
     HEADINGS,
@@ -34,7 +34,7 @@ from rounds import ROUNDS
 from script import command_line, run, thread_count
 
 from ptmo_secure.cli import output
-from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, positive_ints
+from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, whole_numbers
 from ptmo_secure.errors import InputError
 
 MEASURES: dict[str, Measure] = {
@@ -42,6 +42,9 @@ MEASURES: dict[str, Measure] = {
     "seal_4096": shields.seal_4096,
     "permute": shields.permute,
     "kv_int8": cache.kv_int8,
+    "lora_1": lora.lora_1,
+    "lora_3": lora.lora_3,
+    "adapter_swap": lora.adapter_swap,
     "batch_8": batch.batch_8,
     "bandwidth": bandwidth.bandwidth,
     "memory": memory.memory,
@@ -114,7 +117,7 @@ def main(arguments: list[str]) -> int:
     """Check, print, and say by the exit code whether every floor was kept."""
     given = parser().parse_args(arguments)
     names = choices("ratio", given.only, tuple(BY_NAME))
-    threads = positive_ints("threads", given.threads)
+    threads = whole_numbers("threads", given.threads)
     settings = Settings(model=given.model, rounds=at_least("rounds", given.rounds, 1))
     peer = peer_python(given.peer_python)
     with output.json_only(given.json) as emit:

@@ -26,7 +26,7 @@ from script import command_line, run, thread_count
 
 from ptmo_secure.bench import prompt_ids
 from ptmo_secure.cli import output
-from ptmo_secure.config import DEFAULT_MODEL, KV_DTYPES, at_least, choice, choices, positive_ints
+from ptmo_secure.config import DEFAULT_MODEL, KV_DTYPES, at_least, choice, choices, whole_numbers
 from ptmo_secure.errors import InputError
 from ptmo_secure.results import envelope
 
@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> int:
         peer_python=python,
         model=given.model,
         kinds=choices("kind", given.kinds, KINDS),
-        threads=positive_ints("threads", given.threads),
+        threads=whole_numbers("threads", given.threads),
         kv_dtype=choice("kv-dtype", given.kv_dtype, KV_DTYPES),
         rounds=at_least("rounds", given.rounds, 1),
         decode_tokens=at_least("decode-tokens", given.decode_tokens, 1),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ptmo_secure.config import positive_ints, usable_cpus
+from ptmo_secure.config import usable_cpus, whole_numbers
 
 COLUMNS = (
     ("us/call", "call_us", "{:.2f}"),
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "threads" in metafunc.fixturenames:
-        counts = positive_ints("kernel-threads", metafunc.config.getoption("--kernel-threads"))
+        counts = whole_numbers("kernel-threads", metafunc.config.getoption("--kernel-threads"))
         metafunc.parametrize("threads", counts, ids=lambda count: f"{count}t")
 
 

@@ -75,6 +75,21 @@ METRICS = (
     Metric("permute", "decode `permute` folded / `none`", _both(Target(0.97, 1.00))),
     Metric("kv_int8", "decode INT8 KV / FP16 KV at 2,048 tokens", _both(Target(1.00, 1.15))),
     Metric(
+        "lora_1",
+        "decode time with / without a rank-16 adapter on all linear layers",
+        _both(Target(1.18, 1.08, "at_most")),
+    ),
+    Metric(
+        "lora_3",
+        "decode time with / without three stacked rank-16 adapters",
+        _both(Target(1.45, 1.22, "at_most")),
+    ),
+    Metric(
+        "adapter_swap",
+        "change of a session's adapter",
+        _both(Target(1000.0, 50.0, "at_most", "us")),
+    ),
+    Metric(
         "batch_8",
         "decode, 8 together, tokens/s / min(2.5 x one alone, 0.8 x 512-token prefill)",
         _both(Target(1.0, 1.5)),

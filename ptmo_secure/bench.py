@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ SAMPLE_TEXT = (
 )
 
 
+_ADAPTER_RANK = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One configuration to measure; `restore` is None where nothing is permuted."""
@@ -39,11 +42,24 @@ class Setting:
     restore: str | None
     kv_dtype: str
     threads: int
+    adapters: int = 0
+
+    @property
+    def engine(self) -> "Setting":
+        """The engine it runs on: adapters are chosen by session."""
+        return replace(self, adapters=0)
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The adapters that its sessions stack."""
+        return _adapter_names(self.adapters)
 
     @property
     def label(self) -> str:
         """Short name for progress lines."""
         parts = [self.shield, self.restore, self.kv_dtype, f"{self.threads} threads"]
+        if self.adapters:
+            parts.append(f"{self.adapters} adapters")
         return " ".join(part for part in parts if part)
 
 
@@ -55,6 +71,7 @@ class BenchmarkResult:
     restore: str | None
     kv_dtype: str
     threads: int
+    adapters: int  # of rank 16, stacked
     prompt_tokens: int
     decode_tokens: int
     prefill_tps: float
@@ -84,11 +101,12 @@ class Sample:
 def settings(config: BenchConfig) -> list[Setting]:
     """The configurations to compare: shields with a permutation once per way to undo it."""
     return [
-        Setting(shield, restore, kv_dtype, threads)
+        Setting(shield, restore, kv_dtype, threads, adapters)
         for threads in config.threads
         for kv_dtype in config.kv_dtypes
         for shield in config.shields
         for restore in (config.restores if "permute" in shield else (None,))
+        for adapters in config.adapters
     ]
 
 
@@ -113,20 +131,29 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
     for threads in config.threads:
         group = [setting for setting in chosen if setting.threads == threads]
         with ExitStack() as stack:
-            engines = []
+            opened: dict[Setting, Engine] = {}
             for setting in group:
-                report(done, total, f"{setting.label}: loading")
-                engines.append(stack.enter_context(_open(config, setting)))
+                if setting.engine not in opened:
+                    report(done, total, f"{setting.engine.label}: loading")
+                    opened[setting.engine] = stack.enter_context(_open(config, setting))
+            engines = [opened[setting.engine] for setting in group]
             for context in config.contexts:
                 samples: list[list[Sample]] = [[] for _ in group]
-                sizes = [decode_bytes(engine, context, config.decode_tokens) for engine in engines]
+                sizes = [
+                    decode_bytes(engine, context, config.decode_tokens, setting.adapter_names)
+                    for engine, setting in zip(engines, group, strict=True)
+                ]
                 bandwidth: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(config.rounds):
                     for size, measured in bandwidth.items():
                         measured.append(read_bandwidth(size, threads))
                     for i, setting in enumerate(group):
                         report(done, total, f"{setting.label}: {context} + {config.decode_tokens}")
-                        samples[i].append(measure(engines[i], context, config.decode_tokens))
+                        samples[i].append(
+                            measure(
+                                engines[i], context, config.decode_tokens, setting.adapter_names
+                            )
+                        )
                         done += 1
                 for i, setting in enumerate(group):
                     peak = statistics.median(bandwidth[sizes[i]])
@@ -137,15 +164,19 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
     return results
 
 
-def measure(engine: "Engine", prompt_tokens: int, decode_tokens: int) -> Sample:
+def measure(
+    engine: "Engine", prompt_tokens: int, decode_tokens: int, adapters: Sequence[str] = ()
+) -> Sample:
     """Run a prompt of a given length in a fresh session, then decode greedily past any stop."""
     ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), prompt_tokens)
-    return measure_ids(engine, ids, decode_tokens)
+    return measure_ids(engine, ids, decode_tokens, adapters)
 
 
-def measure_ids(engine: "Engine", ids: Sequence[int], decode_tokens: int) -> Sample:
+def measure_ids(
+    engine: "Engine", ids: Sequence[int], decode_tokens: int, adapters: Sequence[str] = ()
+) -> Sample:
     """Time a given prompt in a fresh session, then greedy decoding past any stop."""
-    session = engine.start_session()
+    session = engine.start_session(adapters)
     start = time.perf_counter()
     logits = session.feed(ids)
     prefilled = time.perf_counter()
@@ -170,12 +201,15 @@ def decode_greedily(
     return tokens
 
 
-def decode_bytes(engine: "Engine", context: int, decode_tokens: int) -> int:
-    """Bytes that decoding a token reads: the weights once, the rows of the cache on average."""
+def decode_bytes(
+    engine: "Engine", context: int, decode_tokens: int, adapters: Sequence[str] = ()
+) -> int:
+    """Bytes that decoding a token reads: weights and adapters once, the cache's rows on average."""
     stats = engine.stats()
     rows = context + (decode_tokens + 1) / 2
     kv = rows * count_of(stats, "kv_bytes_per_token")
-    return count_of(stats, "weights_bytes_per_token") + round(kv)
+    low_rank = sum(engine.adapters[name].bytes for name in adapters)
+    return count_of(stats, "weights_bytes_per_token") + low_rank + round(kv)
 
 
 def read_bandwidth(size: int, threads: int) -> float:
@@ -191,6 +225,7 @@ def prompt_ids(text_ids: Sequence[int], length: int) -> list[int]:
 
 
 def _open(config: BenchConfig, setting: Setting) -> "Engine":
+    from ptmo_secure.engine.adapters import random_adapter
     from ptmo_secure.engine.engine import Engine
 
     engine = Engine.load(
@@ -201,8 +236,14 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
         threads=setting.threads,
         context_tokens=max(config.contexts) + config.decode_tokens,
     )
+    for seed, name in enumerate(_adapter_names(max(config.adapters))):
+        engine.add_adapter(name, random_adapter(engine.model, _ADAPTER_RANK, seed))
     measure(engine, 16, 2)  # touches the weights and starts the threads
     return engine
+
+
+def _adapter_names(count: int) -> tuple[str, ...]:
+    return tuple(f"random-{i}" for i in range(count))
 
 
 def _crossings(engine: "Engine") -> int:
@@ -226,6 +267,7 @@ def _summary(
         restore=setting.restore,
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
+        adapters=setting.adapters,
         prompt_tokens=context,
         decode_tokens=config.decode_tokens,
         prefill_tps=statistics.median(context / s.prefill_s for s in taken),
@@ -260,6 +302,7 @@ def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]
             r.shield if r.restore is None else f"{r.shield} ({r.restore})",
             r.kv_dtype,
             str(r.threads),
+            str(r.adapters),
             f"{r.prompt_tokens} + {r.decode_tokens}",
             f"{r.prefill_tps:.0f}",
             f"{r.decode_tps:.1f}",

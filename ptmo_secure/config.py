@@ -18,6 +18,7 @@ DEFAULT_MODEL = "smollm2-135m"
 SHIELDS: tuple[str, ...] = get_args(Shield)
 RESTORES: tuple[str, ...] = get_args(Restore)
 KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
+MAX_ADAPTERS = 8  # stacked in one request
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -35,15 +36,15 @@ def choices(name: str, values: str, allowed: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(choice(name, part, allowed) for part in names))
 
 
-def positive_ints(name: str, values: str) -> tuple[int, ...]:
-    """The members of a comma-separated list of integers >= 1, without repeats."""
+def whole_numbers(name: str, values: str, low: int = 1) -> tuple[int, ...]:
+    """The members of a comma-separated list of integers >= `low`, without repeats."""
     numbers = []
     for part in values.split(","):
         try:
             number = int(part)
         except ValueError:
             raise InputError(f"{name} {part.strip()!r} is not a whole number") from None
-        numbers.append(at_least(name, number, 1))
+        numbers.append(at_least(name, number, low))
     return tuple(dict.fromkeys(numbers))
 
 
@@ -98,6 +99,7 @@ class BenchConfig:
         decode_tokens: tokens decoded after the prompt, >= 2.
         rounds: interleaved repetitions, of which the medians are reported.
         batches: requests that decode together; none measures prefill and decoding of one.
+        adapters: LoRA adapters stacked, 0 to 8: random ones of rank 16 on every linear layer.
     """
 
     model: str = DEFAULT_MODEL
@@ -109,6 +111,7 @@ class BenchConfig:
     decode_tokens: int = 64
     rounds: int = 3
     batches: tuple[int, ...] = ()
+    adapters: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         for name, values, allowed in (
@@ -124,5 +127,8 @@ class BenchConfig:
             at_least("threads", count, 1)
         for count in self.batches:
             at_least("batch", count, 1)
+        for count in self.adapters:
+            if at_least("adapters", count, 0) > MAX_ADAPTERS:
+                raise InputError(f"adapters is {count}; at most {MAX_ADAPTERS} add up")
         at_least("decode-tokens", self.decode_tokens, 2)
         at_least("rounds", self.rounds, 1)

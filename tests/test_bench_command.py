@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ptmo_secure.engine import registry
 from ptmo_secure.errors import InputError
 
 KEYS = [
-    *("shield", "restore", "kv_dtype", "threads", "prompt_tokens", "decode_tokens"),
+    *("shield", "restore", "kv_dtype", "threads", "adapters", "prompt_tokens", "decode_tokens"),
     *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
     *("tee_crossings_per_token", "read_bytes_per_token", "read_bandwidth_gbps"),
     "bandwidth_fraction",
@@ -44,12 +45,15 @@ class FakeBenchEngine:
         self.crossings = 0
         self.fed: list[list[int]] = []
         self.tokenizer = self
+        self.adapters = {f"random-{i}": SimpleNamespace(bytes=100) for i in range(8)}
+        self.adapted: list[tuple[str, ...]] = []  # the adapters of each session
 
     def encode(self, text: str) -> list[int]:
         return [3, 4, 5]
 
-    def start_session(self) -> FakeSession:
+    def start_session(self, adapters: Sequence[str] = ()) -> FakeSession:
         self.order.append(self.name)
+        self.adapted.append(tuple(adapters))
         return FakeSession(self)
 
     def stats(self) -> dict[str, object]:
@@ -101,6 +105,34 @@ def test_shields_with_a_permutation_are_measured_once_per_restore() -> None:
 def test_rounds_are_interleaved(engines: dict[str, FakeBenchEngine]) -> None:
     run_bench(BenchConfig(shields=("none", "seal"), contexts=(4,), decode_tokens=2, rounds=3))
     assert FakeBenchEngine.order == ["none int8 2 threads", "seal int8 2 threads"] * 3
+
+
+def test_adapters_are_stacked_by_session_on_one_engine(
+    engines: dict[str, FakeBenchEngine],
+) -> None:
+    config = BenchConfig(shields=("none",), contexts=(4,), rounds=2, adapters=(0, 1, 3))
+    rows = run_bench(config)
+    (engine,) = engines.values()
+    names = ("random-0", "random-1", "random-2")
+    assert engine.adapted == [(), names[:1], names] * 2
+    assert [row.adapters for row in rows] == [0, 1, 3]
+    plain = rows[0].read_bytes_per_token
+    assert [row.read_bytes_per_token - plain for row in rows] == [0, 100, 300]
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        ("-1", "adapters is -1; it must be 0 or more"),
+        ("0,9", "adapters is 9; at most 8 add up"),
+        ("0,x", "adapters 'x' is not a whole number"),
+    ],
+)
+def test_a_wrong_number_of_adapters_is_named(
+    adapters: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "--adapters", adapters]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_measurement_prefills_the_prompt_and_decodes_greedily() -> None:
@@ -170,11 +202,12 @@ def test_the_json_has_the_documented_keys(
 
 def test_the_table_names_the_restore_of_a_permutation() -> None:
     row = BenchmarkResult(
-        "permute", "tee", "int8", 2, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0, 2**20, 40.0, 0.614
+        *("permute", "tee", "int8", 2, 1, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0),
+        *(2**20, 40.0, 0.614),
     )
     (cells,) = bench.iterate_rows([row])
     assert cells[0] == "permute (tee)"
-    assert cells[3:6] == ("128 + 64", "402", "80.3")
+    assert cells[3:7] == ("1", "128 + 64", "402", "80.3")
     assert cells[-1] == "61 %"
 
 

@@ -234,8 +234,8 @@ def test_json_stays_alone_on_stdout_whatever_else_prints() -> None:
 def test_model_list_as_json_is_one_object_on_stdout() -> None:
     done = ptmo("model", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    (model,) = json.loads(done.stdout)["models"]
-    assert (model["name"], model["path"]) == ("smollm2-135m", None)
+    models = {model["name"]: model["path"] for model in json.loads(done.stdout)["models"]}
+    assert models == {"smollm2-135m": None, "gemma3-270m": None}
 
 
 def test_a_failing_command_prints_no_json() -> None:

@@ -105,7 +105,10 @@ def staged(calls: list[Call], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(options, "load_engine", lambda *_: FakeEngine())
     monkeypatch.setattr(pipeline, "_launch_guard", FakeGuard)
     speeds = [
-        BenchmarkResult(shield, restore, "int8", 2, 128, 32, 400.0, 80.25, 12240, 10**8, 0.0)
+        BenchmarkResult(
+            *(shield, restore, "int8", 2, 0, 128, 32, 400.0, 80.25, 12240, 10**8, 0.0),
+            *(10**8, 40.0, 0.2),
+        )
         for shield, restore in (("none", None), ("permute", "folded"), ("seal", None))
     ]
     monkeypatch.setattr(bench, "run_bench", lambda *_: speeds)

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rounds import compare
@@ -14,10 +15,10 @@ from ratios.measured import Measured, Settings, median_of
 class Decoding:
     """A session with a prompt in its cache; each turn decodes after it and forgets what it made."""
 
-    def __init__(self, engine: Engine, context: int) -> None:
+    def __init__(self, engine: Engine, context: int, adapters: Sequence[str] = ()) -> None:
         """Run a prompt of `context` tokens through a fresh session of `engine`."""
         self.context = context
-        self._session = engine.start_session()
+        self._session = engine.start_session(adapters)
         ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), context)
         self._logits = self._session.feed(ids)
 

@@ -8,12 +8,13 @@ import typer
 
 from ptmo_secure.cli import options, output
 from ptmo_secure.cli.attack import ALL_RESTORES, ALL_SHIELDS, KvDtypes, Restores, Shields
-from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, BenchConfig, choices, positive_ints
+from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, BenchConfig, choices, whole_numbers
 
 HEADINGS: tuple[str, ...] = (
     "shield",
     "kv",
     "threads",
+    "adapters",
     "prompt + decode",
     "prefill t/s",
     "decode t/s",
@@ -42,6 +43,10 @@ def bench(
         str | None,
         typer.Option("--batch", metavar="LIST", help="Decode so many requests together instead."),
     ] = None,
+    adapters: Annotated[
+        str,
+        typer.Option("--adapters", metavar="LIST", help="Random rank-16 LoRA adapters stacked."),
+    ] = "0",
     model: options.Model = options.DEFAULT_MODEL,
     json: options.Json = False,
 ) -> None:
@@ -52,6 +57,7 @@ def bench(
       ptmo bench
       ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
       ptmo bench --shields none,seal --contexts 128 --batch 1,2,4,8
+      ptmo bench --adapters 0,1,3
       ptmo bench --rounds 5 --json > bench.json
 
     The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
@@ -62,11 +68,12 @@ def bench(
         shields=choices("shield", shields, SHIELDS),
         restores=choices("restore", restore, RESTORES),
         kv_dtypes=choices("kv-dtype", kv_dtype, KV_DTYPES),
-        contexts=positive_ints("contexts", contexts),
-        threads=positive_ints("threads", threads),
+        contexts=whole_numbers("contexts", contexts),
+        threads=whole_numbers("threads", threads),
         decode_tokens=decode_tokens,
         rounds=rounds,
-        batches=positive_ints("batch", batch) if batch is not None else (),
+        batches=whole_numbers("batch", batch) if batch is not None else (),
+        adapters=whole_numbers("adapters", adapters, low=0),
     )
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry

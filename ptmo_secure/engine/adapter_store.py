@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ptmo_secure import _native
+from ptmo_secure.config import MAX_ADAPTERS
 from ptmo_secure.engine.adapters import AdapterWeights, check_fits, split_name
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig
@@ -17,7 +18,6 @@ from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError
 
-MAX_STACKED = 8
 _NAME = re.compile(r"[\w.-]{1,64}")
 
 
@@ -129,8 +129,8 @@ class AdapterStore:
         key = tuple(names)
         if not key:
             return NO_ADAPTERS
-        if len(key) > MAX_STACKED:
-            raise InputError(f"{len(key)} adapters: at most {MAX_STACKED} add up")
+        if len(key) > MAX_ADAPTERS:
+            raise InputError(f"{len(key)} adapters: at most {MAX_ADAPTERS} add up")
         if len(set(key)) != len(key):
             raise InputError(f"an adapter is named twice: {', '.join(map(str, key))}")
         members = [self._find(name) for name in key]

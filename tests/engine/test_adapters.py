@@ -8,7 +8,6 @@ from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.low_rank import LowRankPair, quantize_pair
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
 from tests.engine.test_architectures import hf_logits
-from tests.engine.test_fail_closed import kill_tee
 from tests.peft_files import MODULES, merge, some_adapter, write_adapter
 from tests.tiny_models import make_tiny_model
 
@@ -374,30 +373,6 @@ def test_a_saved_session_opens_under_its_own_adapters_alone(model, tmp_path):
         plain.save(tmp_path / "plain")
         with pytest.raises(InputError, match="saved with no adapters"):
             engine.resume(tmp_path / "plain", ["a0"])
-
-
-# ---------------------------------------------------------------- the TEE
-
-
-@pytest.mark.parametrize("restore", ["folded", "tee"])
-def test_adapters_are_permuted_anew_for_a_new_tee(model, restore):
-    with with_adapters(model, 2, shield="permute+seal", restore=restore) as engine:
-        names = ["a0", "a1"]
-        before = engine.forward(IDS, names)
-        crossings = engine.stats()["tee_crossings"]
-        engine.forward(IDS, names)
-        assert engine.stats()["tee_crossings"] - crossings < 20  # permuted once, not each time
-        kill_tee(engine)
-        assert np.array_equal(engine.forward(IDS, names), before)
-
-
-def test_an_adapter_is_not_loaded_without_the_tee_that_permutes_it(model, monkeypatch):
-    with load(model, shield="permute") as engine:
-        monkeypatch.setattr(engine.sessions, "connect", lambda: None)
-        engine._tee.client.close()
-        with pytest.raises(EngineError, match="TEE"):
-            engine.add_adapter("x", some_adapter(engine.model, 4))
-        assert engine.adapters == {}
 
 
 def test_a_random_adapter_fills_every_linear_of_the_model(model):
