@@ -37,8 +37,10 @@ _ELEMENTS: dict[str, np.dtype[Any]] = {
 
 def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """Codes of rows [..., head_dim / 2]: low nibbles, then high ones, less 8."""
-    codes = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    return codes.astype(np.int8) - np.int8(8)
+    nibbles = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+    codes: npt.NDArray[np.int8] = nibbles.astype(np.int8)
+    codes -= 8
+    return codes
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,14 +95,14 @@ def encode(rows: FloatArray, like: SessionRows) -> npt.NDArray[np.generic]:
 def as_bits(row: npt.NDArray[np.generic], like: SessionRows) -> Bits:
     """What of a row is encrypted: its bytes, or the nibble of each INT4 code."""
     if like.code_max == INT4_MAX:
-        return (row.astype(np.int8) + np.int8(INT4_OFFSET)).view(np.uint8)
+        return np.add(row.astype(np.int8), INT4_OFFSET, dtype=np.int8).view(np.uint8)
     return np.ascontiguousarray(row).view(np.uint8)
 
 
 def from_bits(bits: Bits, like: SessionRows) -> npt.NDArray[np.generic]:
     """The row of these bits."""
     if like.code_max == INT4_MAX:
-        return bits.view(np.int8) - np.int8(INT4_OFFSET)
+        return np.subtract(bits.view(np.int8), INT4_OFFSET, dtype=np.int8)
     return bits.view(like.codes.dtype)
 
 

@@ -143,7 +143,9 @@ def unpack_int4(rows: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
     """Codes -8..7 of packed rows [..., head_dim / 2]."""
     packed = rows.astype(np.uint8)
     halves = [packed & np.uint8(15), packed >> np.uint8(4)]
-    return np.concatenate(halves, axis=-1).astype(np.int8) - np.int8(8)
+    codes: npt.NDArray[np.int8] = np.concatenate(halves, axis=-1).astype(np.int8)
+    codes -= 8
+    return codes
 
 
 def _checked_headers(stolen: StolenMemory) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
