@@ -150,6 +150,11 @@ struct Table {
   float (*quantize_row_i8)(const float* x, int n, int8_t* codes);
   float (*quantize_row_i16)(const float* x, int n, int16_t* codes);
   void (*to_f16)(const float* x, int n, uint16_t* out);
+  // Codes -7..7, scale = max|x| / 7: byte j of the n / 2 that count holds the codes of elements j
+  // (low nibble) and j + n / 2, plus 8. `out` has room for n bytes: the rest is scratch.
+  float (*quantize_row_i4)(const float* x, int n, uint8_t* out);
+  // The codes of `rows` such rows of n elements.
+  void (*unpack_rows_i4)(const uint8_t* packed, int rows, int n, int8_t* codes);
 
   // partials [count, kPartialHead + dim] of the queries over the span. INT8 elements: q . k is
   // exact in int32; p[r] times the scale of v[r] becomes a code of 0..32767 (32767: the largest

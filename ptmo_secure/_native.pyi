@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 class KvType:
     int8: KvType
+    int4: KvType
     fp16: KvType
     fp32: KvType
 

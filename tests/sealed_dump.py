@@ -48,7 +48,7 @@ def crypt_dump(dump: DeviceDump, key_of: KeyOf, layers: Iterable[int] = (0,)) ->
                         (KIND_K, start + row * row_bytes, row_bytes),
                         (KIND_V, start + lay.tile_bytes + row * row_bytes, row_bytes),
                     ]
-                    if lay.kv_dtype == "int8":
+                    if lay.has_scales:
                         at = start + 2 * lay.tile_bytes + row * SCALE_BYTES
                         records.append((KIND_SCALES, at, SCALE_BYTES))
                     for kind, at, size in records:

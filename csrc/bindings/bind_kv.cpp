@@ -111,6 +111,7 @@ void register_storage(py::module_& m) {
 void register_layout(py::module_& m) {
   py::enum_<KvType>(m, "KvType")
       .value("int8", KvType::kInt8)
+      .value("int4", KvType::kInt4)
       .value("fp16", KvType::kF16)
       .value("fp32", KvType::kF32);
 

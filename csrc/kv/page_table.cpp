@@ -22,7 +22,7 @@ PageLayout::PageLayout(int layers, int kv_heads, int dim, int rows_per_page, KvT
 }
 
 size_t PageLayout::element_bytes() const {
-  return type == KvType::kInt8 ? 1 : type == KvType::kF16 ? 2 : 4;
+  return has_scales() ? 1 : type == KvType::kF16 ? 2 : 4;
 }
 
 std::vector<PageLayout::Record> PageLayout::records() const {

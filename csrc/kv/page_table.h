@@ -1,10 +1,12 @@
 // The layout of a KV page, and the arena the pages live in.
 //
 // page = header (64 bytes) | seq u64 [rows] | for each layer, for each KV head:
-//        K codes [rows, head_dim] | V codes [rows, head_dim] | (INT8 only) scales f32 [rows, 2]
-// all little-endian; K is stored after RoPE; INT8 value = code * scale, scales = (k, v) of a row.
-// Every part starts at a multiple of 64 bytes when head_dim * rows is one of 64.
-// In the clear: the header and the sequence numbers. Under `seal` all else is ciphertext.
+//        K codes [rows, head_dim] | V codes [rows, head_dim] | (INT8, INT4) scales f32 [rows, 2]
+// all little-endian; K is stored after RoPE; integer value = code * scale, scales = (k, v) of a
+// row. INT4: codes -7..7, a row of head_dim / 2 bytes; byte j holds the codes of elements j (low
+// nibble) and j + head_dim / 2, plus 8. Every part starts at a multiple of 64 bytes when head_dim *
+// rows is one of 64. In the clear: the header and the sequence numbers. Under `seal` all else is
+// ciphertext.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +15,7 @@
 
 namespace ptmo {
 
-enum class KvType : int { kInt8 = 0, kF16 = 1, kF32 = 2 };
+enum class KvType : int { kInt8 = 0, kF16 = 1, kF32 = 2, kInt4 = 3 };
 
 struct PageHeader {
   static constexpr uint32_t kMagic = 0x4750564Bu; // "KVPG"
@@ -37,10 +39,12 @@ struct PageLayout {
   KvType type;
 
   PageLayout(int n_layers, int n_kv_heads, int head_dim, int rows, KvType type);
-  size_t element_bytes() const;
-  size_t row_bytes() const { return static_cast<size_t>(head_dim) * element_bytes(); }
+  size_t element_bytes() const; // of a code alone; INT4 packs two of them into one
+  size_t row_bytes() const {
+    return static_cast<size_t>(head_dim) * element_bytes() / (type == KvType::kInt4 ? 2 : 1);
+  }
   size_t tile_bytes() const { return row_bytes() * rows; } // K (or V) of one head
-  bool has_scales() const { return type == KvType::kInt8; }
+  bool has_scales() const { return type == KvType::kInt8 || type == KvType::kInt4; }
   size_t head_bytes() const { return 2 * tile_bytes() + (has_scales() ? 8u * rows : 0); }
   size_t data_offset() const { return sizeof(PageHeader) + 8u * rows; }
   // Offset of (layer, head)'s K tile; V follows at tile_bytes(), scales at 2 * tile_bytes().

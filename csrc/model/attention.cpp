@@ -22,7 +22,8 @@ template <typename T> void wipe_vector(std::vector<T>& v) {
 // alone, for results depend on it.
 int span_rows(const PageLayout& layout) {
   int rows = layout.rows;
-  while (2 * rows <= kernels::kSpanRows && 4 * rows * layout.row_bytes() <= kTileBytes)
+  while (2 * rows <= kernels::kSpanRows &&
+         4 * rows * layout.head_dim * layout.element_bytes() <= kTileBytes)
     rows *= 2;
   return rows;
 }
@@ -38,7 +39,7 @@ struct Attention::Pass {
 };
 
 void Attention::Scratch::wipe() {
-  for (AlignedBuffer* b : {&tile, &work})
+  for (AlignedBuffer* b : {&tile, &codes, &work})
     secure_wipe(b->data(), b->size());
   wipe_vector(q_codes);
   for (auto* v : {&q, &q_scales, &partials, &totals})
@@ -53,6 +54,8 @@ Attention::Attention(const ModelConfig& config, const PageLayout& layout, int th
   const auto queries = static_cast<size_t>(kBlockTokens) * group_;
   for (Scratch& s : scratch_) {
     s.tile = AlignedBuffer(layout.head_bytes() * (span_rows_ / layout.rows));
+    if (layout.type == KvType::kInt4)
+      s.codes = AlignedBuffer(static_cast<size_t>(2 * span_rows_) * config.head_dim);
     s.work = AlignedBuffer(kernels::kAttendScratch);
     s.q_codes.resize(queries * config.head_dim);
     s.q.resize(queries * config.head_dim);
@@ -225,8 +228,22 @@ CacheSpan Attention::open_span(const Pass& pass, const Block& block, int span, S
     out.k[piece] = tile.k;
     out.v[piece] = tile.v;
     out.scales[piece] = tile.scales;
+    if (layout_.type == KvType::kInt4)
+      unpack(pass, piece, s, out);
   }
   return out;
+}
+
+// INT4 codes go on as INT8.
+void Attention::unpack(const Pass& pass, int piece, Scratch& s, CacheSpan& out) const {
+  const size_t bytes = static_cast<size_t>(layout_.rows) * config_.head_dim;
+  uint8_t* at = s.codes.data() + 2 * bytes * static_cast<size_t>(piece);
+  for (const uint8_t** packed : {&out.k[piece], &out.v[piece]}) {
+    pass.kernels.unpack_rows_i4(*packed, layout_.rows, config_.head_dim,
+                                reinterpret_cast<int8_t*>(at));
+    *packed = at;
+    at += bytes;
+  }
 }
 
 // Has the kernel fetch the pages of the span that this thread reads next.
@@ -251,7 +268,7 @@ void Attention::attend(const Pass& pass, const CacheSpan& span, Seen seen, Scrat
                                  s.q_scales.data() + from,
                                  s.first.data() + from,
                                  s.last.data() + from};
-  const auto kernel = layout_.type == KvType::kInt8  ? pass.kernels.attend_i8
+  const auto kernel = layout_.has_scales()           ? pass.kernels.attend_i8
                       : layout_.type == KvType::kF16 ? pass.kernels.attend_f16
                                                      : pass.kernels.attend_f32;
   kernel(queries, span, s.work.data(), partials);

@@ -47,10 +47,10 @@ private:
     int block, begin, end; // spans of the block
   };
   struct Scratch {
-    AlignedBuffer tile, work;            // a span's decrypted pages; the kernel's own
-    std::vector<int16_t> q_codes;        // [queries, head_dim]
-    std::vector<float> q, q_scales;      // [queries, head_dim]; [queries]
-    std::vector<int> first, last;        // [queries]: rows of the span in hand that each sees
+    AlignedBuffer tile, codes, work; // a span's decrypted pages; INT4 unpacked; the kernel's own
+    std::vector<int16_t> q_codes;    // [queries, head_dim]
+    std::vector<float> q, q_scales;  // [queries, head_dim]; [queries]
+    std::vector<int> first, last;    // [queries]: rows of the span in hand that each sees
     std::vector<float> partials, totals; // [queries, kPartialHead + head_dim]
     const Block* loaded = nullptr;       // whose queries these are
     void wipe();
@@ -67,6 +67,7 @@ private:
   Seen see(const Pass& pass, const Block& block, int span, Scratch& s) const;
   kernels::CacheSpan open_span(const Pass& pass, const Block& block, int span, Seen seen,
                                Scratch& s) const;
+  void unpack(const Pass& pass, int piece, Scratch& s, kernels::CacheSpan& out) const;
   void prefetch(const Pass& pass, const Block& block, int span, kernels::CacheSpan& out) const;
   void attend(const Pass& pass, const kernels::CacheSpan& span, Seen seen, Scratch& s,
               float* partials) const;

@@ -12,6 +12,11 @@
 namespace ptmo {
 namespace {
 
+// Room to encode a K or V row in: INT4 packs a row of bytes.
+size_t encoded_bytes(const PageLayout& layout) {
+  return static_cast<size_t>(layout.head_dim) * layout.element_bytes();
+}
+
 const std::vector<float> kNoBias;
 
 bool same_layout(const PageLayout& a, const PageLayout& b) {
@@ -62,7 +67,7 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
                        std::vector<float>(2 * kOutputRows * kOutputPanels *
                                           static_cast<size_t>(kernels::kPanelRows)));
   positions_.resize(n);
-  row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * layout.row_bytes()));
+  row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * encoded_bytes(layout)));
 }
 
 void Decoder::check(const Sequence* sequences, int count, const AttentionRestore& restore) const {
@@ -305,6 +310,8 @@ void Decoder::store_kv(int layer) {
     for (int i = 0; i < 2; ++i) {
       if (layout_.type == KvType::kInt8) {
         scales[i] = kernels_.quantize_row_i8(from[i], dim, reinterpret_cast<int8_t*>(rows[i]));
+      } else if (layout_.type == KvType::kInt4) {
+        scales[i] = kernels_.quantize_row_i4(from[i], dim, rows[i]);
       } else if (layout_.type == KvType::kF16) {
         kernels_.to_f16(from[i], dim, reinterpret_cast<uint16_t*>(rows[i]));
       } else {
@@ -316,7 +323,8 @@ void Decoder::store_kv(int layer) {
   };
   pool_.parallel_for(rows_ * kv, [&](int begin, int end, int thread) {
     uint8_t* const rows[2] = {row_codes_[static_cast<size_t>(thread)].data(),
-                              row_codes_[static_cast<size_t>(thread)].data() + layout_.row_bytes()};
+                              row_codes_[static_cast<size_t>(thread)].data() +
+                                  encoded_bytes(layout_)};
     for (const Span& span : spans_) {
       const int from = std::max(begin, span.row * kv), to = std::min(end, (span.row + span.n) * kv);
       for (int item = from; item < to; ++item)

@@ -166,24 +166,10 @@ bool avx2_supported() {
 // Constant: no vector instruction may run before the CPU is known to have it.
 template <typename Dot> constexpr Table table_of(const char* name) {
   return {
-      name,
-      quantize_blocks,
-      matmul<Dot>,
-      rms_norm,
-      swiglu,
-      add,
-      cos_sin,
-      rope,
-      quantize_row_i8,
-      quantize_row_i16,
-      to_f16,
-      attend_i8,
-      attend_f16,
-      attend_f32,
-      fold_partials,
-      geglu,
-      head_rms_norm,
-      low_rank_add<RankDot<Dot>>,
+      name,       quantize_blocks, matmul<Dot>,    rms_norm,        swiglu,
+      add,        cos_sin,         rope,           quantize_row_i8, quantize_row_i16,
+      to_f16,     quantize_row_i4, unpack_rows_i4, attend_i8,       attend_f16,
+      attend_f32, fold_partials,   geglu,          head_rms_norm,   low_rank_add<RankDot<Dot>>,
   };
 }
 

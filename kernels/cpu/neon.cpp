@@ -163,15 +163,10 @@ bool supported() {
 
 const Table* neon() {
   static constexpr Table table = {
-      "neon",          quantize_blocks,
-      matmul,          rms_norm,
-      swiglu,          add,
-      cos_sin,         rope,
-      quantize_row_i8, quantize_row_i16,
-      to_f16,          attend_i8,
-      attend_f16,      attend_f32,
-      fold_partials,   geglu,
-      head_rms_norm,   low_rank_add<RankDot>,
+      "neon",     quantize_blocks, matmul,         rms_norm,        swiglu,
+      add,        cos_sin,         rope,           quantize_row_i8, quantize_row_i16,
+      to_f16,     quantize_row_i4, unpack_rows_i4, attend_i8,       attend_f16,
+      attend_f32, fold_partials,   geglu,          head_rms_norm,   low_rank_add<RankDot>,
   };
   return supported() ? &table : nullptr;
 }

@@ -166,6 +166,24 @@ float quantize_row_i16(const float* x, int n, int16_t* codes) {
   return quantize_row(x, n, static_cast<float>(kQueryCode), codes, V::store_i16);
 }
 
+float quantize_row_i4(const float* x, int n, uint8_t* out) {
+  auto* codes = reinterpret_cast<int8_t*>(out);
+  const float scale = quantize_row(x, n, 7.0f, codes, V::store_i8);
+  for (int j = 0; j < n / 2; ++j)
+    out[j] = static_cast<uint8_t>((codes[j] + 8) | (codes[j + n / 2] + 8) << 4);
+  return scale;
+}
+
+void unpack_rows_i4(const uint8_t* __restrict packed, int rows, int n, int8_t* __restrict codes) {
+  const int half = n / 2;
+  for (int r = 0; r < rows; ++r, packed += half, codes += n) {
+    for (int j = 0; j < half; ++j)
+      codes[j] = static_cast<int8_t>((packed[j] & 15) - 8);
+    for (int j = 0; j < half; ++j)
+      codes[half + j] = static_cast<int8_t>((packed[j] >> 4) - 8);
+  }
+}
+
 void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
                      int32_t* code_sums) {
   for (int b = 0; b < cols / kBlock; ++b) {

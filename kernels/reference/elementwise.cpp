@@ -92,6 +92,23 @@ void to_f16(const float* x, int n, uint16_t* out) {
     out[i] = float_to_half(x[i]);
 }
 
+float quantize_row_i4(const float* x, int n, uint8_t* out) {
+  auto* codes = reinterpret_cast<int8_t*>(out);
+  const float scale = quantize_row(x, n, 7.0f, codes);
+  for (int j = 0; j < n / 2; ++j)
+    out[j] = static_cast<uint8_t>((codes[j] + 8) | (codes[j + n / 2] + 8) << 4);
+  return scale;
+}
+
+void unpack_rows_i4(const uint8_t* packed, int rows, int n, int8_t* codes) {
+  for (int r = 0; r < rows; ++r, packed += n / 2, codes += n) {
+    for (int j = 0; j < n / 2; ++j) {
+      codes[j] = static_cast<int8_t>((packed[j] & 15) - 8);
+      codes[j + n / 2] = static_cast<int8_t>((packed[j] >> 4) - 8);
+    }
+  }
+}
+
 } // namespace ref
 
 const Table& reference() {
@@ -101,7 +118,8 @@ const Table& reference() {
       ref::swiglu,          ref::add,
       ref::cos_sin,         ref::rope,
       ref::quantize_row_i8, ref::quantize_row_i16,
-      ref::to_f16,          ref::attend_i8,
+      ref::to_f16,          ref::quantize_row_i4,
+      ref::unpack_rows_i4,  ref::attend_i8,
       ref::attend_f16,      ref::attend_f32,
       ref::fold_partials,   ref::geglu,
       ref::head_rms_norm,   ref::low_rank_add,

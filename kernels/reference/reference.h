@@ -17,6 +17,8 @@ void rope(float* x, const float* cosine, const float* sine, int half);
 float quantize_row_i8(const float* x, int n, int8_t* codes);
 float quantize_row_i16(const float* x, int n, int16_t* codes);
 void to_f16(const float* x, int n, uint16_t* out);
+float quantize_row_i4(const float* x, int n, uint8_t* out);
+void unpack_rows_i4(const uint8_t* packed, int rows, int n, int8_t* codes);
 void attend_i8(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
 void attend_f16(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
 void attend_f32(const Queries& q, const CacheSpan& span, void* scratch, float* partials);

@@ -7,7 +7,7 @@ from ptmo_secure.errors import EngineError, InputError
 
 Shield = Literal["none", "permute", "seal", "permute+seal"]
 Restore = Literal["folded", "tee"]
-KvDtype = Literal["int8", "fp16", "fp32"]
+KvDtype = Literal["int8", "int4", "fp16", "fp32"]
 Activations = Literal["int8", "fp32"]
 Device = Literal["cpu", "cuda"]
 

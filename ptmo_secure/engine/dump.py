@@ -29,9 +29,18 @@ HEADER = np.dtype(
 MAGIC = 0x4750564B
 _ELEMENTS: dict[str, np.dtype[Any]] = {
     "int8": np.dtype("i1"),
+    "int4": np.dtype("u1"),  # two codes
     "fp16": np.dtype("<f2"),
     "fp32": np.dtype("<f4"),
 }
+
+
+def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """Codes of rows [..., head_dim / 2]: low nibbles, then high ones, less 8."""
+    nibbles = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+    codes: npt.NDArray[np.int8] = nibbles.astype(np.int8)
+    codes -= 8
+    return codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class DumpLayout:
     n_kv_heads: int
     head_dim: int
     rows_per_page: int
-    kv_dtype: str  # "int8" | "fp16" | "fp32"
+    kv_dtype: str  # "int8" | "int4" | "fp16" | "fp32"
     page_bytes: int
     addresses: tuple[int, ...]  # virtual address of each page in the engine's process
 
@@ -54,12 +63,18 @@ class DumpLayout:
     @property
     def tile_bytes(self) -> int:
         """Bytes of one head's K (or V) rows in a page."""
-        return self.rows_per_page * self.head_dim * _ELEMENTS[self.kv_dtype].itemsize
+        elements = self.rows_per_page * self.head_dim // (2 if self.kv_dtype == "int4" else 1)
+        return elements * _ELEMENTS[self.kv_dtype].itemsize
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether a row's K and V have a scale each: INT8 and INT4."""
+        return self.kv_dtype in ("int8", "int4")
 
     @property
     def head_bytes(self) -> int:
-        """Bytes of one head in a page: K, V and, for INT8, the scales."""
-        return 2 * self.tile_bytes + (8 * self.rows_per_page if self.kv_dtype == "int8" else 0)
+        """Bytes of one head in a page: K, V and, for integers, the scales."""
+        return 2 * self.tile_bytes + (8 * self.rows_per_page if self.has_scales else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +152,12 @@ class DeviceDump:
         heads = np.ascontiguousarray(block).reshape(-1, lay.n_kv_heads, lay.head_bytes)
         start = 0 if which == "k" else lay.tile_bytes
         codes = np.ascontiguousarray(heads[:, :, start : start + lay.tile_bytes])
-        shape = (-1, lay.n_kv_heads, lay.rows_per_page, lay.head_dim)
-        values = codes.view(_ELEMENTS[lay.kv_dtype]).reshape(shape).astype(np.float32)
-        if lay.kv_dtype == "int8":
+        elements: npt.NDArray[Any] = codes.view(_ELEMENTS[lay.kv_dtype])
+        elements = elements.reshape(*codes.shape[:2], lay.rows_per_page, -1)
+        if lay.kv_dtype == "int4":
+            elements = unpack_int4(elements)
+        values = elements.astype(np.float32)
+        if lay.has_scales:
             scales = np.ascontiguousarray(heads[:, :, 2 * lay.tile_bytes :]).view("<f4")
             pairs = scales.reshape(-1, lay.n_kv_heads, lay.rows_per_page, 2)
             with np.errstate(all="ignore"):

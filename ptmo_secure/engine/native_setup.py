@@ -7,6 +7,7 @@ from ptmo_secure.errors import InputError
 
 _KV_TYPES = {
     "int8": _native.KvType.int8,
+    "int4": _native.KvType.int4,
     "fp16": _native.KvType.fp16,
     "fp32": _native.KvType.fp32,
 }

@@ -86,10 +86,13 @@ def make_dump(
 
 def encode_block(block: np.ndarray, kv_dtype: str) -> bytes:
     """K and V of one head, [2, rows, head_dim], as they stand in a page."""
-    if kv_dtype != "int8":
+    if kv_dtype not in ("int8", "int4"):
         return block.astype(DTYPES[kv_dtype]).tobytes()
-    scales = np.abs(block).max(axis=2) / 127
+    scales = np.abs(block).max(axis=2) / (127 if kv_dtype == "int8" else 7)
     codes = np.rint(block / np.where(scales > 0, scales, 1)[:, :, None]).astype("i1")
+    if kv_dtype == "int4":
+        low, high = np.split((codes + 8).astype("u1"), 2, axis=2)
+        codes = low | high << 4
     return codes.tobytes() + scales.T.astype("<f4").tobytes()
 
 

@@ -36,7 +36,7 @@ MODEL = PublicModel(SOURCE)
 IDS = np.random.default_rng(1).permutation(VOCAB)[:300]
 PLAIN = DictionaryAttack("plain")
 SORTED = DictionaryAttack("sorted", sort=True)
-KV_DTYPES = ("int8", "fp16", "fp32")
+KV_DTYPES = ("int8", "int4", "fp16", "fp32")
 
 
 def rate(attack, dump, ids=IDS, known=(), model=MODEL):

@@ -176,7 +176,7 @@ def test_known_text_is_handed_to_attackers_that_have_some_and_to_no_other():
     [
         ({"shields": ["rot13"]}, "unknown shield 'rot13'"),
         ({"shields": []}, "no shield given"),
-        ({"shields": ["none"], "kv_dtypes": ["int4"]}, "unknown kv_dtype 'int4'"),
+        ({"shields": ["none"], "kv_dtypes": ["int3"]}, "unknown kv_dtype 'int3'"),
         ({"shields": ["none"], "restores": ["later"]}, "unknown restore 'later'"),
         ({"shields": ["none"], "prompts": []}, "no prompt"),
     ],

@@ -11,18 +11,18 @@ SOURCE = Source()
 IDS = np.arange(40, 90)  # four pages, the last one not full
 
 
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp16", "fp32"])
+@pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp16", "fp32"])
 @pytest.mark.parametrize("which", ["k", "v"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_rows_equal_the_engine_dumps_own_reading(kv_dtype, which, layer):
     dump = make_dump(SOURCE.values(IDS), kv_dtype, padding=24)
     (rows,) = read_sessions(steal(dump), layer, which)
     values = rows.codes.astype(np.float32)
-    if kv_dtype == "int8":
+    if kv_dtype in ("int8", "int4"):
         values = values * rows.scales[:, :, None]
     np.testing.assert_array_equal(values, dump.rows(layer, which))
     assert rows.seq.tolist() == list(range(1, len(IDS) + 1))
-    assert (rows.scales is None) == (kv_dtype != "int8")
+    assert (rows.scales is None) == (kv_dtype not in ("int8", "int4"))
 
 
 def test_pages_are_put_in_order_of_position():
@@ -68,7 +68,7 @@ def with_byte(position: int, value: int):
         ({"pages": with_byte(6, 8)}, "page 0 of the dump has rows_per_page 8, not 16"),
         ({"pages": with_byte(20, ROWS + 1)}, "page 0 of the dump claims 17 rows"),
         ({"page_bytes": 100}, r"page_bytes is 100, but the layout needs \d+"),
-        ({"kv_dtype": "int4"}, "kv_dtype 'int4' is not one of int8, fp16, fp32"),
+        ({"kv_dtype": "int3"}, "kv_dtype 'int3' is not one of int8, int4, fp16, fp32"),
     ],
 )
 def test_a_malformed_dump_is_refused_by_name(changes, message):

@@ -11,7 +11,7 @@
 namespace ptmo::test {
 namespace {
 
-const KvType kTypes[] = {KvType::kInt8, KvType::kF16, KvType::kF32};
+const KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16, KvType::kF32};
 constexpr int kHeads = 6, kKvHeads = 2, kLayer = 1;
 
 // A session full of random rows, and queries at every position.
@@ -33,8 +33,9 @@ struct Cache {
     plain->append(rows);
     sealed->append(rows);
     q = random.normals(static_cast<size_t>(rows) * kHeads * dim);
-    std::vector<uint8_t> row[2] = {std::vector<uint8_t>(layout.row_bytes()),
-                                   std::vector<uint8_t>(layout.row_bytes())};
+    std::vector<uint8_t> row[2];
+    for (auto& r : row) // INT4 is packed in place
+      r.resize(layout.element_bytes() * static_cast<size_t>(dim));
     for (int position = 0; position < rows; ++position) {
       for (int head = 0; head < kKvHeads; ++head) {
         float scales[2] = {0.0f, 0.0f};
@@ -53,6 +54,8 @@ struct Cache {
     float scale = 1.0f;
     if (layout.type == KvType::kInt8) {
       scale = kernel.quantize_row_i8(x.data(), dim, reinterpret_cast<int8_t*>(out.data()));
+    } else if (layout.type == KvType::kInt4) {
+      scale = kernel.quantize_row_i4(x.data(), dim, out.data());
     } else if (layout.type == KvType::kF16) {
       kernel.to_f16(x.data(), dim, reinterpret_cast<uint16_t*>(out.data()));
     } else {
@@ -61,6 +64,9 @@ struct Cache {
     for (int d = 0; d < dim; ++d) {
       if (layout.type == KvType::kInt8) {
         values.push_back(static_cast<double>(scale) * static_cast<int8_t>(out[d]));
+      } else if (layout.type == KvType::kInt4) {
+        const int nibble = d < dim / 2 ? out[d] & 15 : out[d - dim / 2] >> 4;
+        values.push_back(static_cast<double>(scale) * (nibble - 8));
       } else if (layout.type == KvType::kF16) {
         values.push_back(half_to_float(reinterpret_cast<const uint16_t*>(out.data())[d]));
       } else {
@@ -145,7 +151,8 @@ TEST(attention_is_that_of_float64_over_several_spans_with_any_window) {
         set_context("type ", static_cast<int>(type), " dim ", dim, " window ", window);
         const std::vector<float> got = attended(cache, from, {1, 1 << 20, false, window});
         CHECK_NEAR(relative_error(cache, from, window, got), 0.0,
-                   type == KvType::kInt8 ? 2e-4 : 2e-6); // INT8: weights and queries of 15 bits
+                   cache.layout.has_scales() ? 2e-4
+                                             : 2e-6); // integers: weights and queries of 15 bits
       }
     }
   }

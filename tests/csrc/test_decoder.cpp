@@ -65,6 +65,7 @@ TEST(logits_are_those_of_the_float64_decoder) {
     CHECK_NEAR(error(KvType::kF32, false), 0.0, 1e-5);  // float roundings over two layers
     CHECK_NEAR(error(KvType::kF16, false), 0.0, 2e-3);  // K and V of 11 bits
     CHECK_NEAR(error(KvType::kInt8, false), 0.0, 3e-2); // K and V of 8 bits
+    CHECK_NEAR(error(KvType::kInt4, false), 0.0, 0.5);  // K and V of 4 bits
     CHECK_NEAR(error(KvType::kInt8, true), 0.0, 5e-2);  // and activations of 8 bits
   }
 }
@@ -110,7 +111,7 @@ TEST(threads_chunks_calls_and_sealing_change_no_bit_of_the_logits) {
                                 qwen3_config(32), gemma3_config(32, 20)};
   for (const ModelConfig& shape : shapes) {
     const TinyModel model(82, shape);
-    for (const KvType type : {KvType::kInt8, KvType::kF16, KvType::kF32}) {
+    for (const KvType type : {KvType::kInt8, KvType::kInt4, KvType::kF16, KvType::kF32}) {
       for (const bool integer : {true, false}) {
         const std::vector<float> want = logits_of(model, {type, integer});
         const auto same = [&](const Setting& s) {

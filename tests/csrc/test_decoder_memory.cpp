@@ -115,14 +115,14 @@ void check_run(KvType type, int threads, bool integer, bool stop) {
 } // namespace
 
 TEST(no_plain_row_is_in_memory_after_a_sealed_forward_pass) {
-  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8})
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8, KvType::kInt4})
     for (const int threads : {1, 2})
       for (const bool integer : {true, false})
         check_run(type, threads, integer, false);
 }
 
 TEST(no_plain_row_is_in_memory_after_the_restore_hook_throws_and_the_length_is_the_old_one) {
-  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8})
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8, KvType::kInt4})
     for (const int threads : {1, 2})
       for (const bool integer : {true, false})
         check_run(type, threads, integer, true);

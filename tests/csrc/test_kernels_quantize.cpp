@@ -128,6 +128,42 @@ TEST(rows_too_small_for_a_scale_become_zeros) {
   }
 }
 
+TEST(int4_rows_pack_alike_on_every_level_and_unpack_to_their_codes) {
+  Random random(36);
+  const kernels::Table& reference = kernels::reference();
+  for (const kernels::Table* level : levels()) {
+    for (const int n : {16, 32, 48, 64, 80, 128, 512}) {
+      for (int trial = 0; trial < 4; ++trial) {
+        const auto size = static_cast<size_t>(n);
+        std::vector<float> x = random.normals(size);
+        if (trial == 1)
+          x.assign(size, 0.0f);
+        if (trial == 2)
+          x[3] = kNan;
+        std::vector<uint8_t> got(size + 1, 77), want(size + 1, 77);
+        const float scale = level->quantize_row_i4(x.data(), n, got.data());
+        set_context(level->name, " n ", n, " trial ", trial);
+        CHECK_EQ(scale, reference.quantize_row_i4(x.data(), n, want.data()));
+        CHECK_EQ(got[size], 77);
+        got.resize(size / 2);
+        want.resize(size / 2);
+        CHECK(same_bits(got, want));
+        std::vector<int8_t> codes(3 * size + 1, 77);
+        std::vector<uint8_t> rows(got);
+        for (int r = 1; r < 3; ++r)
+          rows.insert(rows.end(), got.begin(), got.end());
+        level->unpack_rows_i4(rows.data(), 3, n, codes.data());
+        CHECK_EQ(codes[3 * size], 77);
+        for (size_t i = 0; i < 3 * size; ++i) {
+          CHECK(codes[i] >= -7 && codes[i] <= 7);
+          if (!std::isnan(x[i % size]))
+            CHECK_NEAR(codes[i] * scale, x[i % size], 0.501 * scale);
+        }
+      }
+    }
+  }
+}
+
 } // namespace ptmo::test
 
 PTMO_TEST_MAIN()

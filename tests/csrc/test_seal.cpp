@@ -14,7 +14,7 @@ using Bytes = std::vector<uint8_t>;
 
 TEST(equal_rows_have_different_ciphertexts_and_none_is_the_plaintext) {
   SecretArena secrets(4096);
-  for (const KvType type : {KvType::kInt8, KvType::kF16, KvType::kF32}) {
+  for (const KvType type : {KvType::kInt8, KvType::kInt4, KvType::kF16, KvType::kF32}) {
     PageArena arena(PageLayout(2, 2, 32, 16, type), 2);
     const PageLayout& l = arena.layout();
     const auto session = sealed_session(arena, secrets, 1, 1);

@@ -102,7 +102,7 @@ def kv_codes(path, **fields):
     with Engine.load(path, shield="none", **fields) as engine:
         engine.forward(IDS)
         dump = engine.dump_device_memory()
-    width = dump.layout.head_dim * {"int8": 1, "fp16": 2, "fp32": 4}[dump.layout.kv_dtype]
+    width = dump.layout.tile_bytes // dump.layout.rows_per_page
     pages = np.frombuffer(dump.pages, np.uint8).reshape(-1, dump.layout.page_bytes)
     rows = []
     for page, header in zip(pages, dump.headers(), strict=True):
@@ -129,7 +129,7 @@ def test_dump_is_what_another_process_reads_at_the_pages_addresses(model, shield
     assert pages.hex() == victim.said["pages"]
 
 
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp16", "fp32"])
+@pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp16", "fp32"])
 @pytest.mark.parametrize("fail", ["no", "exception"])
 def test_sealed_engine_holds_no_plain_row_between_tokens(model, kv_dtype, fail):
     rows = kv_codes(model, kv_dtype=kv_dtype)

@@ -76,6 +76,14 @@ def test_thread_count_changes_no_bit(threads, adapters, tmp_path):
     assert np.array_equal(plain, logits(path, threads, adapters, shield="none"))
 
 
+@pytest.mark.parametrize("shield", ["permute", "seal", "permute+seal"])
+@pytest.mark.parametrize("shape", ["llama", "head-dim-64", "gemma3-one-kv-head"])
+def test_an_int4_cache_is_bit_equal_under_every_shield(shield, shape, tmp_path):
+    path = make_tiny_model(tmp_path, "Q4_1", **SHAPES[shape]).path
+    plain = logits(path, shield="none", kv_dtype="int4")
+    assert np.array_equal(plain, logits(path, threads=2, shield=shield, kv_dtype="int4"))
+
+
 @pytest.mark.parametrize("kv_dtype", ["fp16", "fp32"])
 def test_sealing_changes_no_bit_at_any_kv_type(kv_dtype, tmp_path):
     path = make_tiny_model(tmp_path, "Q4_1").path

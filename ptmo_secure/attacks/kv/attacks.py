@@ -236,6 +236,9 @@ def plausible_scales(session: SessionRows, table_scales: FloatArray) -> FloatArr
     scales = session.scales
     if scales is None:  # no scales stored: the rows' own peaks take their place
         scales = np.abs(finite_codes(session)).max(axis=2) / np.float32(INT8_MAX)
+    elif session.code_max:  # the table's scales are those of INT8
+        with np.errstate(invalid="ignore", over="ignore"):
+            scales = scales * np.float32(session.code_max / INT8_MAX)
     known = log_scales(table_scales)
     low, high = known.min(axis=0) - 1.0, known.max(axis=0) + 1.0
     usable = np.isfinite(scales) & (scales != 0)

@@ -6,14 +6,13 @@ mean equal keystream: an attacker with a session of its own (text it chose, so r
 gets the keystream as ciphertext XOR plaintext, and reads the victim's rows with it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure.attacks.kv.attackers import Attacker
 from ptmo_secure.attacks.kv.attacks import (
-    INT8_MAX,
     Loot,
     check_heads,
     finite_codes,
@@ -25,14 +24,15 @@ from ptmo_secure.attacks.kv.public_model import PublicModel
 from ptmo_secure.attacks.kv.search import nearest
 from ptmo_secure.errors import InputError
 
-Bits = npt.NDArray[np.uint8]  # [..., head_dim * element bytes]
+Bits = npt.NDArray[np.uint8]  # [..., head_dim * element bytes]; INT4: [..., head_dim] nibbles
+INT4_MAX, INT4_OFFSET = 7, 8  # an INT4 code is stored as a nibble, 8 added
 
 
 @dataclass(frozen=True, slots=True)
 class KeystreamReuseAttack:
     """Strip the keystream of the attacker's own session off the victim's, then match codes.
 
-    A victim's row with no counterpart of the same sequence number is matched as it stands. INT8
+    A victim's row with no counterpart of the same sequence number is matched as it stands. Integer
     codes are predicted by rounding v(t) to its largest element; a code off by one flips a few bits
     of the keystream and is noise to the match.
 
@@ -66,9 +66,9 @@ class KeystreamReuseAttack:
                 )
             own = sessions[0]
             check_heads(own, model)
-            plain = encode(model.rows_of(known.token_ids), own.codes.dtype)
+            plain = encode(model.rows_of(known.token_ids), own)
             for row, seq in enumerate(own.seq):
-                keystream[int(seq)] = as_bits(own.codes[row]) ^ as_bits(plain[row])
+                keystream[int(seq)] = as_bits(own.codes[row], own) ^ as_bits(plain[row], own)
         sessions = loot.sessions(self.layer)
         if not sessions:
             return []
@@ -81,20 +81,29 @@ def _features(rows: FloatArray) -> FloatArray:
     return unit_rows(rows).reshape(len(rows), -1)
 
 
-def encode(rows: FloatArray, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Rows as the cache would store them: [T, n_kv_heads, head_dim] in `dtype`.
+def encode(rows: FloatArray, like: SessionRows) -> npt.NDArray[np.generic]:
+    """Rows as the cache of `like` would store them: [T, n_kv_heads, head_dim].
 
-    INT8: code = round(v / s) with s = max|v| / 127 over a token and KV head.
+    Integers: code = round(v / s) with s = max|v| / code_max over a token and KV head.
     """
-    if dtype != np.int8:
-        return rows.astype(dtype)
-    scales = np.abs(rows).max(axis=2, keepdims=True) / INT8_MAX
+    if like.code_max is None:
+        return rows.astype(like.codes.dtype)
+    scales = np.abs(rows).max(axis=2, keepdims=True) / like.code_max
     return np.rint(rows / np.where(scales > 0, scales, 1.0)).astype(np.int8)
 
 
-def as_bits(row: npt.NDArray[np.generic]) -> Bits:
-    """The bytes of a row."""
+def as_bits(row: npt.NDArray[np.generic], like: SessionRows) -> Bits:
+    """What of a row is encrypted: its bytes, or the nibble of each INT4 code."""
+    if like.code_max == INT4_MAX:
+        return np.add(row.astype(np.int8), INT4_OFFSET, dtype=np.int8).view(np.uint8)
     return np.ascontiguousarray(row).view(np.uint8)
+
+
+def from_bits(bits: Bits, like: SessionRows) -> npt.NDArray[np.generic]:
+    """The row of these bits."""
+    if like.code_max == INT4_MAX:
+        return np.subtract(bits.view(np.int8), INT4_OFFSET, dtype=np.int8)
+    return bits.view(like.codes.dtype)
 
 
 def strip(session: SessionRows, keystream: dict[int, Bits]) -> SessionRows:
@@ -102,5 +111,6 @@ def strip(session: SessionRows, keystream: dict[int, Bits]) -> SessionRows:
     codes = session.codes.copy()
     for row, seq in enumerate(session.seq):
         if int(seq) in keystream:
-            codes[row] = (as_bits(codes[row]) ^ keystream[int(seq)]).view(codes.dtype)
-    return SessionRows(session.session, session.seq, codes, session.scales)
+            bits = as_bits(codes[row], session) ^ keystream[int(seq)]
+            codes[row] = from_bits(bits, session)
+    return replace(session, codes=codes)

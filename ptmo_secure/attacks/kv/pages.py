@@ -5,8 +5,8 @@ attack can be judged by its input: bytes read at the pages' addresses, and the l
 public. Format (little-endian): header of 64 bytes (magic u32 'KVPG', version u16, rows_per_page
 u16, page_id, session, epoch, length, first_position, family: u32 each, adapter_tag u64, 24 zeros),
 seq u64[rows_per_page], then for each layer and each KV head: K [rows][head_dim], V
-[rows][head_dim], and under INT8 the scales [rows][2] float32 (k_scale, v_scale). A row's value is
-code * scale under INT8.
+[rows][head_dim], and of integers the scales [rows][2] float32 (k_scale, v_scale), whose value is
+code * scale. INT4 packs two codes into a byte.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,11 @@ PAGE_MAGIC = 0x4750564B
 PAGE_VERSION = 2
 ELEMENT_DTYPES: dict[str, np.dtype[np.generic]] = {
     "int8": np.dtype("i1"),
+    "int4": np.dtype("u1"),  # two codes: element j (low nibble) and j + head_dim / 2, plus 8
     "fp16": np.dtype("<f2"),
     "fp32": np.dtype("<f4"),
 }
-SCALE_BYTES = 8  # k_scale, v_scale: float32 each, INT8 only
+SCALE_BYTES = 8  # k_scale, v_scale: float32 each, integers only
 
 HEADER = np.dtype(
     [
@@ -94,12 +95,18 @@ class PageLayout:
     @property
     def kv_block_bytes(self) -> int:
         """Bytes of the K (or V) rows of one layer and KV head in one page."""
-        return self.rows_per_page * self.head_dim * self.element.itemsize
+        elements = self.rows_per_page * self.head_dim // (2 if self.kv_dtype == "int4" else 1)
+        return elements * self.element.itemsize
+
+    @property
+    def code_max(self) -> int | None:
+        """The largest code of an integer cache, whose rows have scales; None for floats."""
+        return {"int8": 127, "int4": 7}.get(self.kv_dtype)
 
     @property
     def head_block_bytes(self) -> int:
-        """Bytes of one layer and KV head in one page: K, V and, under INT8, the scales."""
-        scales = self.rows_per_page * SCALE_BYTES if self.kv_dtype == "int8" else 0
+        """Bytes of one layer and KV head in one page: K, V and, of integers, the scales."""
+        scales = self.rows_per_page * SCALE_BYTES if self.code_max else 0
         return 2 * self.kv_block_bytes + scales
 
     def head_block_offset(self, layer: int, head: int) -> int:
@@ -128,7 +135,17 @@ class SessionRows:
     session: int
     seq: npt.NDArray[np.uint64]  # [T] sequence numbers, in the clear by design
     codes: npt.NDArray[np.generic]  # [T, n_kv_heads, head_dim] int8, float16 or float32
-    scales: FloatArray | None  # [T, n_kv_heads], INT8 only
+    scales: FloatArray | None  # [T, n_kv_heads], integers only
+    code_max: int | None  # 127 or 7; None for floats
+
+
+def unpack_int4(rows: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
+    """Codes -8..7 of packed rows [..., head_dim / 2]."""
+    packed = rows.astype(np.uint8)
+    halves = [packed & np.uint8(15), packed >> np.uint8(4)]
+    codes: npt.NDArray[np.int8] = np.concatenate(halves, axis=-1).astype(np.int8)
+    codes -= 8
+    return codes
 
 
 def _checked_headers(stolen: StolenMemory) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
@@ -194,9 +211,9 @@ def read_sessions(
             start = layout.head_block_offset(layer, head)
             start += layout.kv_block_bytes if which == "v" else 0
             block = np.ascontiguousarray(raw[mine, start : start + layout.kv_block_bytes])
-            shape = (len(mine), layout.rows_per_page, layout.head_dim)
-            codes.append(block.view(layout.element).reshape(shape)[used])
-            if layout.kv_dtype == "int8":
+            rows = block.view(layout.element).reshape(len(mine), layout.rows_per_page, -1)[used]
+            codes.append(unpack_int4(rows) if layout.kv_dtype == "int4" else rows)
+            if layout.code_max:
                 start = layout.head_block_offset(layer, head) + 2 * layout.kv_block_bytes
                 end = start + layout.rows_per_page * SCALE_BYTES
                 pairs = np.ascontiguousarray(raw[mine, start:end]).view("<f4")
@@ -208,6 +225,7 @@ def read_sessions(
                 seq=seq[used].astype(np.uint64),
                 codes=np.stack(codes, axis=1),
                 scales=np.stack(scales, axis=1).astype(np.float32) if scales else None,
+                code_max=layout.code_max,
             )
         )
     return found
