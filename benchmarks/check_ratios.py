@@ -17,7 +17,7 @@ from typing import Any
 
 from floors import BY_NAME, Metric
 from peers.models import peer_python
-from ratios import bandwidth, batch, cache, llamacpp, memory, shields
+from ratios import bandwidth, batch, cache, llamacpp, lora, memory, shields
 from ratios.measured import Measure, Settings
 from report import (
     HEADINGS,
@@ -38,6 +38,9 @@ from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, positive_ints
 from ptmo_secure.errors import InputError
 
 MEASURES: dict[str, Measure] = {
+    "lora_1": lora.lora_1,
+    "lora_3": lora.lora_3,
+    "lora_swap": lora.lora_swap,
     "seal_1024": shields.seal_1024,
     "seal_4096": shields.seal_4096,
     "permute": shields.permute,

@@ -63,6 +63,17 @@ METRICS = (
         {2: Target(0.75, 1.3)},
     ),
     Metric(
+        "lora_1",
+        "decode time, a rank-16 LoRA on all seven linear layers / without",
+        _both(Target(1.18, 1.08, "at_most")),
+    ),
+    Metric(
+        "lora_3",
+        "decode time, three stacked rank-16 LoRAs / without",
+        _both(Target(1.45, 1.22, "at_most")),
+    ),
+    Metric("lora_swap", "adapter swap", {1: Target(1000.0, 50.0, "at_most", "us")}),
+    Metric(
         "seal_1024",
         "decode `seal` / `none` at 1,024 tokens, INT8 KV",
         _both(Target(0.88, 0.95)),

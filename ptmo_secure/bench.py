@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ptmo_secure.engine.engine import Engine
     from ptmo_secure.engine.session import Session
 
+ADAPTER_RANK = 16
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
 
 SAMPLE_TEXT = (
@@ -39,11 +40,13 @@ class Setting:
     restore: str | None
     kv_dtype: str
     threads: int
+    adapters: int = 0  # stacked
 
     @property
     def label(self) -> str:
         """Short name for progress lines."""
         parts = [self.shield, self.restore, self.kv_dtype, f"{self.threads} threads"]
+        parts += [f"{self.adapters} adapters"] if self.adapters else []
         return " ".join(part for part in parts if part)
 
 
@@ -55,6 +58,7 @@ class BenchmarkResult:
     restore: str | None
     kv_dtype: str
     threads: int
+    adapters: int
     prompt_tokens: int
     decode_tokens: int
     prefill_tps: float
@@ -62,7 +66,7 @@ class BenchmarkResult:
     kv_bytes_per_token: int
     weights_bytes: int
     tee_crossings_per_token: float  # while decoding
-    read_bytes_per_token: int  # weights, and the cache's rows on average
+    read_bytes_per_token: int  # weights, adapters, and the cache's rows on average
     read_bandwidth_gbps: float  # of the machine, at that many bytes and with those threads
     bandwidth_fraction: float  # bytes read a second while decoding / the machine's
 
@@ -84,11 +88,12 @@ class Sample:
 def settings(config: BenchConfig) -> list[Setting]:
     """The configurations to compare: shields with a permutation once per way to undo it."""
     return [
-        Setting(shield, restore, kv_dtype, threads)
+        Setting(shield, restore, kv_dtype, threads, adapters)
         for threads in config.threads
         for kv_dtype in config.kv_dtypes
         for shield in config.shields
         for restore in (config.restores if "permute" in shield else (None,))
+        for adapters in config.adapters
     ]
 
 
@@ -113,20 +118,27 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
     for threads in config.threads:
         group = [setting for setting in chosen if setting.threads == threads]
         with ExitStack() as stack:
-            engines = []
+            opened: dict[Setting, Engine] = {}
             for setting in group:
-                report(done, total, f"{setting.label}: loading")
-                engines.append(stack.enter_context(_open(config, setting)))
+                base = replace(setting, adapters=0)
+                if base not in opened:
+                    report(done, total, f"{base.label}: loading")
+                    opened[base] = stack.enter_context(_open(config, base))
+            engines = [opened[replace(setting, adapters=0)] for setting in group]
             for context in config.contexts:
                 samples: list[list[Sample]] = [[] for _ in group]
-                sizes = [decode_bytes(engine, context, config.decode_tokens) for engine in engines]
+                sizes = [
+                    decode_bytes(engine, context, config.decode_tokens, adapter_names(s.adapters))
+                    for engine, s in zip(engines, group, strict=True)
+                ]
                 bandwidth: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(config.rounds):
                     for size, measured in bandwidth.items():
                         measured.append(read_bandwidth(size, threads))
                     for i, setting in enumerate(group):
                         report(done, total, f"{setting.label}: {context} + {config.decode_tokens}")
-                        samples[i].append(measure(engines[i], context, config.decode_tokens))
+                        names = adapter_names(setting.adapters)
+                        samples[i].append(measure(engines[i], context, config.decode_tokens, names))
                         done += 1
                 for i, setting in enumerate(group):
                     peak = statistics.median(bandwidth[sizes[i]])
@@ -137,15 +149,19 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
     return results
 
 
-def measure(engine: "Engine", prompt_tokens: int, decode_tokens: int) -> Sample:
+def measure(
+    engine: "Engine", prompt_tokens: int, decode_tokens: int, adapters: Sequence[str] = ()
+) -> Sample:
     """Run a prompt of a given length in a fresh session, then decode greedily past any stop."""
     ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), prompt_tokens)
-    return measure_ids(engine, ids, decode_tokens)
+    return measure_ids(engine, ids, decode_tokens, adapters)
 
 
-def measure_ids(engine: "Engine", ids: Sequence[int], decode_tokens: int) -> Sample:
+def measure_ids(
+    engine: "Engine", ids: Sequence[int], decode_tokens: int, adapters: Sequence[str] = ()
+) -> Sample:
     """Time a given prompt in a fresh session, then greedy decoding past any stop."""
-    session = engine.start_session()
+    session = engine.start_session(adapters)
     start = time.perf_counter()
     logits = session.feed(ids)
     prefilled = time.perf_counter()
@@ -170,12 +186,28 @@ def decode_greedily(
     return tokens
 
 
-def decode_bytes(engine: "Engine", context: int, decode_tokens: int) -> int:
-    """Bytes that decoding a token reads: the weights once, the rows of the cache on average."""
+def decode_bytes(
+    engine: "Engine", context: int, decode_tokens: int, adapters: Sequence[str] = ()
+) -> int:
+    """Bytes that decoding a token reads: weights and adapters once, the cache's rows on average."""
     stats = engine.stats()
     rows = context + (decode_tokens + 1) / 2
     kv = rows * count_of(stats, "kv_bytes_per_token")
-    return count_of(stats, "weights_bytes_per_token") + round(kv)
+    loaded = sum(engine.adapters[name].bytes for name in adapters)
+    return count_of(stats, "weights_bytes_per_token") + loaded + round(kv)
+
+
+def adapter_names(count: int) -> list[str]:
+    """Names of the first `count` adapters of `add_random_adapters`."""
+    return [f"random-{i}" for i in range(count)]
+
+
+def add_random_adapters(engine: "Engine", count: int) -> None:
+    """Load seeded rank-16 adapters on all seven linear layers."""
+    from ptmo_secure.engine.adapters import random_adapter
+
+    for seed, name in enumerate(adapter_names(count)):
+        engine.add_adapter(name, random_adapter(engine.model, ADAPTER_RANK, seed))
 
 
 def read_bandwidth(size: int, threads: int) -> float:
@@ -201,6 +233,7 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
         threads=setting.threads,
         context_tokens=max(config.contexts) + config.decode_tokens,
     )
+    add_random_adapters(engine, max(config.adapters))
     measure(engine, 16, 2)  # touches the weights and starts the threads
     return engine
 
@@ -226,6 +259,7 @@ def _summary(
         restore=setting.restore,
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
+        adapters=setting.adapters,
         prompt_tokens=context,
         decode_tokens=config.decode_tokens,
         prefill_tps=statistics.median(context / s.prefill_s for s in taken),
@@ -260,6 +294,7 @@ def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]
             r.shield if r.restore is None else f"{r.shield} ({r.restore})",
             r.kv_dtype,
             str(r.threads),
+            str(r.adapters),
             f"{r.prompt_tokens} + {r.decode_tokens}",
             f"{r.prefill_tps:.0f}",
             f"{r.decode_tps:.1f}",

@@ -35,15 +35,15 @@ def choices(name: str, values: str, allowed: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(choice(name, part, allowed) for part in names))
 
 
-def positive_ints(name: str, values: str) -> tuple[int, ...]:
-    """The members of a comma-separated list of integers >= 1, without repeats."""
+def positive_ints(name: str, values: str, low: int = 1) -> tuple[int, ...]:
+    """The members of a comma-separated list of integers >= `low`, without repeats."""
     numbers = []
     for part in values.split(","):
         try:
             number = int(part)
         except ValueError:
             raise InputError(f"{name} {part.strip()!r} is not a whole number") from None
-        numbers.append(at_least(name, number, 1))
+        numbers.append(at_least(name, number, low))
     return tuple(dict.fromkeys(numbers))
 
 
@@ -51,6 +51,13 @@ def at_least(name: str, value: int, low: int) -> int:
     """`value` if it is `low` or more."""
     if value < low:
         raise InputError(f"{name} is {value}; it must be {low} or more")
+    return value
+
+
+def between(name: str, value: int, low: int, high: int) -> int:
+    """`value` if it is in low..high."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it must be {low} to {high}")
     return value
 
 
@@ -73,12 +80,14 @@ class GenerationConfig:
         sampling: how tokens are chosen; None is greedy.
         stop: strings that end the answer; none of them is part of it.
         system: system prompt; None leaves the chat template's own.
+        adapters: names of loaded LoRA adapters, added up in this order.
     """
 
     max_tokens: int = 256
     sampling: "SamplingParams | None" = None
     stop: tuple[str, ...] = ()
     system: str | None = None
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least("max-tokens", self.max_tokens, 1)
@@ -98,6 +107,7 @@ class BenchConfig:
         decode_tokens: tokens decoded after the prompt, >= 2.
         rounds: interleaved repetitions, of which the medians are reported.
         batches: requests that decode together; none measures prefill and decoding of one.
+        adapters: how many random rank-16 LoRA adapters are stacked on all seven linear layers.
     """
 
     model: str = DEFAULT_MODEL
@@ -109,6 +119,7 @@ class BenchConfig:
     decode_tokens: int = 64
     rounds: int = 3
     batches: tuple[int, ...] = ()
+    adapters: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         for name, values, allowed in (
@@ -124,5 +135,7 @@ class BenchConfig:
             at_least("threads", count, 1)
         for count in self.batches:
             at_least("batch", count, 1)
+        for count in self.adapters:
+            between("adapters", count, 0, 8)
         at_least("decode-tokens", self.decode_tokens, 2)
         at_least("rounds", self.rounds, 1)

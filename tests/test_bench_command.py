@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ptmo_secure.engine import registry
 from ptmo_secure.errors import InputError
 
 KEYS = [
-    *("shield", "restore", "kv_dtype", "threads", "prompt_tokens", "decode_tokens"),
+    *("shield", "restore", "kv_dtype", "threads", "adapters", "prompt_tokens", "decode_tokens"),
     *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
     *("tee_crossings_per_token", "read_bytes_per_token", "read_bandwidth_gbps"),
     "bandwidth_fraction",
@@ -44,12 +45,15 @@ class FakeBenchEngine:
         self.crossings = 0
         self.fed: list[list[int]] = []
         self.tokenizer = self
+        self.adapters = {f"random-{i}": SimpleNamespace(bytes=100 + i) for i in range(3)}
+        self.used_adapters: list[tuple[str, ...]] = []
 
     def encode(self, text: str) -> list[int]:
         return [3, 4, 5]
 
-    def start_session(self) -> FakeSession:
+    def start_session(self, adapters: Sequence[str] = ()) -> FakeSession:
         self.order.append(self.name)
+        self.used_adapters.append(tuple(adapters))
         return FakeSession(self)
 
     def stats(self) -> dict[str, object]:
@@ -144,6 +148,19 @@ def test_the_bandwidth_fraction_is_bytes_read_over_bytes_the_machine_reads(
     assert result.bandwidth_fraction == pytest.approx(4.5 * size / 4e5)
 
 
+def test_adapters_are_measured_in_turn_on_one_engine(engines: dict[str, FakeBenchEngine]) -> None:
+    config = BenchConfig(
+        shields=("none",), contexts=(16,), decode_tokens=9, rounds=2, adapters=(0, 1, 3)
+    )
+    results = run_bench(config)
+    (engine,) = engines.values()
+    names = [(), ("random-0",), ("random-0", "random-1", "random-2")]
+    assert engine.used_adapters == names * 2
+    assert [r.adapters for r in results] == [0, 1, 3]
+    base = results[0].read_bytes_per_token
+    assert [r.read_bytes_per_token - base for r in results] == [0, 100, 303]
+
+
 def test_progress_counts_every_measurement(engines: dict[str, FakeBenchEngine]) -> None:
     seen: list[tuple[int, int]] = []
     config = BenchConfig(shields=("none",), contexts=(2, 3), decode_tokens=2, rounds=2)
@@ -170,11 +187,25 @@ def test_the_json_has_the_documented_keys(
 
 def test_the_table_names_the_restore_of_a_permutation() -> None:
     row = BenchmarkResult(
-        "permute", "tee", "int8", 2, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0, 2**20, 40.0, 0.614
+        "permute",
+        "tee",
+        "int8",
+        2,
+        1,
+        128,
+        64,
+        401.6,
+        80.26,
+        12240,
+        2**20,
+        30.0,
+        2**20,
+        40.0,
+        0.614,
     )
     (cells,) = bench.iterate_rows([row])
     assert cells[0] == "permute (tee)"
-    assert cells[3:6] == ("128 + 64", "402", "80.3")
+    assert cells[3:7] == ("1", "128 + 64", "402", "80.3")
     assert cells[-1] == "61 %"
 
 
@@ -191,6 +222,8 @@ def test_a_short_text_is_repeated_to_the_length_asked() -> None:
         ({"threads": (0,)}, "threads is 0"),
         ({"decode_tokens": 1}, "decode-tokens is 1"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"adapters": (9,)}, "adapters is 9"),
+        ({"adapters": (-1,)}, "adapters is -1"),
     ],
 )
 def test_a_bad_configuration_names_the_field(fields: dict[str, object], text: str) -> None:

@@ -8,16 +8,17 @@ from rounds import compare
 
 from ptmo_secure import Engine
 from ptmo_secure.bench import SAMPLE_TEXT, decode_greedily, prompt_ids
+from ptmo_secure.engine.session import Session
 from ratios.measured import Measured, Settings, median_of
 
 
 class Decoding:
     """A session with a prompt in its cache; each turn decodes after it and forgets what it made."""
 
-    def __init__(self, engine: Engine, context: int) -> None:
-        """Run a prompt of `context` tokens through a fresh session of `engine`."""
+    def __init__(self, engine: Engine, context: int, session: Session | None = None) -> None:
+        """Run a prompt of `context` tokens through a fresh session of `engine`, or one given."""
         self.context = context
-        self._session = engine.start_session()
+        self._session = session if session is not None else engine.start_session()
         ids = prompt_ids(engine.tokenizer.encode(SAMPLE_TEXT), context)
         self._logits = self._session.feed(ids)
 

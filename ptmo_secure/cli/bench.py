@@ -14,6 +14,7 @@ HEADINGS: tuple[str, ...] = (
     "shield",
     "kv",
     "threads",
+    "adapters",
     "prompt + decode",
     "prefill t/s",
     "decode t/s",
@@ -42,6 +43,10 @@ def bench(
         str | None,
         typer.Option("--batch", metavar="LIST", help="Decode so many requests together instead."),
     ] = None,
+    adapters: Annotated[
+        str,
+        typer.Option("--adapters", metavar="LIST", help="Stacked random rank-16 LoRA adapters."),
+    ] = "0",
     model: options.Model = options.DEFAULT_MODEL,
     json: options.Json = False,
 ) -> None:
@@ -52,6 +57,7 @@ def bench(
       ptmo bench
       ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
       ptmo bench --shields none,seal --contexts 128 --batch 1,2,4,8
+      ptmo bench --shields none --adapters 0,1,3
       ptmo bench --rounds 5 --json > bench.json
 
     The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
@@ -67,6 +73,7 @@ def bench(
         decode_tokens=decode_tokens,
         rounds=rounds,
         batches=positive_ints("batch", batch) if batch is not None else (),
+        adapters=positive_ints("adapters", adapters, 0),
     )
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry
