@@ -74,12 +74,14 @@ class GenerationConfig:
         sampling: how tokens are chosen; None is greedy.
         stop: strings that end the answer; none of them is part of it.
         system: system prompt; None leaves the chat template's own.
+        adapters: names of loaded LoRA adapters, added up in this order.
     """
 
     max_tokens: int = 256
     sampling: "SamplingParams | None" = None
     stop: tuple[str, ...] = ()
     system: str | None = None
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least("max-tokens", self.max_tokens, 1)

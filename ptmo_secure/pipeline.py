@@ -68,10 +68,11 @@ class HybridInferenceEngine:
 
         Args:
             query: the user's text, or chat messages with "role" and "content".
-            options: length, sampling, stop strings, system prompt; greedy by default.
+            options: length, sampling, stop strings, system prompt, adapters; greedy by default.
             on_text: called with each piece of the answer as it is decoded.
         Raises:
-            InputError: the query is empty, or longer than the model's context.
+            InputError: the query is empty, longer than the model's context, or names an adapter
+                that is not loaded.
             EngineError: the run failed; nothing unshielded is left behind.
         """
         options = options or GenerationConfig()
@@ -93,7 +94,11 @@ class HybridInferenceEngine:
         with trace.step("engine.generate") as facts:
             pieces = []
             for piece in engine.generate(
-                messages, options.max_tokens, sampling=options.sampling, stop=options.stop
+                messages,
+                options.max_tokens,
+                sampling=options.sampling,
+                stop=options.stop,
+                adapters=options.adapters,
             ):
                 pieces.append(piece)
                 if on_text is not None:
@@ -103,6 +108,7 @@ class HybridInferenceEngine:
                 raise EngineError("the engine kept no figures of its run")
             facts |= {"prompt_tokens": run.prompt_tokens, "decode_tokens": run.decode_tokens}
             facts |= {"tee_crossings": run.tee_crossings, "finish_reason": run.finish_reason}
+            facts |= {"adapters": list(options.adapters)} if options.adapters else {}
 
         return Answer(
             text="".join(pieces),
@@ -171,6 +177,7 @@ class LocalEngine(Protocol):
         *,
         sampling: "SamplingParams | None",
         stop: Sequence[str],
+        adapters: Sequence[str],
     ) -> Iterator[str]: ...
     def close(self) -> None: ...
 

@@ -45,6 +45,8 @@ class FakeEngine:
         self.last_run: GenerationStats | None = None
         self.prompts: list[list[Mapping[str, str]]] = []
         self.calls: list[tuple[int, SamplingParams | None, tuple[str, ...]]] = []
+        self.adapters: dict[str, str] = {}  # loaded: path by name
+        self.used_adapters: list[tuple[str, ...]] = []
         self.resets = 0
         self.closed = False
 
@@ -55,8 +57,10 @@ class FakeEngine:
         *,
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
+        adapters: Sequence[str] = (),
     ) -> Iterator[str]:
         self.prompts.append(list(messages))
+        self.used_adapters.append(tuple(adapters))
         self.calls.append((max_tokens, sampling, tuple(stop)))
         for piece in self.pieces:
             self.before_piece()
@@ -73,6 +77,9 @@ class FakeEngine:
             tee_crossings=3,
             finish_reason="stop",
         )
+
+    def load_adapter(self, name: str, path: str) -> None:
+        self.adapters[name] = path
 
     def reset(self) -> None:
         self.resets += 1

@@ -82,6 +82,23 @@ def test_ask_hands_every_option_on(engine: FakeEngine) -> None:
     assert engine.prompts[0][0] == {"role": "system", "content": "Be brief."}
 
 
+@pytest.mark.parametrize("command", [["ask", "Hi"], ["chat"]])
+def test_adapters_are_loaded_and_used_in_order(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    type_in(monkeypatch, "Hi\n")
+    more = ["--adapter", "mine=some/folder", "--adapter", "ours=a=b"]
+    assert cli.main([*command, *more]) == 0
+    assert engine.adapters == {"mine": "some/folder", "ours": "a=b"}
+    assert engine.used_adapters == [("mine", "ours")]
+
+
+@pytest.mark.parametrize("given", ["mine", "=path", "mine=", ""])
+def test_an_adapter_is_a_name_and_a_path(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "Hi", "--adapter", given]) == 2
+    assert "is not NAME=PATH" in capsys.readouterr().err
+
+
 def test_the_engine_is_opened_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
 

@@ -142,7 +142,15 @@ def test_options_reach_the_engine() -> None:
     sampling = SamplingParams(temperature=0.5, seed=3)
     pipeline(engine).answer("Hi", GenerationConfig(9, sampling, ("END",), "Be brief."))
     assert engine.calls == [(9, sampling, ("END",))]
+    assert engine.used_adapters == [()]
     assert engine.prompts[0][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_adapters_reach_the_engine_and_the_trace() -> None:
+    engine = FakeEngine()
+    answer = pipeline(engine).answer("Hi", GenerationConfig(adapters=("mine", "ours")))
+    assert engine.used_adapters == [("mine", "ours")]
+    assert answer.trace[-1].facts["adapters"] == ["mine", "ours"]
 
 
 def test_pieces_stream_as_they_come() -> None:

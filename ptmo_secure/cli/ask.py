@@ -27,6 +27,7 @@ def ask(
     stop: options.Stop = None,
     seed: options.Seed = None,
     system: options.System = None,
+    adapter: options.Adapter = None,
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
@@ -37,6 +38,7 @@ def ask(
       ptmo ask "What is Python?"
       ptmo ask "What is Python?" --shield none --explain
       ptmo ask "Write a haiku." --temperature 0.8 --top-p 0.9 --seed 7
+      ptmo ask "What is Python?" --adapter mine=my-adapter
       ptmo ask - < question.txt
       ptmo ask "What is Python?" --json
 
@@ -45,8 +47,9 @@ def ask(
     """
     query = read_query(text)
     options.check_utf8("system prompt", system)
+    adapters = options.adapter_paths(adapter)
     settings = options.generation(
-        max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system
+        max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads)
     with output.json_only(json) as emit:
@@ -56,6 +59,7 @@ def ask(
             options.load_engine(model, fields) as engine,
             HybridInferenceEngine(engine) as pipeline,
         ):
+            options.load_adapters(engine, adapters)
             answer = pipeline.answer(query, settings, on_text=None if json else output.write)
         if not json:
             output.write("\n")

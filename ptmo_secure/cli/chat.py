@@ -30,6 +30,7 @@ def chat(
     stop: options.Stop = None,
     seed: options.Seed = None,
     system: options.System = None,
+    adapter: options.Adapter = None,
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
@@ -45,8 +46,9 @@ def chat(
     With --json the turns come at the end, as {"turns": [...]}.
     """
     options.check_utf8("system prompt", system)
+    adapters = options.adapter_paths(adapter)
     settings = options.generation(
-        max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system
+        max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads)
     with output.json_only(json) as emit:
@@ -56,6 +58,7 @@ def chat(
             options.load_engine(model, fields) as engine,
             HybridInferenceEngine(engine) as pipeline,
         ):
+            options.load_adapters(engine, adapters)
             conversation = Conversation(pipeline, settings, quiet=json, explain=explain)
             for line in read_lines():
                 if line == "/quit":

@@ -1,5 +1,6 @@
 """Options that several commands share, and the engine they describe."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,6 +47,10 @@ Stop = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the sampler.")]
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt.")]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="NAME=PATH", help="LoRA adapter folder (PEFT); repeatable."),
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Show each step and its time on stderr.")]
 
 
@@ -81,13 +86,41 @@ def generation(
     stop: list[str] | None,
     seed: int | None,
     system: str | None,
+    adapters: Sequence[tuple[str, str]] = (),
 ) -> "GenerationConfig":
     """How the answer is made, checked before anything is loaded."""
     from ptmo_secure.config import GenerationConfig
     from ptmo_secure.engine.sampler import SamplingParams
 
     sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
-    return GenerationConfig(max_tokens, sampling, tuple(stop or ()), system)
+    names = tuple(name for name, _ in adapters)
+    return GenerationConfig(max_tokens, sampling, tuple(stop or ()), system, names)
+
+
+def adapter_paths(given: list[str] | None) -> list[tuple[str, str]]:
+    """Names and paths of --adapter options, in order.
+
+    Raises:
+        InputError: one is not NAME=PATH.
+    """
+    pairs = []
+    for option in given or ():
+        check_utf8("adapter", option)
+        name, equals, path = option.partition("=")
+        if not name or not equals or not path:
+            raise InputError(f"adapter {option!r} is not NAME=PATH")
+        pairs.append((name, path))
+    return pairs
+
+
+def load_adapters(engine: "Engine", adapters: Sequence[tuple[str, str]]) -> None:
+    """Load adapters under their names.
+
+    Raises:
+        InputError: one is missing, damaged or made for another model.
+    """
+    for name, path in adapters:
+        engine.load_adapter(name, path)
 
 
 def check_utf8(name: str, *texts: str | None) -> None:

@@ -21,6 +21,7 @@ class Job:
     """A request on its way through the scheduler; it has a session while it runs."""
 
     request: Request
+    adapters: tuple[str, ...] = ()
     session: Session | None = None
     admitted: float = 0.0
     prefilled: float = 0.0
@@ -96,11 +97,12 @@ class Batch:
         """Give a job its session.
 
         Raises:
+            InputError: one of its adapters was unloaded.
             CapacityError: every key slot is in use.
             EngineError: the TEE does not start, or the engine is closed.
         """
         before = self._pool.tee_crossings
-        job.session = self._pool.open()
+        job.session = self._pool.open(job.adapters)
         job.crossings += self._pool.tee_crossings - before
         job.admitted = job.admitted or time.perf_counter()
 

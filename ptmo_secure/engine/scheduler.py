@@ -78,18 +78,21 @@ class Scheduler:
         *,
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
+        adapters: Sequence[str] = (),
     ) -> Request:
         """Queue a request; returns at once.
 
         Args:
             prompt: messages as `Engine.generate`'s, or token ids.
             max_tokens, sampling, stop: as `Engine.generate`'s; each request draws by its own seed.
+            adapters: as `Engine.generate`'s; each request has its own.
 
         Raises:
-            InputError: a bad argument, or a prompt longer than the context.
+            InputError: a bad argument, an unknown adapter, or a prompt longer than the context.
             CapacityError: too many are waiting.
             EngineError: the scheduler is closed.
         """
+        self._engine.sessions.select(adapters)
         generation = self._engine.prepare(prompt, max_tokens, sampling=sampling, stop=stop)
         request = Request(generation)
         with self._changed:
@@ -99,7 +102,7 @@ class Scheduler:
                 raise CapacityError(
                     f"{len(self._waiting)} requests are waiting, at most {self._max_waiting} may"
                 )
-            self._waiting.append(Job(request))
+            self._waiting.append(Job(request, tuple(adapters)))
             self._changed.notify()
         return request
 
@@ -178,11 +181,19 @@ class Scheduler:
             except CapacityError as error:
                 if batch.jobs:
                     return
-                self._waiting.popleft()
-                job.request.end(error=error)
+                self._refuse(error)
+                continue
+            except InputError as error:  # an adapter was unloaded since
+                self._refuse(error)
                 continue
             with self._changed:
                 batch.jobs.append(self._waiting.popleft())
+
+    def _refuse(self, error: PtmoError) -> None:
+        """End the request whose turn it is."""
+        with self._changed:
+            job = self._waiting.popleft()
+        job.request.end(error=error)
 
     def _drop_cancelled(self) -> None:
         cancelled = [job for job in self._batch.jobs if job.request.cancelled]
