@@ -115,7 +115,7 @@ class Recorder:
 
     def dump_device_memory(self):
         dump = self.engine.dump_device_memory()
-        handle = self.engine._session._tee_handle
+        handle = self.engine._session._family.tee_handle
         epoch = int(dump.headers()["epoch"][0])
         key = seal_key_of_session(self.root_key, epoch, handle)
         self.opened.append(steal(crypt_dump(dump, lambda *_: key)))
