@@ -238,7 +238,7 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
     )
     for seed, name in enumerate(_adapter_names(max(config.adapters))):
         engine.add_adapter(name, random_adapter(engine.model, _ADAPTER_RANK, seed))
-    measure(engine, 16, 2)  # touches the weights and starts the threads
+    measure(engine, min(16, *config.contexts), 2)  # touches the weights and starts the threads
     return engine
 
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,8 +91,7 @@ def run_batch_bench(config: BenchConfig, progress: Progress) -> list[BatchResult
     Raises:
         InputError: the model is unknown or not pulled, or a prompt does not fit its context.
     """
-    alone = settings(replace(config, adapters=(0,)))
-    chosen = [(setting, context) for setting in alone for context in config.contexts]
+    chosen = [(setting, context) for setting in settings(config) for context in config.contexts]
     steps = config.rounds * len(config.batches)
     total = len(chosen) * steps
     results: list[BatchResult] = []

@@ -129,6 +129,8 @@ class BenchConfig:
             at_least("threads", count, 1)
         for count in self.batches:
             at_least("batch", count, 1)
+        if self.batches and self.adapters != (0,):
+            raise InputError("adapters are not measured together with batch: leave one out")
         for count in self.adapters:
             if at_least("adapters", count, 0) > MAX_ADAPTERS:
                 raise InputError(f"adapters is {count}; at most {MAX_ADAPTERS} add up")

@@ -1,5 +1,6 @@
 """The caller's side of the protocol: a worker process that is measured."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -61,7 +62,8 @@ class Worker:
     def close(self) -> None:
         """End the process: its input ends, and so does it. Idempotent."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -65,6 +65,8 @@ void register_lora(py::module_& m) {
       .def(py::init([](const std::vector<std::shared_ptr<Adapter>>& adapters) {
              require(adapters.size() <= AdapterSet::kMax, adapters.size(), " adapters, more than ",
                      AdapterSet::kMax);
+             for (size_t i = 0; i < adapters.size(); ++i)
+               require(adapters[i] != nullptr, "adapters[", i, "] is None");
              return std::make_shared<AdapterSet>(AdapterSet{{adapters.begin(), adapters.end()}});
            }),
            py::arg("adapters"), "Adapters added up in this order; it keeps them alive.");

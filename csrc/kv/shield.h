@@ -14,7 +14,7 @@ namespace ptmo {
 struct Tile {
   const uint8_t* k;
   const uint8_t* v;
-  const float* scales; // null unless the cache is INT8
+  const float* scales; // null where the cache has none
 };
 
 class Shield {

@@ -139,9 +139,9 @@ void Decoder::forward(const Sequence* sequences, int count, const AttentionResto
       chunk_logits();
     }
   } catch (...) {
+    wipe_scratch(std::max(widest, rows_)); // first: taking sessions back may need memory
     for (int i = 0; i < count; ++i)
       sequences[i].session->truncate(lengths_before[static_cast<size_t>(i)]);
-    wipe_scratch(std::max(widest, rows_));
     throw;
   }
   wipe_scratch(widest);

@@ -275,12 +275,14 @@ inline float weight_steps(const float* v_scales, int first, int last, float* ste
 template <typename Integers>
 inline void weigh(const float* x, const float* steps, int first, int last, int from, int to,
                   float scale, float max, uint8_t* codes, float* partial) {
-  const V::reg factor = V::set1(scale), shift = V::set1(-max);
+  const V::reg factor = V::set1(scale), vmax = V::set1(max);
   V::reg sum = V::zero();
   for (int r = from; r < round_down(first); r += V::lanes)
     Integers::store_weights(V::zero(), codes, r);
   for (int r = round_down(first); r < round_up(last); r += V::lanes) {
-    V::reg p = exp2_nonpositive(V::fma(V::load(x + r), factor, shift));
+    // Not fused: `max` is the rounded product of its row, so no exponent is above 0 and no p
+    // above 1.
+    V::reg p = exp2_nonpositive(V::sub(V::mul(V::load(x + r), factor), vmax));
     if (r < first || r + V::lanes > last)
       p = V::within(r, first, last, p, V::zero());
     sum = V::add(sum, p);

@@ -1,7 +1,6 @@
 """The adapters an engine has loaded, in compute form, and the sets that requests name."""
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ptmo_secure.engine.adapters import AdapterWeights, check_fits, split_name
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.engine.low_rank import LowRankTensors, as_tensors
+from ptmo_secure.engine.peft_config import is_number
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError
@@ -86,12 +86,8 @@ class AdapterStore:
             raise InputError(f"adapter name {name!a} is not 1 to 64 letters, digits, '_', '.', '-'")
         if name in self._loaded:
             raise InputError(f"an adapter {name!r} is loaded already: unload it first")
-        if (
-            isinstance(scale, bool)
-            or not isinstance(scale, int | float)
-            or not math.isfinite(scale)
-        ):
-            raise InputError(f"adapter scale {scale!r} is not a number")
+        if not is_number(scale):
+            raise InputError(f"adapter {name!r}: its scale is not a number that a double holds")
         check_fits(weights, self.model)
         integer = self.config.activations == "int8"
         scaled = weights.scaled(float(scale))
@@ -124,13 +120,15 @@ class AdapterStore:
         Raises:
             InputError: an unknown or repeated name, or more than 8.
         """
-        if isinstance(names, str):
-            raise InputError(f"adapters={names!r} is a text: give a list of names")
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise InputError(f"adapters={names!r} is no list of names")
         key = tuple(names)
         if not key:
             return NO_ADAPTERS
         if len(key) > MAX_ADAPTERS:
             raise InputError(f"{len(key)} adapters: at most {MAX_ADAPTERS} add up")
+        if not all(isinstance(name, str) for name in key):
+            raise InputError(f"adapters={names!r} is no list of names")
         if len(set(key)) != len(key):
             raise InputError(f"an adapter is named twice: {', '.join(map(str, key))}")
         members = [self._find(name) for name in key]

@@ -274,8 +274,12 @@ class Engine(AdapterMethods):
             InputError: no tokens, too many, an id out of range, or an unknown adapter.
             EngineError: the TEE is gone.
         """
+        ids = self._prompt_ids(token_ids)  # wrong ones must not cost the conversation
+        if len(ids) > self.context_tokens:
+            raise InputError(f"{len(ids)} tokens exceed the context of {self.context_tokens}")
         with self._lock:
-            return self.start_session(adapters).feed(token_ids, all_logits=True)
+            self.sessions.select(adapters)
+            return self.start_session(adapters).feed(ids, all_logits=True)
 
     def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from ptmo_secure.engine.low_rank import MAX_RANK
 from ptmo_secure.errors import InputError, ModelFormatError
@@ -103,13 +104,23 @@ def _checked(settings: dict[str, object]) -> PeftConfig:
             raise ValueError(f"{name[:60]!a}: {_show(value)} is not supported")
     rank = _whole(settings, "r", 1, MAX_RANK)
     alpha = settings.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise ValueError(f"lora_alpha {_show(alpha)} is not a number")
     rslora = settings.get("use_rslora", False)
     if not isinstance(rslora, bool):
         raise ValueError(f"use_rslora {_show(rslora)} is not true or false")
     scale = float(alpha) / (math.sqrt(rank) if rslora else rank)
     return PeftConfig(rank, scale, _targets(settings), _layers(settings))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is an int or float that a double holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def _targets(settings: dict[str, object]) -> tuple[str, ...]:

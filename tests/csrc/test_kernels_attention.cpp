@@ -181,6 +181,47 @@ TEST(weights_are_the_exponentials_of_the_scores) {
   }
 }
 
+// Scores whose float steps are far above 1: the largest row's weight is 1 all the same.
+TEST(one_row_takes_all_the_weight_however_large_the_scores_are) {
+  Random random(49);
+  for (const kernels::Table* level : levels()) {
+    for (const Elements type : {Elements::kI8, Elements::kF32}) {
+      for (const float size : {1e3f, 1e5f, 1e7f, 1e9f, 1e12f}) {
+        const SampleSpan s(type, 64, 16, 2);
+        s.fill(random);
+        for (int r = 0; r < s.rows(); ++r) {
+          if (type == Elements::kI8)
+            s.scale(r, 0) *= size;
+          for (int d = 0; d < 64 && type != Elements::kI8; ++d)
+            s.set(r, 0, d, size * static_cast<float>(s.code(r, 0, d)));
+        }
+        SampleQueries q(64);
+        q.add(*level, random.normals(64), 0, s.rows());
+        int best = 0;
+        double largest = -std::numeric_limits<double>::infinity();
+        for (int r = 0; r < s.rows(); ++r) {
+          double dot = 0.0;
+          for (int d = 0; d < 64; ++d)
+            dot += q.value(type, 0, d) * s.value(r, 0, d);
+          if (dot > largest) {
+            largest = dot;
+            best = r;
+          }
+        }
+        const std::vector<float> partial = attend(*level, q, s);
+        double sum = 0.0;
+        for (int i = 16; i < kPartialHead; ++i)
+          sum += partial[i];
+        set_context(level->name, " type ", type, " size ", size);
+        CHECK_NEAR(sum, 1.0, size < 1e4f ? 0.01 : 0.0);
+        for (int d = 0; d < 64; ++d)
+          CHECK_NEAR(finished(partial.data(), 64)[d], s.value(best, 1, d),
+                     0.01 * std::fabs(s.value(best, 1, d)) + (size < 1e4f ? 0.02 : 0.0));
+      }
+    }
+  }
+}
+
 TEST(rows_that_no_query_sees_change_no_bit_whatever_they_hold) {
   Random random(46);
   for (const kernels::Table* level : levels()) {

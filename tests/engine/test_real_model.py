@@ -111,8 +111,17 @@ def test_reference_path_decodes_the_same_greedy_tokens(hf, reference_engine):
         assert made == expected.tolist(), prompt
 
 
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp16"])
-def test_fast_path_stays_within_the_quality_bounds(kv_dtype, windows, record_property, capsys):
+@pytest.mark.parametrize(
+    ("kv_dtype", "most_kl", "least_top1", "most_loss"),
+    [
+        ("int8", 0.01, 0.965, 0.01),
+        ("fp16", 0.01, 0.965, 0.01),
+        ("int4", 0.40, 0.60, 0.50),  # a known weakness: docs/architecture.md has its figures
+    ],
+)
+def test_fast_path_stays_within_the_quality_bounds(
+    kv_dtype, most_kl, least_top1, most_loss, windows, capsys
+):
     divergences, agreements, loss, reference_loss, count = [], [], 0.0, 0.0, 0
     with Engine.load(MODEL, shield="none", kv_dtype=kv_dtype) as engine:
         for ids, expected in windows:
@@ -129,9 +138,9 @@ def test_fast_path_stays_within_the_quality_bounds(kv_dtype, windows, record_pro
     ratio = float(np.exp((loss - reference_loss) / count))
     with capsys.disabled():
         print(f"\n  {kv_dtype} KV: KL {kl:.5f} nats, top-1 {top1:.4f}, perplexity x {ratio:.5f}")
-    assert kl < 0.01
-    assert top1 >= 0.965
-    assert abs(ratio - 1.0) < 0.01
+    assert kl < most_kl
+    assert top1 >= least_top1
+    assert abs(ratio - 1.0) < most_loss
 
 
 @pytest.mark.parametrize(
