@@ -189,7 +189,8 @@ void LowRankPass::expand(const kernels::Table& kernels, Linear linear, int from,
 }
 
 void LowRankPass::wipe() {
-  secure_wipe(scratch_.data(), used_);
+  if (used_ > 0)
+    secure_wipe(scratch_.data(), used_);
   used_ = 0;
 }
 

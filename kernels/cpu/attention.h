@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -274,15 +275,18 @@ inline float weight_steps(const float* v_scales, int first, int last, float* ste
 // the query does not see get code 0.
 template <typename Integers>
 inline void weigh(const float* x, const float* steps, int first, int last, int from, int to,
-                  float scale, float max, uint8_t* codes, float* partial) {
-  const V::reg factor = V::set1(scale), vmax = V::set1(max);
+                  float scale, float largest, uint8_t* codes, float* partial) {
+  // What max lost when it was rounded is a factor of every p and of their sum, and cancels. Where
+  // scores are huge it could take p far from 1, out of the codes' range: there it is taken off.
+  const float max = largest * scale;
+  const V::reg factor = V::set1(scale), shift = V::set1(-max);
+  const V::reg lost = std::fabs(max) < 8192.0f ? V::zero() // under 2^-11
+                                               : V::fma(V::set1(largest), factor, shift);
   V::reg sum = V::zero();
   for (int r = from; r < round_down(first); r += V::lanes)
     Integers::store_weights(V::zero(), codes, r);
   for (int r = round_down(first); r < round_up(last); r += V::lanes) {
-    // Not fused: `max` is the rounded product of its row, so no exponent is above 0 and no p
-    // above 1.
-    V::reg p = exp2_nonpositive(V::sub(V::mul(V::load(x + r), factor), vmax));
+    V::reg p = exp2_nonpositive(V::sub(V::fma(V::load(x + r), factor, shift), lost));
     if (r < first || r + V::lanes > last)
       p = V::within(r, first, last, p, V::zero());
     sum = V::add(sum, p);
@@ -322,8 +326,8 @@ inline void attend_group(const Queries& q, const CacheSpan& span, int begin, int
       unit[i] = weight_steps(s.v_scales, first[i], last[i], s.steps);
     }
     const float scale = q.code_scales[begin + i] * q.scale * kLog2e;
-    weigh<Integers>(s.scores[i], s.steps, first[i], last[i], from, to, scale, max[i] * scale,
-                    s.codes[i], partials + static_cast<size_t>(i) * (kPartialHead + dim));
+    weigh<Integers>(s.scores[i], s.steps, first[i], last[i], from, to, scale, max[i], s.codes[i],
+                    partials + static_cast<size_t>(i) * (kPartialHead + dim));
   }
   for (int d = 0; d < dim; d += kColumns) {
     const int width = std::min(kColumns, dim - d);

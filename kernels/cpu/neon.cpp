@@ -139,9 +139,9 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
   }
 }
 
-// Of simd_kernels.h: a register holds 4 ranks of 4 rows.
+// Of simd_kernels.h: two registers hold 4 ranks of 8 rows.
 struct RankDot {
-  int32x4_t sum = vdupq_n_s32(0);
+  int32x4_t lo = vdupq_n_s32(0), hi = lo;
   explicit RankDot(int32_t) {}
   static int8x16_t load(const int8_t* codes) {
     int32_t four;
@@ -149,9 +149,10 @@ struct RankDot {
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
   }
   void add(const uint8_t* b, int8x16_t four) {
-    sum = vdotq_s32(sum, vreinterpretq_s8_u8(vld1q_u8(b)), four);
+    lo = vdotq_s32(lo, vreinterpretq_s8_u8(vld1q_u8(b)), four);
+    hi = vdotq_s32(hi, vreinterpretq_s8_u8(vld1q_u8(b + 16)), four);
   }
-  float32x4_t total() const { return vcvtq_f32_s32(sum); }
+  V::reg total() const { return {vcvtq_f32_s32(lo), vcvtq_f32_s32(hi)}; }
 };
 
 bool supported() {
