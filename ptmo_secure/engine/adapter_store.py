@@ -121,14 +121,14 @@ class AdapterStore:
             InputError: an unknown or repeated name, or more than 8.
         """
         if isinstance(names, str) or not isinstance(names, Sequence):
-            raise InputError(f"adapters={names!r} is no list of names")
+            raise InputError(f"adapters={names!r} is not a list of names")
         key = tuple(names)
         if not key:
             return NO_ADAPTERS
         if len(key) > MAX_ADAPTERS:
             raise InputError(f"{len(key)} adapters: at most {MAX_ADAPTERS} add up")
         if not all(isinstance(name, str) for name in key):
-            raise InputError(f"adapters={names!r} is no list of names")
+            raise InputError(f"adapters={names!r} is not a list of names")
         if len(set(key)) != len(key):
             raise InputError(f"an adapter is named twice: {', '.join(map(str, key))}")
         members = [self._find(name) for name in key]

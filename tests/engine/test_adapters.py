@@ -217,7 +217,7 @@ def test_mistakes_in_naming_adapters_are_told(model):
                 engine.add_adapter("x", weights, scale=scale)
         with pytest.raises(InputError, match="unknown adapter 'x': a0, a1"):
             engine.generate("hi", adapters=["x"])
-        with pytest.raises(InputError, match="is a text"):
+        with pytest.raises(InputError, match="is not a list of names"):
             engine.generate("hi", adapters="a0")
         with pytest.raises(InputError, match="twice"):
             engine.forward(IDS, ["a0", "a1", "a0"])
