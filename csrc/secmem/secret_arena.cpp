@@ -18,6 +18,8 @@
 namespace ptmo {
 
 void secure_wipe(void* p, size_t bytes) {
+  if (bytes == 0) // of an empty buffer, whose pointer may be null
+    return;
   std::memset(p, 0, bytes);
   asm volatile("" : : "r"(p) : "memory");
 }
