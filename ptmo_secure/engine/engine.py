@@ -216,7 +216,10 @@ class Engine(AdapterMethods):
     def _prompt_ids(self, prompt: Messages | Sequence[int]) -> list[int]:
         if isinstance(prompt, str) or any(isinstance(part, Mapping) for part in prompt):
             return list(self.render(cast(Messages, prompt)).ids)
-        ids = checked_ids(cast(Sequence[int], prompt))
+        return self._token_ids(cast(Sequence[int], prompt))
+
+    def _token_ids(self, token_ids: Sequence[int]) -> list[int]:
+        ids = checked_ids(token_ids)
         if max(ids) >= self.model.vocab_size:
             raise InputError(f"token id {max(ids)} is not in 0..{self.model.vocab_size - 1}")
         return ids
@@ -274,7 +277,7 @@ class Engine(AdapterMethods):
             InputError: no tokens, too many, an id out of range, or an unknown adapter.
             EngineError: the TEE is gone.
         """
-        ids = self._prompt_ids(token_ids)  # wrong ones must not cost the conversation
+        ids = self._token_ids(token_ids)  # wrong ones must not cost the conversation
         if len(ids) > self.context_tokens:
             raise InputError(f"{len(ids)} tokens exceed the context of {self.context_tokens}")
         with self._lock:
