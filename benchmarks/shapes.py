@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+CHUNK_TOKENS = 128  # the engine's prefill chunk
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:

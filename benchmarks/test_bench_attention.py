@@ -13,6 +13,7 @@ from ptmo_secure import _native
 PAGE_ROWS = 32
 KV_TYPES = {
     "int8": _native.KvType.int8,
+    "int4": _native.KvType.int4,
     "fp16": _native.KvType.fp16,
     "fp32": _native.KvType.fp32,
 }
@@ -69,6 +70,7 @@ def test_attention_prefill(benchmark: Any, model: ModelShape, sealed: bool, thre
     run(benchmark, Case(model, "int8", sealed, context=1024, tokens=128, threads=threads))
 
 
-@pytest.mark.parametrize("record_bytes", [64, 128, 256], ids=lambda size: f"{size}B-rows")
-def test_keystream(benchmark: Any, record_bytes: int) -> None:
-    time_kernel(benchmark, _native.KeystreamBench(PAGE_ROWS, record_bytes), threads=1)
+@pytest.mark.parametrize("record_bytes", [8, 32, 64, 128, 256], ids=lambda size: f"{size}B-rows")
+@pytest.mark.parametrize("level", _native.aes_levels())
+def test_keystream(benchmark: Any, level: str, record_bytes: int) -> None:
+    time_kernel(benchmark, _native.KeystreamBench(PAGE_ROWS, record_bytes, level), threads=1)

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 from kernel_timing import RESIDENT, ROTATED_BYTES, time_kernel
-from shapes import HEADS, LINEARS, LinearShape
+from shapes import CHUNK_TOKENS, HEADS, LINEARS, LinearShape
 
 from ptmo_secure import _native
 
-CHUNK_TOKENS = 128  # the engine's prefill chunk
 HEAD_ROWS = 2  # the head reads two INT8 planes of a token's activations (kernels/README.md)
 FORMATS = (
     ("int4", 32),  # Q4_1

@@ -1,4 +1,4 @@
-"""Elementwise kernels at the vector lengths of five models; all of it stays in the first cache."""
+"""Kernels without weights, at the vector lengths of five models; all stays in the first cache."""
 
 from typing import Any
 
@@ -19,6 +19,9 @@ LENGTHS = {
     "rope": {model.head_dim for model in MODELS},
     "quantize_row_i8": {model.head_dim for model in MODELS},
     "quantize_row_i16": {model.head_dim for model in MODELS},
+    "quantize_row_i4": {model.head_dim for model in MODELS},
+    "unpack_rows_i4": {model.head_dim for model in MODELS},
+    "fold_partials": {model.head_dim for model in MODELS},
     "to_f16": {model.head_dim for model in MODELS},
 }
 CASES = [(kernel, length) for kernel, lengths in LENGTHS.items() for length in sorted(lengths)]

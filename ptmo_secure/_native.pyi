@@ -1,10 +1,12 @@
 """Types of the native module (csrc/bindings)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+_OnBuffer: TypeAlias = Callable[[int, int], None] | None  # works on the buffer named before it
 
 class KvType:
     int8: KvType
@@ -97,7 +99,7 @@ class PageStorage:
         page: int,
         header: bytes,
         buffer: memoryview | None = None,
-        reorder: Callable[[int, int], None] | None = None,
+        reorder: _OnBuffer = None,
     ) -> bytes: ...
     def open_page(
         self,
@@ -107,7 +109,7 @@ class PageStorage:
         header: bytes,
         sealed: bytes,
         buffer: memoryview | None = None,
-        reorder: Callable[[int, int], None] | None = None,
+        reorder: _OnBuffer = None,
     ) -> None: ...
 
 class ModelConfig:
@@ -198,11 +200,18 @@ class Decoder:
         token_ids: list[npt.NDArray[np.int32]],
         all_logits: bool = False,
         attention_buffer: Any = None,
-        restore: Callable[[int, int], None] | None = None,
+        restore: _OnBuffer = None,
         adapters: Sequence[AdapterSet | None] = (),
     ) -> npt.NDArray[np.float32]: ...
 
-class MatmulBench:
+class _Bench:  # in the stub alone: what all of them have
+    def run(self, repeats: int) -> None: ...
+    @property
+    def call_bytes(self) -> int: ...
+    @property
+    def working_set_bytes(self) -> int: ...
+
+class MatmulBench(_Bench):
     def __init__(
         self,
         *,
@@ -214,41 +223,27 @@ class MatmulBench:
         threads: int,
         working_set_bytes: int,
     ) -> None: ...
-    def run(self, repeats: int) -> None: ...
-    @property
-    def call_bytes(self) -> int: ...
-    @property
-    def working_set_bytes(self) -> int: ...
 
-class VectorBench:
+class LowRankBench(_Bench):
+    def __init__(
+        self, *, rows: int, rank: int, tokens: int, threads: int, working_set_bytes: int
+    ) -> None: ...
+
+class VectorBench(_Bench):
     def __init__(self, kernel: str, n: int) -> None: ...
-    def run(self, repeats: int) -> None: ...
-    @property
-    def call_bytes(self) -> int: ...
-    @property
-    def working_set_bytes(self) -> int: ...
 
-class AttentionBench:
+class AttentionBench(_Bench):
     def __init__(
         self, session: KvSession, n_heads: int, context: int, tokens: int, threads: int
     ) -> None: ...
-    def run(self, repeats: int) -> None: ...
-    @property
-    def call_bytes(self) -> int: ...
-    @property
-    def working_set_bytes(self) -> int: ...
 
-class KeystreamBench:
-    def __init__(self, records: int, record_bytes: int) -> None: ...
-    def run(self, repeats: int) -> None: ...
-    @property
-    def call_bytes(self) -> int: ...
-    @property
-    def working_set_bytes(self) -> int: ...
+class KeystreamBench(_Bench):
+    def __init__(self, records: int, record_bytes: int, level: str) -> None: ...
 
 def read_bandwidth(bytes: int, threads: int, passes: int = 5) -> float: ...
 def kernel_level() -> str: ...
 def aes_level() -> str: ...
+def aes_levels() -> list[str]: ...
 def quantize_int4(
     x: npt.NDArray[np.float32], group: int = 32, symmetric: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], npt.NDArray[np.float16]]: ...

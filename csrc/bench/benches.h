@@ -7,6 +7,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,33 +21,73 @@
 
 namespace ptmo {
 
-// y [tokens, rows] = W [rows, cols] x: one matrix a call, `working_set_bytes` or more in rotation.
+// Equal weights side by side, working_set_bytes or more, that the calls of a bench take in turn.
+class Rotation {
+public:
+  Rotation(size_t bytes, size_t working_set_bytes);
+  uint8_t* first() { return copies_[0]; }
+  void repeat_first(); // into all the others
+  const uint8_t* next() {
+    const uint8_t* out = copies_[next_];
+    next_ = (next_ + 1) % copies_.size();
+    return out;
+  }
+  size_t call_bytes() const { return bytes_; }
+  size_t working_set_bytes() const { return bytes_ * copies_.size(); }
+
+private:
+  const size_t bytes_; // of one
+  size_t next_ = 0;
+  HugeArena arena_;
+  std::vector<uint8_t*> copies_;
+};
+
+// y [tokens, rows] = W [rows, cols] x: one matrix of the rotation a call.
 class MatmulBench {
 public:
   // `type` kInt4 or kInt4Symmetric with group 32, 64 or 128, or kInt8 (group 32).
   MatmulBench(kernels::WeightType type, int rows, int cols, int group, int tokens, int threads,
               size_t working_set_bytes);
   void run(int repeats);
-  size_t call_bytes() const { return matrix_bytes_; }
-  size_t working_set_bytes() const { return matrix_bytes_ * matrices_.size(); }
+  size_t call_bytes() const { return rotation_->call_bytes(); }
+  size_t working_set_bytes() const { return rotation_->working_set_bytes(); }
 
 private:
   const kernels::Table& kernels_;
   ThreadPool pool_;
   const int tokens_;
-  size_t matrix_bytes_ = 0, next_ = 0;
-  HugeArena weights_;
-  std::vector<kernels::PackedMatrix> matrices_;
+  std::unique_ptr<Rotation> rotation_;
+  kernels::PackedMatrix matrix_{};
   kernels::Activations input_{};
   std::vector<int8_t> codes_;
   std::vector<float> scales_, sums_, y_;
   std::vector<int32_t> code_sums_;
 };
 
-// An elementwise kernel of the table, by its name there, on vectors of n elements that stay in the
-// first cache.
+// y [tokens, rows] += B [rows, rank] u, in INT8: one factor of the rotation a call.
+class LowRankBench {
+public:
+  LowRankBench(int rows, int rank, int tokens, int threads, size_t working_set_bytes);
+  void run(int repeats);
+  size_t call_bytes() const { return rotation_->call_bytes(); }
+  size_t working_set_bytes() const { return rotation_->working_set_bytes(); }
+
+private:
+  const kernels::Table& kernels_;
+  ThreadPool pool_;
+  const int tokens_;
+  std::unique_ptr<Rotation> rotation_;
+  kernels::LowRankTerm term_{};
+  std::vector<int8_t> codes_;
+  std::vector<float> scales_, y_;
+  std::vector<int32_t> code_sums_;
+};
+
+// A kernel of the table without weights, by its name there, on vectors of n elements that stay in
+// the first cache. Those that take several rows a call get kRows.
 class VectorBench {
 public:
+  static constexpr int kRows = 16;
   VectorBench(const std::string& kernel, int n);
   VectorBench(const VectorBench&) = delete;
   VectorBench& operator=(const VectorBench&) = delete;
@@ -61,6 +102,7 @@ private:
   std::vector<int8_t> codes_;
   std::vector<int16_t> wide_codes_;
   std::vector<uint16_t> halves_;
+  std::vector<uint8_t> packed_;
   std::vector<int32_t> code_sums_;
 };
 
@@ -86,15 +128,17 @@ private:
   std::vector<float> q_, out_;
 };
 
-// The sealed cache's keystream over a tile of `records` records in the first cache.
+// The sealed cache's keystream over a tile of `records` records in the first cache, by one of the
+// CPU's levels of AES instructions (aes_hardware_levels()).
 class KeystreamBench {
 public:
-  KeystreamBench(int records, size_t record_bytes);
+  KeystreamBench(int records, size_t record_bytes, const std::string& level);
   void run(int repeats);
   size_t call_bytes() const { return tile_.size(); }
   size_t working_set_bytes() const { return tile_.size(); }
 
 private:
+  AesLevel level_{};
   AesRoundKeys keys_;
   std::vector<uint64_t> seqs_;
   const size_t record_bytes_;

@@ -48,13 +48,17 @@ void register_bench(py::module_& m) {
            }),
            py::kw_only(), py::arg("type"), py::arg("rows"), py::arg("cols"), py::arg("group"),
            py::arg("tokens"), py::arg("threads"), py::arg("working_set_bytes"));
+  bench_class<LowRankBench>(m, "LowRankBench")
+      .def(py::init<int, int, int, int, size_t>(), py::kw_only(), py::arg("rows"), py::arg("rank"),
+           py::arg("tokens"), py::arg("threads"), py::arg("working_set_bytes"));
   bench_class<VectorBench>(m, "VectorBench")
       .def(py::init<const std::string&, int>(), py::arg("kernel"), py::arg("n"));
   bench_class<AttentionBench>(m, "AttentionBench")
       .def(py::init<KvSession&, int, int, int, int>(), py::arg("session"), py::arg("n_heads"),
            py::arg("context"), py::arg("tokens"), py::arg("threads"), py::keep_alive<1, 2>());
   bench_class<KeystreamBench>(m, "KeystreamBench")
-      .def(py::init<int, size_t>(), py::arg("records"), py::arg("record_bytes"));
+      .def(py::init<int, size_t, const std::string&>(), py::arg("records"), py::arg("record_bytes"),
+           py::arg("level"));
 }
 
 } // namespace ptmo

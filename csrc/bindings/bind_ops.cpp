@@ -67,6 +67,15 @@ void register_ops(py::module_& m) {
       "kernel_level", [] { return std::string(kernels::best().name); },
       "Name of the CPU kernel level in use.");
   m.def("aes_level", &aes_level, "The CPU's AES instructions in use, or \"portable\".");
+  m.def(
+      "aes_levels",
+      [] {
+        std::vector<std::string> names;
+        for (const AesLevel& level : aes_hardware_levels())
+          names.emplace_back(level.name);
+        return names;
+      },
+      "All that this CPU has, best first.");
   m.def("quantize_int4", &quantize, py::arg("x"), py::arg("group") = 32,
         py::arg("symmetric") = false,
         "Group-wise INT4 of x [N, K] float32: (codes u8 [N, K/2], scales f16, mins f16 [N, K/g]).");

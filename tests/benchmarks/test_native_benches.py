@@ -66,17 +66,43 @@ def test_a_matrix_of_a_wrong_shape_is_refused(change: dict[str, object], text: s
 
 
 @pytest.mark.parametrize(
+    ("rank", "bytes_per_panel"),
+    [(1, 64 + 32), (8, 2 * 64 + 32), (16, 4 * 64 + 32), (20, 5 * 64 + 2 * 32)],
+)
+def test_a_low_rank_call_reads_one_packed_factor(rank: int, bytes_per_panel: int) -> None:
+    bench = _native.LowRankBench(rows=40, rank=rank, tokens=3, threads=2, working_set_bytes=9_000)
+    assert bench.call_bytes == 3 * bytes_per_panel
+    assert 9_000 <= bench.working_set_bytes < 9_000 + bench.call_bytes
+    bench.run(50)
+
+
+def test_a_low_rank_factor_of_no_rank_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank=0"):
+        _native.LowRankBench(rows=40, rank=0, tokens=1, threads=1, working_set_bytes=0)
+
+
+@pytest.mark.parametrize(
     ("kernel", "bytes_per_element"),
     [
         *(("quantize_blocks", 5), ("rms_norm", 12), ("swiglu", 12), ("add", 12), ("cos_sin", 12)),
         *(("rope", 12), ("quantize_row_i8", 5), ("quantize_row_i16", 6), ("to_f16", 6)),
-        *(("geglu", 12), ("head_rms_norm", 8)),
+        *(("geglu", 12), ("head_rms_norm", 8), ("quantize_row_i4", 4.5)),
     ],
 )
-def test_every_elementwise_kernel_can_be_timed(kernel: str, bytes_per_element: int) -> None:
+def test_every_elementwise_kernel_can_be_timed(kernel: str, bytes_per_element: float) -> None:
     bench = _native.VectorBench(kernel, 96)
     bench.run(3)
     assert bench.call_bytes == bytes_per_element * 96
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bytes_per_row"),
+    [("unpack_rows_i4", 96 + 48), ("fold_partials", 3 * 4 * (32 + 96))],
+)
+def test_kernels_of_several_rows_get_16_of_them(kernel: str, bytes_per_row: int) -> None:
+    bench = _native.VectorBench(kernel, 96)
+    bench.run(3)
+    assert bench.call_bytes == 16 * bytes_per_row
 
 
 def test_an_unknown_kernel_is_refused_by_name() -> None:
@@ -84,14 +110,14 @@ def test_an_unknown_kernel_is_refused_by_name() -> None:
         _native.VectorBench("softsign", 96)
 
 
-@pytest.mark.parametrize("kv_type", ["int8", "fp16", "fp32"])
+@pytest.mark.parametrize("kv_type", ["int8", "int4", "fp16", "fp32"])
 def test_attention_reads_the_whole_cache_once_a_call(kv_type: str) -> None:
     arena = pages(getattr(_native.KvType, kv_type))
     session = _native.KvSession(arena, 1)
     bench = _native.AttentionBench(session, HEADS, 40, 1, 2)
     bench.run(2)
-    element = {"int8": 1, "fp16": 2, "fp32": 4}[kv_type]
-    row = 2 * DIM * element + (8 if kv_type == "int8" else 0)
+    element = {"int8": 1, "int4": 0.5, "fp16": 2, "fp32": 4}[kv_type]
+    row = 2 * DIM * element + (8 if kv_type in ("int8", "int4") else 0)
     assert session.length == 40
     assert bench.call_bytes == 40 * LAYERS * KV_HEADS * row
 
@@ -124,10 +150,16 @@ def test_attention_needs_an_empty_session_and_whole_groups_of_heads() -> None:
         _native.AttentionBench(session, HEADS, 8, 1, 1)
 
 
-def test_the_keystream_runs_over_whole_tiles() -> None:
-    bench = _native.KeystreamBench(32, 64)
+@pytest.mark.parametrize("level", _native.aes_levels())
+def test_the_keystream_runs_over_whole_tiles(level: str) -> None:
+    bench = _native.KeystreamBench(32, 64, level)
     bench.run(2)
     assert bench.call_bytes == 2048
+
+
+def test_a_keystream_without_the_instructions_for_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="level=portable"):
+        _native.KeystreamBench(32, 64, "portable")
 
 
 def test_a_bandwidth_is_a_positive_number_of_bytes_per_second() -> None:
