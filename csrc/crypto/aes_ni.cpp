@@ -1,9 +1,8 @@
 #include "aes_ni.h"
 
-#include <cstring>
 #include <stdexcept>
 
-#include "aes_ctr.h"
+#include "aes_ctr_records.h"
 
 #if defined(__AES__)
 #include <immintrin.h>
@@ -11,33 +10,44 @@
 namespace ptmo {
 namespace {
 
-// The rest of a counter block for block number `i` of a record: layer, stream, block, big-endian,
-// in the upper 8 bytes.
-inline uint64_t tail_of(uint16_t layer, uint16_t stream, uint32_t i) {
-  return __builtin_bswap64(static_cast<uint64_t>(layer) << 48 |
-                           static_cast<uint64_t>(stream) << 32 | i);
-}
+struct AesNi {
+  using Block = __m128i;
 
-// Encrypts N counter blocks. The round keys are read from the arena at each use: they must not be
-// kept in registers long enough for the compiler to spill them to the stack.
-template <int N> inline void encrypt(const __m128i* keys, __m128i* b) {
-  const __m128i first = _mm_load_si128(keys);
-  for (int i = 0; i < N; ++i)
-    b[i] = _mm_xor_si128(b[i], first);
-  for (int round = 1; round < 10; ++round) {
-    const __m128i k = _mm_load_si128(keys + round);
-    for (int i = 0; i < N; ++i)
-      b[i] = _mm_aesenc_si128(b[i], k);
+  static Block pair(uint64_t seq, uint64_t place) {
+    return _mm_set_epi64x(static_cast<long long>(place), static_cast<long long>(seq));
   }
-  const __m128i last = _mm_load_si128(keys + 10);
-  for (int i = 0; i < N; ++i)
-    b[i] = _mm_aesenclast_si128(b[i], last);
-}
+  static Block next(Block pair) { return _mm_add_epi64(pair, _mm_set_epi64x(1, 0)); }
+  static Block counter(Block pair) {
+    return _mm_shuffle_epi8(pair, _mm_set_epi64x(0x08090a0b0c0d0e0f, 0x0001020304050607));
+  }
+  static Block add(Block a, Block b) { return _mm_xor_si128(a, b); }
+  static Block load(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static Block load_half(const uint8_t* p) {
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  }
+  static void store(uint8_t* p, Block b) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), b); }
+  static void store_half(uint8_t* p, Block b) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), b);
+  }
 
-inline void xor16(const uint8_t* in, __m128i keystream, uint8_t* out) {
-  const __m128i text = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(text, keystream));
-}
+  // The round keys are read from the arena at each use: they must not be kept in registers long
+  // enough for the compiler to spill them to the stack.
+  template <int N> static void encrypt(const uint8_t* keys, Block* b) {
+    const Block first = load(keys);
+    for (int i = 0; i < N; ++i)
+      b[i] = _mm_xor_si128(b[i], first);
+    for (int round = 1; round < 10; ++round) {
+      const Block k = load(keys + 16 * round);
+      for (int i = 0; i < N; ++i)
+        b[i] = _mm_aesenc_si128(b[i], k);
+    }
+    const Block last = load(keys + 160);
+    for (int i = 0; i < N; ++i)
+      b[i] = _mm_aesenclast_si128(b[i], last);
+  }
+};
 
 } // namespace
 
@@ -47,40 +57,7 @@ bool aes_ni_supported() {
 
 void aes_ni_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
                     uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
-  // The asm hides that these are the same keys as in the last call: the compiler then cannot hoist
-  // and spill them across this function's callers.
-  const auto* rk = reinterpret_cast<const __m128i*>(keys.bytes);
-  asm volatile("" : "+r"(rk));
-  for (int r = 0; r < records; ++r, in += record_bytes, out += record_bytes) {
-    const auto seq = static_cast<long long>(__builtin_bswap64(seqs[r]));
-    const auto counter = [&](uint32_t i) {
-      return _mm_set_epi64x(static_cast<long long>(tail_of(layer, stream, i)), seq);
-    };
-    size_t at = 0;
-    uint32_t i = 0;
-    for (; at + 64 <= record_bytes; at += 64, i += 4) {
-      __m128i b[4] = {counter(i), counter(i + 1), counter(i + 2), counter(i + 3)};
-      encrypt<4>(rk, b);
-      for (int j = 0; j < 4; ++j)
-        xor16(in + at + 16 * j, b[j], out + at + 16 * j);
-    }
-    for (; at + 16 <= record_bytes; at += 16, ++i) {
-      __m128i b[1] = {counter(i)};
-      encrypt<1>(rk, b);
-      xor16(in + at, b[0], out + at);
-    }
-    if (at < record_bytes) {
-      // Copied in before the keystream exists: a call in between would spill it to the stack.
-      uint8_t rest[16] = {};
-      std::memcpy(rest, in + at, record_bytes - at);
-      __m128i b[1] = {counter(i)};
-      encrypt<1>(rk, b);
-      xor16(rest, b[0], rest);
-      std::memcpy(out + at, rest, record_bytes - at);
-      std::memset(rest, 0, sizeof(rest));
-      asm volatile("" : : "r"(rest) : "memory"); // keeps the wipe
-    }
-  }
+  xor_records<AesNi>(keys, seqs, records, layer, stream, in, record_bytes, out);
 }
 
 } // namespace ptmo
