@@ -7,8 +7,8 @@ namespace {
 
 // The S-box from its definition: inversion in GF(2^8) and an affine map (FIPS 197, 5.1.1).
 struct Sbox {
-  uint8_t at[256];
-  Sbox() {
+  uint8_t at[256] = {};
+  constexpr Sbox() {
     uint8_t p = 1, q = 1;
     do {
       p = static_cast<uint8_t>(p ^ (p << 1) ^ (p & 0x80 ? 0x1b : 0)); // times 3
@@ -24,19 +24,30 @@ struct Sbox {
   }
 };
 
-const uint8_t* sbox() {
-  static const Sbox box;
-  return box.at;
+constexpr Sbox kSbox;
+
+// A column of the state is one word, its first byte the lowest: as a little-endian CPU reads it.
+inline uint32_t load_column(const uint8_t* p) {
+  uint32_t column;
+  std::memcpy(&column, p, sizeof(column));
+  return column;
 }
 
-inline uint8_t twice(uint8_t x) {
-  return static_cast<uint8_t>(x << 1 ^ (x & 0x80 ? 0x1b : 0));
+// Each byte times 2 in GF(2^8).
+inline uint32_t twice(uint32_t x) {
+  return (x & 0x7f7f7f7f) << 1 ^ (x >> 7 & 0x01010101) * 0x1b;
+}
+
+// MixColumns (5.1.3): byte i becomes 2 a[i] + 3 a[i + 1] + a[i + 2] + a[i + 3].
+inline uint32_t mixed(uint32_t a) {
+  const uint32_t next = a >> 8 | a << 24;
+  return twice(a ^ next) ^ next ^ (a >> 16 | a << 16) ^ (a >> 24 | a << 8);
 }
 
 } // namespace
 
 void aes_expand(const uint8_t* key, size_t key_bytes, uint8_t* w) {
-  const uint8_t* box = sbox();
+  const uint8_t* box = kSbox.at;
   const size_t all = 16 * (key_bytes / 4 + 7);
   std::memmove(w, key, key_bytes);
   uint8_t rcon = 1;
@@ -48,7 +59,7 @@ void aes_expand(const uint8_t* key, size_t key_bytes, uint8_t* w) {
       t[1] = box[t[2]];
       t[2] = box[t[3]];
       t[3] = box[first];
-      rcon = twice(rcon);
+      rcon = static_cast<uint8_t>(twice(rcon));
     } else if (key_bytes > 24 && i % key_bytes == 16) {
       for (uint8_t& b : t)
         b = box[b];
@@ -59,24 +70,20 @@ void aes_expand(const uint8_t* key, size_t key_bytes, uint8_t* w) {
 }
 
 void aes_encrypt_block(const uint8_t* round_keys, int rounds, uint8_t state[16]) {
-  const uint8_t* box = sbox();
-  for (int i = 0; i < 16; ++i)
-    state[i] ^= round_keys[i];
+  const uint8_t* box = kSbox.at;
+  uint32_t s[4], t[4];
+  for (int c = 0; c < 4; ++c)
+    s[c] = load_column(state + 4 * c) ^ load_column(round_keys + 4 * c);
   for (int round = 1; round <= rounds; ++round) {
-    uint8_t t[16];
-    for (int c = 0; c < 4; ++c)
+    for (int c = 0; c < 4; ++c) {
+      t[c] = 0;
       for (int r = 0; r < 4; ++r)
-        t[4 * c + r] = box[state[4 * ((c + r) % 4) + r]];
-    for (int c = 0; c < 4 && round < rounds; ++c) {
-      uint8_t* a = t + 4 * c;
-      const uint8_t all = a[0] ^ a[1] ^ a[2] ^ a[3], first = a[0];
-      for (int r = 0; r < 3; ++r)
-        a[r] ^= all ^ twice(a[r] ^ a[r + 1]);
-      a[3] ^= all ^ twice(a[3] ^ first);
+        t[c] |= static_cast<uint32_t>(box[s[(c + r) % 4] >> 8 * r & 0xff]) << 8 * r;
     }
-    for (int i = 0; i < 16; ++i)
-      state[i] = t[i] ^ round_keys[16 * round + i];
+    for (int c = 0; c < 4; ++c)
+      s[c] = (round < rounds ? mixed(t[c]) : t[c]) ^ load_column(round_keys + 16 * round + 4 * c);
   }
+  std::memcpy(state, s, sizeof(s));
 }
 
 } // namespace ptmo

@@ -1,4 +1,4 @@
-// The AES block cipher (FIPS 197) byte by byte, for any key size: key expansion for every path, and
+// The AES block cipher (FIPS 197) in plain C++, for any key size: key expansion for every path, and
 // the portable encryption (table look-ups: not constant time; the hardware paths are).
 #pragma once
 

@@ -38,8 +38,7 @@ struct AesLevel {
 };
 std::vector<AesLevel> aes_hardware_levels();
 
-// The portable version of the same, kept callable for the tests (byte-wise, table-free but for the
-// S-box: not constant time).
+// The portable version of the same, kept callable for the tests (aes_block.h: not constant time).
 void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int records,
                              uint16_t layer, StreamKind kind, uint16_t head, const uint8_t* in,
                              size_t record_bytes, uint8_t* out);

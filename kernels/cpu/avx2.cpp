@@ -36,7 +36,7 @@ struct MultiplyAdd {
 } // namespace
 
 const Table* avx2() {
-  static constexpr Table table = table_of<MultiplyAdd>("avx2");
+  static constexpr Table table = table_of<HalfPanels<MultiplyAdd>>("avx2", attend_i8);
   return avx2_supported() ? &table : nullptr;
 }
 

@@ -31,7 +31,7 @@ bool has_avx_vnni() {
 } // namespace
 
 const Table* avxvnni() {
-  static constexpr Table table = table_of<DotProduct>("avxvnni");
+  static constexpr Table table = table_of<HalfPanels<DotProduct>>("avxvnni", attend_i8);
   return avx2_supported() && has_avx_vnni() ? &table : nullptr;
 }
 

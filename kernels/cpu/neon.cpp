@@ -8,21 +8,15 @@
 #include <sys/auxv.h>
 
 #include "attention_neon.h"
-#include "simd_kernels.h"
+#include "integer_level.h"
 
 namespace ptmo::kernels {
 namespace {
 
-constexpr int kQuarterRows = 4;      // rows of a register
-constexpr int kPrefetchBytes = 1024; // ahead of the block in hand
+constexpr int kQuarterRows = 4; // rows of a register
 
-inline float32x4_t load_scales(const uint8_t* p) {
+inline float32x4_t load_four_scales(const uint8_t* p) {
   return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
-}
-
-inline void prefetch(const uint8_t* p, int lines) {
-  for (int i = 0; i < lines; ++i)
-    __builtin_prefetch(p + kPrefetchBytes + i * 64);
 }
 
 // `start` and the sum over a block's 32 columns: codes[i] holds columns 4i .. 4i + 3 of 4 rows.
@@ -50,109 +44,81 @@ inline void store_rows(float* y, size_t y_stride, const float32x4_t (&acc)[NT][4
   }
 }
 
-template <int NT, bool kMins>
-void int4_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
-                float* y, size_t y_stride) {
-  const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
-  const uint8x16_t nibble = vdupq_n_u8(0x0f);
-  float32x4_t acc[NT][4] = {};
-  const uint8_t* at = panel;
-  for (int b = 0; b < blocks; at += kMins ? 64 : 32) {
-    const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
-    for (int g = 0; g < per_group; ++g, ++b, at += 256) {
-      prefetch(at, 5);
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        const float32x4_t d = load_scales(tail + 8 * quarter);
-        const float32x4_t m = kMins ? load_scales(tail + 32 + 8 * quarter) : d;
-        int8x16_t codes[8];
-        for (int p = 0; p < 4; ++p) {
-          const uint8x16_t raw = vld1q_u8(at + p * 64 + quarter * 16);
-          codes[p] = vreinterpretq_s8_u8(vandq_u8(raw, nibble));
-          codes[4 + p] = vreinterpretq_s8_u8(vshrq_n_u8(raw, 4));
+// The Product of integer_level.h.
+struct WholePanels {
+  static constexpr int kParts = 1;
+
+  template <int NT, bool kMins>
+  static void int4(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
+                   const Activations& x, int t0, float* y, size_t y_stride) {
+    const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
+    const uint8x16_t nibble = vdupq_n_u8(0x0f);
+    float32x4_t acc[NT][4] = {};
+    const uint8_t* at = panel;
+    for (int b = 0; b < blocks; at += kMins ? 64 : 32) {
+      const uint8_t* tail = at + static_cast<size_t>(per_group) * 256;
+      for (int g = 0; g < per_group; ++g, ++b, at += 256) {
+        prefetch(at, 5);
+        for (int quarter = 0; quarter < 4; ++quarter) {
+          const float32x4_t d = load_four_scales(tail + 8 * quarter);
+          const float32x4_t m = kMins ? load_four_scales(tail + 32 + 8 * quarter) : d;
+          int8x16_t codes[8];
+          for (int p = 0; p < 4; ++p) {
+            const uint8x16_t raw = vld1q_u8(at + p * 64 + quarter * 16);
+            codes[p] = vreinterpretq_s8_u8(vandq_u8(raw, nibble));
+            codes[4 + p] = vreinterpretq_s8_u8(vshrq_n_u8(raw, 4));
+          }
+          for (int t = 0; t < NT; ++t) {
+            const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
+            const int32_t start = kMins ? 0 : -8 * x.code_sums[block];
+            const float32x4_t dot = dot_block(start, codes, x.codes + block * kBlock);
+            float32x4_t& sum = acc[t][quarter];
+            sum = vfmaq_f32(sum, dot, vmulq_n_f32(d, x.scales[block]));
+            if (kMins)
+              sum = vfmaq_n_f32(sum, m, x.sums[block]);
+          }
         }
+      }
+    }
+    store_rows(y + t0 * y_stride, y_stride, acc, rows);
+  }
+
+  template <int NT>
+  static void int8(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
+                   const Activations& x, int t0, float* y, size_t y_stride) {
+    const int blocks = w.cols / kBlock;
+    float32x4_t acc[NT][4] = {};
+    const uint8_t* at = panel;
+    for (int b = 0; b < blocks; ++b, at += kInt8BlockBytes) {
+      prefetch(at, 9);
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        const float32x4_t d = load_four_scales(at + 512 + 8 * quarter);
+        int8x16_t codes[8];
+        for (int c = 0; c < 8; ++c)
+          codes[c] = vreinterpretq_s8_u8(vld1q_u8(at + c * 64 + quarter * 16));
         for (int t = 0; t < NT; ++t) {
           const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-          const int32_t start = kMins ? 0 : -8 * x.code_sums[block];
-          const float32x4_t dot = dot_block(start, codes, x.codes + block * kBlock);
-          float32x4_t& sum = acc[t][quarter];
-          sum = vfmaq_f32(sum, dot, vmulq_n_f32(d, x.scales[block]));
-          if (kMins)
-            sum = vfmaq_n_f32(sum, m, x.sums[block]);
+          const float32x4_t dot = dot_block(0, codes, x.codes + block * kBlock);
+          acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot, vmulq_n_f32(d, x.scales[block]));
         }
       }
     }
+    store_rows(y + t0 * y_stride, y_stride, acc, rows);
   }
-  store_rows(y + t0 * y_stride, y_stride, acc, rows);
-}
 
-template <int NT>
-void int8_panel(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x, int t0,
-                float* y, size_t y_stride) {
-  const int blocks = w.cols / kBlock;
-  float32x4_t acc[NT][4] = {};
-  const uint8_t* at = panel;
-  for (int b = 0; b < blocks; ++b, at += kInt8BlockBytes) {
-    prefetch(at, 9);
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      const float32x4_t d = load_scales(at + 512 + 8 * quarter);
-      int8x16_t codes[8];
-      for (int c = 0; c < 8; ++c)
-        codes[c] = vreinterpretq_s8_u8(vld1q_u8(at + c * 64 + quarter * 16));
-      for (int t = 0; t < NT; ++t) {
-        const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-        const float32x4_t dot = dot_block(0, codes, x.codes + block * kBlock);
-        acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot, vmulq_n_f32(d, x.scales[block]));
-      }
+  // Of simd_kernels.h: two registers hold 4 ranks of 8 rows.
+  struct RankDot {
+    int32x4_t lo = vdupq_n_s32(0), hi = lo;
+    explicit RankDot(int32_t) {}
+    static int8x16_t load(const int8_t* codes) {
+      return vreinterpretq_s8_s32(vdupq_n_s32(four_codes(codes)));
     }
-  }
-  store_rows(y + t0 * y_stride, y_stride, acc, rows);
-}
-
-template <int NT>
-void panel_product(const PackedMatrix& w, const uint8_t* panel, int rows, const Activations& x,
-                   int t0, float* y, size_t y_stride) {
-  if (w.type == WeightType::kInt4)
-    int4_panel<NT, true>(w, panel, rows, x, t0, y, y_stride);
-  else if (w.type == WeightType::kInt4Symmetric)
-    int4_panel<NT, false>(w, panel, rows, x, t0, y, y_stride);
-  else
-    int8_panel<NT>(w, panel, rows, x, t0, y, y_stride);
-}
-
-void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
-            float* y, size_t y_stride) {
-  if (x.codes == nullptr || !is_integer(w.type)) {
-    float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
-    return;
-  }
-  for (int p = panel_begin; p < panel_end; ++p) {
-    const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
-    const int rows = std::min(kPanelRows, w.rows - p * kPanelRows);
-    float* out = y + p * kPanelRows;
-    int t = 0;
-    for (; t + 4 <= tokens; t += 4)
-      panel_product<4>(w, panel, rows, x, t, out, y_stride);
-    for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
-      panel_product<2>(w, panel, rows, x, t, out, y_stride);
-    for (; t < tokens; ++t)
-      panel_product<1>(w, panel, rows, x, t, out, y_stride);
-  }
-}
-
-// Of simd_kernels.h: two registers hold 4 ranks of 8 rows.
-struct RankDot {
-  int32x4_t lo = vdupq_n_s32(0), hi = lo;
-  explicit RankDot(int32_t) {}
-  static int8x16_t load(const int8_t* codes) {
-    int32_t four;
-    std::memcpy(&four, codes, sizeof(four));
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
-  }
-  void add(const uint8_t* b, int8x16_t four) {
-    lo = vdotq_s32(lo, vreinterpretq_s8_u8(vld1q_u8(b)), four);
-    hi = vdotq_s32(hi, vreinterpretq_s8_u8(vld1q_u8(b + 16)), four);
-  }
-  V::reg total() const { return {vcvtq_f32_s32(lo), vcvtq_f32_s32(hi)}; }
+    void add(const uint8_t* b, int8x16_t four) {
+      lo = vdotq_s32(lo, vreinterpretq_s8_u8(vld1q_u8(b)), four);
+      hi = vdotq_s32(hi, vreinterpretq_s8_u8(vld1q_u8(b + 16)), four);
+    }
+    V::reg total() const { return {vcvtq_f32_s32(lo), vcvtq_f32_s32(hi)}; }
+  };
 };
 
 bool supported() {
@@ -163,12 +129,7 @@ bool supported() {
 } // namespace
 
 const Table* neon() {
-  static constexpr Table table = {
-      "neon",     quantize_blocks, matmul,         rms_norm,        swiglu,
-      add,        cos_sin,         rope,           quantize_row_i8, quantize_row_i16,
-      to_f16,     quantize_row_i4, unpack_rows_i4, attend_i8,       attend_f16,
-      attend_f32, fold_partials,   geglu,          head_rms_norm,   low_rank_add<RankDot>,
-  };
+  static constexpr Table table = table_of<WholePanels>("neon", attend_i8);
   return supported() ? &table : nullptr;
 }
 

@@ -5,6 +5,7 @@
 // bytes are small: RFC 3686 (which starts at 1: block 0 is skipped here) and the AESAVS known
 // answers with zero there. The counters of SP 800-38A F.5.1 end in fcfdfeff and cannot be reached.
 #include "check.h"
+#include "hex.h"
 #include "samples.h"
 
 #include "crypto/aes_ctr.h"
@@ -18,23 +19,6 @@ namespace ptmo::test {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-
-Bytes hex(const std::string& text) {
-  Bytes out;
-  for (size_t i = 0; i + 1 < text.size(); i += 2)
-    out.push_back(static_cast<uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
-  return out;
-}
-
-std::string text(const Bytes& bytes) {
-  std::string out;
-  for (const uint8_t b : bytes) {
-    char two[3];
-    std::snprintf(two, sizeof(two), "%02x", b);
-    out += two;
-  }
-  return out;
-}
 
 AesRoundKeys expanded(const Bytes& key) {
   AesRoundKeys keys;
