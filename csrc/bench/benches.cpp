@@ -84,9 +84,9 @@ MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tok
   scales_.resize(values / kBlock);
   sums_.resize(values / kBlock);
   code_sums_.resize(values / kBlock);
-  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), scales_.data(),
-                           sums_.data(), code_sums_.data());
-  input_ = {cols, nullptr, codes_.data(), scales_.data(), sums_.data(), code_sums_.data()};
+  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), nullptr,
+                           scales_.data(), sums_.data(), code_sums_.data());
+  input_ = {cols, nullptr, codes_.data(), nullptr, scales_.data(), sums_.data(), code_sums_.data()};
   y_.resize(static_cast<size_t>(tokens) * rows);
 }
 
@@ -122,7 +122,8 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
       {"quantize_blocks",
        {5,
         [=, &k] {
-          k.quantize_blocks(x, n, codes_.data(), scales_.data(), sums_.data(), code_sums_.data());
+          k.quantize_blocks(x, n, codes_.data(), nullptr, scales_.data(), sums_.data(),
+                            code_sums_.data());
         }}},
       {"rms_norm", {12, [=, &k] { k.rms_norm(x, weight, n, 1e-5f, out); }}},
       {"head_rms_norm", {8, [=, &k] { k.head_rms_norm(out, weight, n, 1e-5f); }}},
