@@ -43,16 +43,20 @@ struct PackedMatrix {
   size_t panel_bytes;
 };
 
-// Activations of `tokens` rows. Float weights and the fp32 path read f32; the INT8 path reads the
-// rest: x ~= scale * code per block of 32, sums = scale * sum(codes), code_sums = sum(codes).
+// Activations of `tokens` rows. Float weights and the fp32 path read f32; the integer path reads
+// the rest, per block of 32: x ~= scale * c, sums = scale * sum(c), code_sums = sum(c), with c =
+// code at 8 bits and c = 256 * code + low at 16.
 struct Activations {
   int cols;
   const float* f32;         // [tokens, cols]
   const int8_t* codes;      // [tokens, cols], null on the fp32 path
+  const int8_t* low;        // [tokens, cols], null at 8 bits
   const float* scales;      // [tokens, cols / 32]
   const float* sums;        // [tokens, cols / 32]
   const int32_t* code_sums; // [tokens, cols / 32]
 };
+
+constexpr int kCode16 = 127 * 256 + 127; // the largest 16-bit code whose two bytes are both signed
 
 // Consecutive cache rows of one KV head, in pieces of `rows` (16 or 32) rows each.
 constexpr int kSpanRows = 128; // at most
@@ -68,7 +72,6 @@ struct CacheSpan {
 
 // Query rows; row i sees the rows [first[i], last[i]) of a span, at least one. A kernel may read
 // the cache rows around those, up to a multiple of 16, but no result depends on them.
-constexpr int kQueryCode = 127 * 256 + 127; // the largest whose two bytes are both signed
 struct Queries {
   int count, dim;       // dim: a multiple of 16, 16..512
   float scale;          // of q . k
@@ -127,9 +130,11 @@ struct LowRankTerm {
 struct Table {
   const char* name;
 
-  // Symmetric INT8 blocks: scale = max|x| / 127, code = round_half_even(x / scale).
+  // Symmetric blocks: c = round_half_even(x / scale), scale = max|x| / 127 at 8 bits (`low` is
+  // null), max|x| / kCode16 at 16.
   void (*quantize_blocks)(const float* x, // [cols]
-                          int cols, int8_t* codes, float* scales, float* sums, int32_t* code_sums);
+                          int cols, int8_t* codes, int8_t* low, float* scales, float* sums,
+                          int32_t* code_sums);
 
   // y[t, n] = sum_k W[n, k] x[t, k] for the rows of panels [panel_begin, panel_end).
   void (*matmul)(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x,
@@ -146,7 +151,7 @@ struct Table {
   // Rotates pairs (x[i], x[i + half]) by the given angles (Su et al. 2021, half-split layout).
   void (*rope)(float* x, const float* cosine, const float* sine, int half);
 
-  // Symmetric integer rows: returns scale = max|x| / (127 or kQueryCode); 0 for zero rows.
+  // Symmetric integer rows: returns scale = max|x| / (127 or kCode16); 0 for zero rows.
   float (*quantize_row_i8)(const float* x, int n, int8_t* codes);
   float (*quantize_row_i16)(const float* x, int n, int16_t* codes);
   void (*to_f16)(const float* x, int n, uint16_t* out);

@@ -49,7 +49,8 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
       {"quantize_blocks",
        {5 * size,
         [=, &k] {
-          k.quantize_blocks(x, n, codes_.data(), scales_.data(), sums_.data(), code_sums_.data());
+          k.quantize_blocks(x, n, codes_.data(), nullptr, scales_.data(), sums_.data(),
+                            code_sums_.data());
         }}},
       {"rms_norm", {12 * size, [=, &k] { k.rms_norm(x, weight, n, 1e-5f, out); }}},
       {"head_rms_norm", {8 * size, [=, &k] { k.head_rms_norm(out, weight, n, 1e-5f); }}},

@@ -83,9 +83,9 @@ MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tok
   scales_.resize(values / kBlock);
   sums_.resize(values / kBlock);
   code_sums_.resize(values / kBlock);
-  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), scales_.data(),
-                           sums_.data(), code_sums_.data());
-  input_ = {cols, nullptr, codes_.data(), scales_.data(), sums_.data(), code_sums_.data()};
+  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), nullptr,
+                           scales_.data(), sums_.data(), code_sums_.data());
+  input_ = {cols, nullptr, codes_.data(), nullptr, scales_.data(), sums_.data(), code_sums_.data()};
   y_.resize(static_cast<size_t>(tokens) * rows);
 }
 

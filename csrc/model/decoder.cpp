@@ -55,17 +55,17 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
     for (auto* v : {&table->cosine, &table->sine})
       v->resize(n * config.n_kv_heads * half);
   }
-  const size_t input_rows = std::max<size_t>(n, 2 * kOutputRows);
+  const size_t input_rows = std::max<size_t>(n, kOutputRows);
   for (Input* input : {&input_, &hidden_}) {
-    input->codes.resize(input_rows * widest);
+    for (auto* v : {&input->codes, &input->low})
+      v->resize(input_rows * widest);
     for (auto* v : {&input->scales, &input->sums})
       v->resize(input_rows * (widest / kernels::kBlock));
     input->code_sums.resize(input_rows * (widest / kernels::kBlock));
   }
-  residual_.resize(static_cast<size_t>(kOutputRows) * config.d_model);
-  output_slabs_.assign(static_cast<size_t>(threads),
-                       std::vector<float>(2 * kOutputRows * kOutputPanels *
-                                          static_cast<size_t>(kernels::kPanelRows)));
+  output_slabs_.assign(
+      static_cast<size_t>(threads),
+      std::vector<float>(kOutputRows * kOutputPanels * static_cast<size_t>(kernels::kPanelRows)));
   positions_.resize(n);
   row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * encoded_bytes(layout)));
 }
@@ -176,7 +176,7 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
 // x += W_o attention(W_q h, W_k h, W_v h), h = the normed x.
 void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  set_input(input_, normed_.data(), config_.d_model, rows_);
+  set_input(input_, Bits::k16, normed_.data(), config_.d_model, rows_);
   low_rank_.begin(adapter_rows_, layer, {Linear::kQ, Linear::kK, Linear::kV}, input_.view);
   project(input_,
           {{Linear::kQ, w.q, w.q_bias, q_.data()},
@@ -195,7 +195,7 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
                  config_.window(layer), config_.score_scale());
   if (restore.buffer != nullptr)
     restore.restore(layer, rows_);
-  set_input(input_, attended, config_.q_size(), rows_);
+  set_input(input_, Bits::k8, attended, config_.q_size(), rows_);
   low_rank_.begin(adapter_rows_, layer, {Linear::kO}, input_.view);
   project(input_, {{Linear::kO, w.o, kNoBias, normed_.data()}}, rows_, w.gate);
   add_normed(w.attn_post_norm);
@@ -210,8 +210,8 @@ void Decoder::mlp_layer(int layer, const Matrix& next) {
       up{Linear::kUp, w.up, kNoBias, up_.data()};
   const auto gated = config_.activation == Activation::kGeluTanh ? kernels_.geglu : kernels_.swiglu;
   const int panels = w.gate.panels();
-  set_input(input_, normed_.data(), config_.d_model, rows_);
-  begin_input(hidden_, gate_.data(), config_.d_ff);
+  set_input(input_, Bits::k8, normed_.data(), config_.d_model, rows_);
+  begin_input(hidden_, Bits::k16, gate_.data(), config_.d_ff);
   low_rank_.begin(adapter_rows_, layer, {Linear::kGate, Linear::kUp}, input_.view);
   const int lead = low_rank_.lead(2 * kPanels);
   pool_.parallel_for(lead + (panels + kPanels - 1) / kPanels, [&](int begin, int end, int share) {
@@ -227,7 +227,7 @@ void Decoder::mlp_layer(int layer, const Matrix& next) {
       const size_t at = static_cast<size_t>(t) * config_.d_ff + column;
       gated(gate_.data() + at, up_.data() + at, count, gate_.data() + at);
       if (hidden_.view.codes != nullptr)
-        quantize_row(hidden_, gate_.data(), t, 0, column, column + count);
+        quantize_row(hidden_, t, column, column + count);
     }
     prefetch_share(w.down, share);
   });
@@ -335,14 +335,14 @@ void Decoder::store_kv(int layer) {
 
 // Wipes what chunks of at most `n` rows wrote: the first rows of every buffer.
 void Decoder::wipe_scratch(int n) {
-  const size_t rows = std::max(n, 2 * std::min(n, kOutputRows));
+  const auto rows = static_cast<size_t>(n);
   const auto wipe = [rows](auto& buffer, size_t width) {
     secure_wipe(buffer.data(), std::min(rows * width, buffer.size()) * sizeof(buffer[0]));
   };
   const auto d = static_cast<size_t>(config_.d_model), ff = static_cast<size_t>(config_.d_ff);
   const auto q = static_cast<size_t>(config_.q_size()), kv = static_cast<size_t>(config_.kv_size());
   const size_t widest = std::max({d, ff, q});
-  for (auto* v : {&x_, &normed_, &residual_})
+  for (auto* v : {&x_, &normed_})
     wipe(*v, d);
   for (auto* v : {&q_, &attended_})
     wipe(*v, q);
@@ -352,6 +352,7 @@ void Decoder::wipe_scratch(int n) {
     wipe(*v, ff);
   for (Input* input : {&input_, &hidden_}) {
     wipe(input->codes, widest);
+    wipe(input->low, widest);
     wipe(input->code_sums, widest / kernels::kBlock);
     for (auto* v : {&input->scales, &input->sums})
       wipe(*v, widest / kernels::kBlock);

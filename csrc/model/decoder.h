@@ -86,9 +86,11 @@ private:
   void chunk_logits();
   void output(const OutputRow* rows, int n);
 
-  // Rows of a matrix product's input, quantised where a matrix reads integers.
+  // Rows of a matrix product's input, quantised where a matrix reads integers: to 16 bits where the
+  // logits feel it most (kernels/README.md has what each input costs and gives).
+  enum class Bits { k8, k16 };
   struct Input {
-    std::vector<int8_t> codes;
+    std::vector<int8_t> codes, low;
     std::vector<float> scales, sums;
     std::vector<int32_t> code_sums;
     kernels::Activations view{};
@@ -101,10 +103,10 @@ private:
   // Panels [from, to) of one of them.
   void multiply(const Input& input, const Projection& p, int from, int to, int n);
   void prefetch_share(const Matrix& next, int share) const;
-  void begin_input(Input& input, const float* x, int cols) const;
-  void set_input(Input& input, const float* x, int cols, int n);
-  // Quantises columns [from, to) of row t of x into row `at + t` of the input.
-  void quantize_row(Input& input, const float* x, int t, int at, int from, int to) const;
+  void begin_input(Input& input, Bits bits, const float* x, int cols) const;
+  void set_input(Input& input, Bits bits, const float* x, int cols, int n);
+  // Quantises columns [from, to) of row t of the input's floats.
+  void quantize_row(Input& input, int t, int from, int to) const;
   void normalise(const std::vector<float>& x, const std::vector<float>& weight);
   void add_normed(const std::vector<float>& post_norm);
   void wipe_scratch(int n);
@@ -126,10 +128,10 @@ private:
   std::vector<int> positions_;
   std::vector<AttentionJob> jobs_;
   std::vector<OutputRow> outputs_;
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_, residual_;
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_;
   RotaryTable rotary_, rotary_local_;
   Input input_, hidden_;                         // of W_down: hidden_
-  std::vector<std::vector<float>> output_slabs_; // a thread's piece of the logits, both planes
+  std::vector<std::vector<float>> output_slabs_; // a thread's piece of the logits
   std::vector<std::vector<uint8_t>> row_codes_;  // one encoded K and V row a thread
 };
 

@@ -28,31 +28,31 @@ void Decoder::find_adapter_rows() {
   }
 }
 
-void Decoder::begin_input(Input& input, const float* x, int cols) const {
-  input.view = {cols, x, nullptr, nullptr, nullptr, nullptr};
-  if (integer_ && cols % kernels::kBlock == 0)
-    input.view = {cols,
-                  x,
-                  input.codes.data(),
-                  input.scales.data(),
-                  input.sums.data(),
-                  input.code_sums.data()};
+void Decoder::begin_input(Input& input, Bits bits, const float* x, int cols) const {
+  const bool integers = integer_ && cols % kernels::kBlock == 0;
+  input.view = {cols,
+                x,
+                integers ? input.codes.data() : nullptr,
+                integers && bits == Bits::k16 ? input.low.data() : nullptr,
+                input.scales.data(),
+                input.sums.data(),
+                input.code_sums.data()};
 }
 
-void Decoder::set_input(Input& input, const float* x, int cols, int n) {
-  begin_input(input, x, cols);
+void Decoder::set_input(Input& input, Bits bits, const float* x, int cols, int n) {
+  begin_input(input, bits, x, cols);
   if (input.view.codes == nullptr)
     return;
   pool_.parallel_for(n, [&](int begin, int end, int) {
     for (int t = begin; t < end; ++t)
-      quantize_row(input, x, t, 0, 0, cols);
+      quantize_row(input, t, 0, cols);
   });
 }
 
-void Decoder::quantize_row(Input& input, const float* x, int t, int at, int from, int to) const {
-  const auto cols = static_cast<size_t>(input.view.cols), row = static_cast<size_t>(at + t);
-  const size_t block = row * (cols / kernels::kBlock) + from / kernels::kBlock;
-  kernels_.quantize_blocks(x + t * cols + from, to - from, input.codes.data() + row * cols + from,
+void Decoder::quantize_row(Input& input, int t, int from, int to) const {
+  const size_t at = static_cast<size_t>(t) * input.view.cols + from, block = at / kernels::kBlock;
+  kernels_.quantize_blocks(input.view.f32 + at, to - from, input.codes.data() + at,
+                           input.view.low == nullptr ? nullptr : input.low.data() + at,
                            input.scales.data() + block, input.sums.data() + block,
                            input.code_sums.data() + block);
 }

@@ -34,22 +34,12 @@ void Decoder::chunk_logits() {
            static_cast<int>(std::min<size_t>(kOutputRows, outputs_.size() - done)));
 }
 
-// The argmax hangs on small differences, so the head reads activations of about 15 bits: INT8
-// blocks and, as further rows of the same product, INT8 blocks of what those left over. The
-// weights are still read once.
 void Decoder::output(const OutputRow* rows, int n) {
   const auto d = static_cast<size_t>(config_.d_model);
   for (int t = 0; t < n; ++t)
     kernels_.rms_norm(x_.data() + static_cast<size_t>(rows[t].row) * d, weights_.final_norm.data(),
                       config_.d_model, config_.rms_eps, normed_.data() + t * d);
-  set_input(input_, normed_.data(), config_.d_model, n);
-  const bool planes =
-      input_.view.codes != nullptr && kernels::is_integer(weights_.output().packed.type);
-  for (int t = 0; planes && t < n; ++t) {
-    for (size_t i = t * d; i < (t + 1) * d; ++i)
-      residual_[i] = normed_[i] - input_.scales[i / kernels::kBlock] * input_.codes[i];
-    quantize_row(input_, residual_.data(), t, n, 0, config_.d_model);
-  }
+  set_input(input_, Bits::k16, normed_.data(), config_.d_model, n);
   const Matrix& head = weights_.output();
   pool_.parallel_for(head.panels(), [&](int begin, int end, int thread) {
     float* y = output_slabs_[static_cast<size_t>(thread)].data();
@@ -57,13 +47,10 @@ void Decoder::output(const OutputRow* rows, int n) {
       const int panels = std::min(kOutputPanels, end - at);
       const kernels::PackedMatrix slab = panels_of(head, at, panels);
       const auto width = static_cast<size_t>(slab.rows);
-      kernels_.matmul(slab, 0, panels, input_.view, planes ? 2 * n : n, y, width);
-      for (int t = 0; t < n; ++t) {
-        float* logits = rows[t].logits + at * kernels::kPanelRows;
-        std::memcpy(logits, y + t * width, sizeof(float) * width);
-        if (planes)
-          kernels_.add(y + (n + t) * width, slab.rows, logits);
-      }
+      kernels_.matmul(slab, 0, panels, input_.view, n, y, width);
+      for (int t = 0; t < n; ++t)
+        std::memcpy(rows[t].logits + at * kernels::kPanelRows, y + t * width,
+                    sizeof(float) * width);
     }
     prefetch_share(weights_.layers[0].q, thread);
   });

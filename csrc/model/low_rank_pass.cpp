@@ -23,10 +23,13 @@ bool is_integer(const LowRankPair& pair) {
 // The same activations from `row` on.
 kernels::Activations from_row(const kernels::Activations& x, int row) {
   const size_t skip = static_cast<size_t>(row) * x.cols, blocks = skip / kernels::kBlock;
-  if (x.codes == nullptr)
-    return {x.cols, x.f32 + skip, nullptr, nullptr, nullptr, nullptr};
-  return {x.cols,          x.f32 + skip,        x.codes + skip, x.scales + blocks,
-          x.sums + blocks, x.code_sums + blocks};
+  return {x.cols,
+          x.f32 + skip,
+          x.codes == nullptr ? nullptr : x.codes + skip,
+          x.low == nullptr ? nullptr : x.low + skip,
+          x.scales + blocks,
+          x.sums + blocks,
+          x.code_sums + blocks};
 }
 
 // 16 ranks of A as a matrix of its own.

@@ -10,7 +10,7 @@ inline __m256i widen_pairs(__m256i x) {
 
 struct MultiplyAdd {
   // INT4 codes are at most 15, so the 16 products of a lane's half add up to at most
-  // 8 * 2 * 15 * 127 = 30,480: they fit int16 and are widened once a block.
+  // 8 * 2 * 15 * 128 = 30,720: they fit int16 and are widened once a block.
   struct Int4 {
     __m256i sum16 = _mm256_setzero_si256();
     void add(__m256i codes, __m256i four) {
@@ -19,10 +19,10 @@ struct MultiplyAdd {
     __m256i total() const { return widen_pairs(sum16); }
   };
   // The activations' signs move to the codes. Codes of -128 are refused when a matrix is packed, so
-  // no pair exceeds 2 * 127 * 127 = 32,258.
+  // no pair exceeds 2 * 127 * 128 = 32,512.
   struct Int8 {
+    static constexpr int kBias = 0;
     __m256i sum = _mm256_setzero_si256();
-    explicit Int8(int32_t) {}
     static __m256i prepare(__m256i codes) { return codes; }
     void add(__m256i codes, __m256i four) {
       const __m256i pairs =

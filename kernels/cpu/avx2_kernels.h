@@ -4,8 +4,9 @@
 //   Dot::Int4            the integer sum of a block of INT4 codes, 0 at first
 //     add(codes, four)   adds the products of unsigned codes
 //     total()            int32, one lane a row; exact
-//   Dot::Int8(code_sum)  the same for INT8 codes, given the sum of the block's activation codes
+//   Dot::Int8            the same for INT8 codes
 //     prepare(codes)     what add() takes for a register of signed codes
+//     kBias              what it adds to each
 // The rest is the Product of integer_level.h.
 #pragma once
 
@@ -35,7 +36,25 @@ inline void store_rows(float* y, __m256 acc, int half, int rows) {
 template <typename Dot> struct HalfPanels {
   static constexpr int kParts = 2;
 
-  template <int NT, bool kMins>
+  // The products of a block's 32 columns, code[c] holding columns 4c .. 4c + 3, each code `bias`
+  // too high; exact.
+  template <typename Sum, bool kWide>
+  static __m256 dot(const __m256i code[8], int bias, const Activations& x, size_t block) {
+    const auto products = [&](const int8_t* codes) {
+      Sum sum;
+      for (int c = 0; c < 8; ++c)
+        sum.add(code[c], broadcast4(codes + 4 * c));
+      return sum.total();
+    };
+    __m256i sum = products(x.codes + block * kBlock);
+    if (kWide)
+      sum = _mm256_add_epi32(_mm256_slli_epi32(sum, 8), products(x.low + block * kBlock));
+    if (bias != 0)
+      sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(bias * x.code_sums[block]));
+    return _mm256_cvtepi32_ps(sum);
+  }
+
+  template <int NT, bool kMins, bool kWide>
   static void int4(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
@@ -50,25 +69,16 @@ template <typename Dot> struct HalfPanels {
       const __m256 m = kMins ? load_scales(tail + 32 + 16 * half) : d;
       for (int g = 0; g < per_group; ++g, ++b, at += 256) {
         prefetch(at, half == 0 ? 5 : 0);
-        __m256i lo[4], hi[4];
+        __m256i code[8];
         for (int p = 0; p < 4; ++p) {
           const __m256i raw = load256(at + p * 64 + half * 32);
-          lo[p] = _mm256_and_si256(raw, nibble);
-          hi[p] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), nibble);
+          code[p] = _mm256_and_si256(raw, nibble);
+          code[4 + p] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), nibble);
         }
         for (int t = 0; t < NT; ++t) {
           const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-          const int8_t* codes = x.codes + block * kBlock;
-          typename Dot::Int4 products;
-          for (int p = 0; p < 4; ++p) {
-            products.add(lo[p], broadcast4(codes + 4 * p));
-            products.add(hi[p], broadcast4(codes + 16 + 4 * p));
-          }
-          __m256i sum = products.total();
-          if (!kMins)
-            sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(8 * x.code_sums[block]));
-          const __m256 dot = _mm256_cvtepi32_ps(sum);
-          acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(x.scales[block])), acc[t]);
+          const __m256 sum = dot<typename Dot::Int4, kWide>(code, kMins ? 0 : 8, x, block);
+          acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(d, _mm256_set1_ps(x.scales[block])), acc[t]);
           if (kMins)
             acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.sums[block]), acc[t]);
         }
@@ -78,7 +88,7 @@ template <typename Dot> struct HalfPanels {
       store_rows(y + (t0 + t) * y_stride, acc[t], half, rows);
   }
 
-  template <int NT>
+  template <int NT, bool kWide>
   static void int8(const PackedMatrix& w, const uint8_t* panel, int half, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock;
@@ -94,12 +104,8 @@ template <typename Dot> struct HalfPanels {
         code[c] = Dot::Int8::prepare(load256(at + c * 64 + half * 32));
       for (int t = 0; t < NT; ++t) {
         const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-        const int8_t* codes = x.codes + block * kBlock;
-        typename Dot::Int8 sum(x.code_sums[block]);
-        for (int c = 0; c < 8; ++c)
-          sum.add(code[c], broadcast4(codes + 4 * c));
-        const __m256 dot = _mm256_cvtepi32_ps(sum.total());
-        acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(x.scales[block])), acc[t]);
+        const __m256 sum = dot<typename Dot::Int8, kWide>(code, Dot::Int8::kBias, x, block);
+        acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(d, _mm256_set1_ps(x.scales[block])), acc[t]);
       }
     }
     for (int t = 0; t < NT; ++t)
@@ -109,10 +115,13 @@ template <typename Dot> struct HalfPanels {
   // Of simd_kernels.h, by the level's own product.
   struct RankDot {
     typename Dot::Int8 sum;
-    explicit RankDot(int32_t code_sum) : sum(code_sum) {}
+    int32_t bias;
+    explicit RankDot(int32_t code_sum) : bias(Dot::Int8::kBias * code_sum) {}
     static __m256i load(const int8_t* codes) { return broadcast4(codes); }
     void add(const uint8_t* b, __m256i four) { sum.add(Dot::Int8::prepare(load256(b)), four); }
-    __m256 total() const { return _mm256_cvtepi32_ps(sum.total()); }
+    __m256 total() const {
+      return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum.total(), _mm256_set1_epi32(bias)));
+    }
   };
 };
 

@@ -21,7 +21,28 @@ inline void store_rows(float* y, __m512 acc, int rows) {
 struct WholePanels {
   static constexpr int kParts = 1;
 
-  template <int NT, bool kMins>
+  // `start` and the products of a block's 32 columns: code[c] holds columns 4c .. 4c + 3, unsigned.
+  static __m512i add_products(const __m512i code[8], __m512i start, const int8_t* x) {
+    __m512i first = start, second = _mm512_setzero_si512();
+    for (int c = 0; c < 4; ++c) {
+      first = _mm512_dpbusd_epi32(first, code[c], broadcast4(x + 4 * c));
+      second = _mm512_dpbusd_epi32(second, code[4 + c], broadcast4(x + 16 + 4 * c));
+    }
+    return _mm512_add_epi32(first, second);
+  }
+
+  // The same with the activations of a block; exact.
+  template <bool kWide>
+  static __m512 dot(const __m512i code[8], int32_t start, const Activations& x, size_t block) {
+    const __m512i from = _mm512_set1_epi32(start), zero = _mm512_setzero_si512();
+    __m512i sum = add_products(code, kWide ? zero : from, x.codes + block * kBlock);
+    if (kWide)
+      sum = add_products(code, _mm512_add_epi32(_mm512_slli_epi32(sum, 8), from),
+                         x.low + block * kBlock);
+    return _mm512_cvtepi32_ps(sum);
+  }
+
+  template <int NT, bool kMins, bool kWide>
   static void int4(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
@@ -35,24 +56,16 @@ struct WholePanels {
       const __m512 d = load_scales(tail), m = kMins ? load_scales(tail + 32) : d;
       for (int g = 0; g < per_group; ++g, ++b, at += 256) {
         prefetch(at, 5);
-        __m512i lo[4], hi[4];
+        __m512i code[8];
         for (int p = 0; p < 4; ++p) {
           const __m512i raw = _mm512_loadu_si512(at + p * 64);
-          lo[p] = _mm512_and_si512(raw, nibble);
-          hi[p] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), nibble);
+          code[p] = _mm512_and_si512(raw, nibble);
+          code[4 + p] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), nibble);
         }
         for (int t = 0; t < NT; ++t) {
           const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-          const int8_t* codes = x.codes + block * kBlock;
-          __m512i even =
-              kMins ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * x.code_sums[block]);
-          __m512i odd = _mm512_setzero_si512();
-          for (int p = 0; p < 4; ++p) {
-            even = _mm512_dpbusd_epi32(even, lo[p], broadcast4(codes + 4 * p));
-            odd = _mm512_dpbusd_epi32(odd, hi[p], broadcast4(codes + 16 + 4 * p));
-          }
-          const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-          acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
+          const __m512 sum = dot<kWide>(code, kMins ? 0 : -8 * x.code_sums[block], x, block);
+          acc[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
           if (kMins)
             acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sums[block]), acc[t]);
         }
@@ -64,7 +77,7 @@ struct WholePanels {
 
   // INT8 codes are signed; vpdpbusd wants them unsigned, so 128 is added to each and 128 times the
   // activations' code sum taken off again, all in integers.
-  template <int NT>
+  template <int NT, bool kWide>
   static void int8(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock;
@@ -81,14 +94,8 @@ struct WholePanels {
         code[c] = _mm512_xor_si512(_mm512_loadu_si512(at + c * 64), bias);
       for (int t = 0; t < NT; ++t) {
         const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-        const int8_t* codes = x.codes + block * kBlock;
-        __m512i even = _mm512_set1_epi32(-128 * x.code_sums[block]), odd = _mm512_setzero_si512();
-        for (int c = 0; c < 8; c += 2) {
-          even = _mm512_dpbusd_epi32(even, code[c], broadcast4(codes + 4 * c));
-          odd = _mm512_dpbusd_epi32(odd, code[c + 1], broadcast4(codes + 4 * c + 4));
-        }
-        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-        acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
+        const __m512 sum = dot<kWide>(code, -128 * x.code_sums[block], x, block);
+        acc[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, _mm512_set1_ps(x.scales[block])), acc[t]);
       }
     }
     for (int t = 0; t < NT; ++t)

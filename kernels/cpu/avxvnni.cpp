@@ -12,10 +12,8 @@ struct DotProduct {
     void add(__m256i codes, __m256i four) { sum = _mm256_dpbusd_avx_epi32(sum, codes, four); }
     __m256i total() const { return sum; }
   };
-  // Signed codes become unsigned by adding 128; 128 times the activations' code sum is taken off
-  // again, all in integers.
-  struct Int8 : Int4 {
-    explicit Int8(int32_t code_sum) { sum = _mm256_set1_epi32(-128 * code_sum); }
+  struct Int8 : Int4 { // signed codes become unsigned by adding 128
+    static constexpr int kBias = 128;
     static __m256i prepare(__m256i codes) {
       return _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80)));
     }

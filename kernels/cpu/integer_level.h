@@ -1,8 +1,10 @@
 // What the levels with integer products share: the way through a matrix's panels, and the table. A
 // level's `Product` multiplies a panel by NT tokens of x, the first of them t0:
 //   kParts                 1, or 2 where a call takes one half of the panel's 16 rows
-//   int4<NT, kMins>(w, panel, part, rows, x, t0, y, y_stride)
-//   int8<NT>(as int4)      `rows` of the panel are there; y is where its first row's outputs go
+//   int4<NT, kMins, kWide>(w, panel, part, rows, x, t0, y, y_stride)
+//   int8<NT, kWide>(as int4)
+//                          `rows` of the panel are there; y is where its first row's outputs go;
+//                          kWide: x has 16-bit codes, whose two bytes meet the weights apart
 //   RankDot                of low_rank_add (simd_kernels.h)
 #pragma once
 
@@ -36,24 +38,20 @@ inline int32_t four_codes(const int8_t* codes) {
   return four;
 }
 
-template <typename Product, int NT>
+template <typename Product, int NT, bool kWide>
 void panel_product(const PackedMatrix& w, const uint8_t* panel, int part, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
   if (w.type == WeightType::kInt4)
-    Product::template int4<NT, true>(w, panel, part, rows, x, t0, y, y_stride);
+    Product::template int4<NT, true, kWide>(w, panel, part, rows, x, t0, y, y_stride);
   else if (w.type == WeightType::kInt4Symmetric)
-    Product::template int4<NT, false>(w, panel, part, rows, x, t0, y, y_stride);
+    Product::template int4<NT, false, kWide>(w, panel, part, rows, x, t0, y, y_stride);
   else
-    Product::template int8<NT>(w, panel, part, rows, x, t0, y, y_stride);
+    Product::template int8<NT, kWide>(w, panel, part, rows, x, t0, y, y_stride);
 }
 
-template <typename Product>
-void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
-            float* y, size_t y_stride) {
-  if (x.codes == nullptr || !is_integer(w.type)) {
-    float_matmul(w, panel_begin, panel_end, x, tokens, y, y_stride);
-    return;
-  }
+template <typename Product, bool kWide>
+void integer_matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x,
+                    int tokens, float* y, size_t y_stride) {
   for (int p = panel_begin; p < panel_end; ++p) {
     const uint8_t* panel = w.data + static_cast<size_t>(p) * w.panel_bytes;
     const int rows = std::min(kPanelRows, w.rows - p * kPanelRows);
@@ -61,13 +59,22 @@ void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activat
     for (int part = 0; part < Product::kParts; ++part) {
       int t = 0;
       for (; t + 4 <= tokens; t += 4)
-        panel_product<Product, 4>(w, panel, part, rows, x, t, out, y_stride);
-      for (; t + 2 <= tokens; t += 2) // the head's two planes of one token
-        panel_product<Product, 2>(w, panel, part, rows, x, t, out, y_stride);
+        panel_product<Product, 4, kWide>(w, panel, part, rows, x, t, out, y_stride);
+      for (; t + 2 <= tokens; t += 2)
+        panel_product<Product, 2, kWide>(w, panel, part, rows, x, t, out, y_stride);
       for (; t < tokens; ++t)
-        panel_product<Product, 1>(w, panel, part, rows, x, t, out, y_stride);
+        panel_product<Product, 1, kWide>(w, panel, part, rows, x, t, out, y_stride);
     }
   }
+}
+
+template <typename Product>
+void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
+            float* y, size_t y_stride) {
+  const auto product = x.codes == nullptr || !is_integer(w.type) ? float_matmul
+                       : x.low == nullptr                        ? integer_matmul<Product, false>
+                                                                 : integer_matmul<Product, true>;
+  product(w, panel_begin, panel_end, x, tokens, y, y_stride);
 }
 
 // Constant: no vector instruction may run before the CPU is known to have it.

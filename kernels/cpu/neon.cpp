@@ -20,9 +20,9 @@ inline float32x4_t load_four_scales(const uint8_t* p) {
 }
 
 // `start` and the sum over a block's 32 columns: codes[i] holds columns 4i .. 4i + 3 of 4 rows.
-inline float32x4_t dot_block(int32_t start, const int8x16_t codes[8], const int8_t* x) {
+inline int32x4_t add_products(int32x4_t start, const int8x16_t codes[8], const int8_t* x) {
   const int8x16_t a = vld1q_s8(x), b = vld1q_s8(x + 16);
-  int32x4_t first = vdupq_n_s32(start), second = vdupq_n_s32(0);
+  int32x4_t first = start, second = vdupq_n_s32(0);
   first = vdotq_laneq_s32(first, codes[0], a, 0);
   second = vdotq_laneq_s32(second, codes[4], b, 0);
   first = vdotq_laneq_s32(first, codes[1], a, 1);
@@ -31,7 +31,18 @@ inline float32x4_t dot_block(int32_t start, const int8x16_t codes[8], const int8
   second = vdotq_laneq_s32(second, codes[6], b, 2);
   first = vdotq_laneq_s32(first, codes[3], a, 3);
   second = vdotq_laneq_s32(second, codes[7], b, 3);
-  return vcvtq_f32_s32(vaddq_s32(first, second));
+  return vaddq_s32(first, second);
+}
+
+// The same with the activations of a block; exact.
+template <bool kWide>
+inline float32x4_t dot(const int8x16_t codes[8], int32_t start, const Activations& x,
+                       size_t block) {
+  const int32x4_t from = vdupq_n_s32(start);
+  int32x4_t sum = add_products(kWide ? vdupq_n_s32(0) : from, codes, x.codes + block * kBlock);
+  if (kWide)
+    sum = add_products(vaddq_s32(vshlq_n_s32(sum, 8), from), codes, x.low + block * kBlock);
+  return vcvtq_f32_s32(sum);
 }
 
 template <int NT>
@@ -48,7 +59,7 @@ inline void store_rows(float* y, size_t y_stride, const float32x4_t (&acc)[NT][4
 struct WholePanels {
   static constexpr int kParts = 1;
 
-  template <int NT, bool kMins>
+  template <int NT, bool kMins, bool kWide>
   static void int4(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock, per_group = w.group / kBlock;
@@ -71,11 +82,11 @@ struct WholePanels {
           for (int t = 0; t < NT; ++t) {
             const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
             const int32_t start = kMins ? 0 : -8 * x.code_sums[block];
-            const float32x4_t dot = dot_block(start, codes, x.codes + block * kBlock);
-            float32x4_t& sum = acc[t][quarter];
-            sum = vfmaq_f32(sum, dot, vmulq_n_f32(d, x.scales[block]));
+            float32x4_t& out = acc[t][quarter];
+            out =
+                vfmaq_f32(out, dot<kWide>(codes, start, x, block), vmulq_n_f32(d, x.scales[block]));
             if (kMins)
-              sum = vfmaq_n_f32(sum, m, x.sums[block]);
+              out = vfmaq_n_f32(out, m, x.sums[block]);
           }
         }
       }
@@ -83,7 +94,7 @@ struct WholePanels {
     store_rows(y + t0 * y_stride, y_stride, acc, rows);
   }
 
-  template <int NT>
+  template <int NT, bool kWide>
   static void int8(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,
                    const Activations& x, int t0, float* y, size_t y_stride) {
     const int blocks = w.cols / kBlock;
@@ -98,8 +109,8 @@ struct WholePanels {
           codes[c] = vreinterpretq_s8_u8(vld1q_u8(at + c * 64 + quarter * 16));
         for (int t = 0; t < NT; ++t) {
           const size_t block = static_cast<size_t>(t0 + t) * blocks + b;
-          const float32x4_t dot = dot_block(0, codes, x.codes + block * kBlock);
-          acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot, vmulq_n_f32(d, x.scales[block]));
+          acc[t][quarter] = vfmaq_f32(acc[t][quarter], dot<kWide>(codes, 0, x, block),
+                                      vmulq_n_f32(d, x.scales[block]));
         }
       }
     }

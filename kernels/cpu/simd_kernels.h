@@ -163,7 +163,7 @@ float quantize_row_i8(const float* x, int n, int8_t* codes) {
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
-  return quantize_row(x, n, static_cast<float>(kQueryCode), codes, V::store_i16);
+  return quantize_row(x, n, static_cast<float>(kCode16), codes, V::store_i16);
 }
 
 float quantize_row_i4(const float* x, int n, uint8_t* out) {
@@ -184,12 +184,22 @@ void unpack_rows_i4(const uint8_t* __restrict packed, int rows, int n, int8_t* _
   }
 }
 
-void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
-                     int32_t* code_sums) {
-  for (int b = 0; b < cols / kBlock; ++b) {
-    int8_t* out = codes + b * kBlock;
-    scales[b] = quantize_row_i8(x + b * kBlock, kBlock, out);
-    code_sums[b] = sum_block(out);
+void quantize_blocks(const float* x, int cols, int8_t* codes, int8_t* low, float* scales,
+                     float* sums, int32_t* code_sums) {
+  for (int b = 0; b < cols / kBlock; ++b, x += kBlock, codes += kBlock) {
+    if (low == nullptr) {
+      scales[b] = quantize_row_i8(x, kBlock, codes);
+      code_sums[b] = sum_block(codes);
+    } else {
+      int16_t both[kBlock];
+      scales[b] = quantize_row_i16(x, kBlock, both);
+      for (int i = 0; i < kBlock; ++i) {
+        codes[i] = static_cast<int8_t>((both[i] + 128) >> 8);
+        low[i] = static_cast<int8_t>(both[i]);
+      }
+      code_sums[b] = 256 * sum_block(codes) + sum_block(low);
+      low += kBlock;
+    }
     sums[b] = scales[b] * static_cast<float>(code_sums[b]);
   }
 }

@@ -84,7 +84,7 @@ float quantize_row_i8(const float* x, int n, int8_t* codes) {
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
-  return quantize_row(x, n, static_cast<float>(kQueryCode), codes);
+  return quantize_row(x, n, static_cast<float>(kCode16), codes);
 }
 
 void to_f16(const float* x, int n, uint16_t* out) {

@@ -3,34 +3,47 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "panels.h"
 
 namespace ptmo::kernels::ref {
 
-void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
-                     int32_t* code_sums) {
+void quantize_blocks(const float* x, int cols, int8_t* codes, int8_t* low, float* scales,
+                     float* sums, int32_t* code_sums) {
   for (int b = 0; b < cols / kBlock; ++b) {
-    scales[b] = quantize_row_i8(x + b * kBlock, kBlock, codes + b * kBlock);
-    code_sums[b] = 0;
-    for (int i = 0; i < kBlock; ++i)
-      code_sums[b] += codes[b * kBlock + i];
+    int16_t c[kBlock];
+    if (low == nullptr) {
+      scales[b] = quantize_row_i8(x + b * kBlock, kBlock, codes + b * kBlock);
+      std::copy_n(codes + b * kBlock, kBlock, c);
+    } else {
+      scales[b] = quantize_row_i16(x + b * kBlock, kBlock, c);
+      for (int i = 0; i < kBlock; ++i) { // 256 * high + low, low in -128..127
+        codes[b * kBlock + i] = static_cast<int8_t>((c[i] + 128) >> 8);
+        low[b * kBlock + i] = static_cast<int8_t>(c[i]);
+      }
+    }
+    code_sums[b] = std::accumulate(c, c + kBlock, 0);
     sums[b] = scales[b] * static_cast<float>(code_sums[b]);
   }
 }
 
 namespace {
 
-// One output on the INT8 path: the block's integer dot product is exact, then scaled once.
+int32_t activation_code(const Activations& x, size_t i) {
+  return x.low == nullptr ? x.codes[i] : 256 * x.codes[i] + x.low[i];
+}
+
+// One output on the integer path: the block's integer dot product is exact, then scaled once.
 float integer_dot(const PackedMatrix& w, const uint8_t* panel, int row, const Activations& x,
                   int token) {
   const int blocks = w.cols / kBlock;
   float acc = 0.0f;
   for (int b = 0; b < blocks; ++b) {
-    const int8_t* codes = x.codes + static_cast<size_t>(token) * w.cols + b * kBlock;
+    const size_t first = static_cast<size_t>(token) * w.cols + b * kBlock;
     int32_t dot = 0;
     for (int i = 0; i < kBlock; ++i)
-      dot += panel_code(w, panel, row, b * kBlock + i) * codes[i];
+      dot += panel_code(w, panel, row, b * kBlock + i) * activation_code(x, first + i);
     const size_t at = static_cast<size_t>(token) * blocks + b;
     if (w.type == WeightType::kInt8) {
       const float scale = half_to_float(load_u16(panel + b * kInt8BlockBytes + 512 + 2 * row));

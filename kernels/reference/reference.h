@@ -5,8 +5,8 @@
 
 namespace ptmo::kernels::ref {
 
-void quantize_blocks(const float* x, int cols, int8_t* codes, float* scales, float* sums,
-                     int32_t* code_sums);
+void quantize_blocks(const float* x, int cols, int8_t* codes, int8_t* low, float* scales,
+                     float* sums, int32_t* code_sums);
 void matmul(const PackedMatrix& w, int panel_begin, int panel_end, const Activations& x, int tokens,
             float* y, size_t y_stride);
 void rms_norm(const float* x, const float* weight, int n, float eps, float* y);

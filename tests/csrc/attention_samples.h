@@ -50,10 +50,16 @@ struct SampleSpan {
   float& scale(int r, int which) const { // 0: of K, 1: of V
     return const_cast<float*>(span.scales[r / piece_rows])[2 * (r % piece_rows) + which];
   }
+  // A pointer is chosen, not an array: GCC 12 compiles `(c ? a : b)[r / n]` as `[0]` under
+  // -fsanitize=integer-divide-by-zero.
+  const uint8_t* element(int r, int which, int d) const {
+    const int piece = r / piece_rows;
+    return (which == 0 ? span.k[piece] : span.v[piece]) +
+           (static_cast<size_t>(r % piece_rows) * dim + d) * bytes();
+  }
   // The stored element for x: a code, or x rounded to the type.
   void set(int r, int which, int d, float x) const {
-    uint8_t* at = const_cast<uint8_t*>((which == 0 ? span.k : span.v)[r / piece_rows]) +
-                  (static_cast<size_t>(r % piece_rows) * dim + d) * bytes();
+    uint8_t* at = const_cast<uint8_t*>(element(r, which, d));
     if (type == Elements::kI8) {
       *reinterpret_cast<int8_t*>(at) = static_cast<int8_t>(x);
     } else if (type == Elements::kF16) {
@@ -63,8 +69,7 @@ struct SampleSpan {
     }
   }
   double code(int r, int which, int d) const { // without its scale
-    const uint8_t* at = (which == 0 ? span.k : span.v)[r / piece_rows] +
-                        (static_cast<size_t>(r % piece_rows) * dim + d) * bytes();
+    const uint8_t* at = element(r, which, d);
     if (type == Elements::kI8)
       return *reinterpret_cast<const int8_t*>(at);
     if (type == Elements::kF16)

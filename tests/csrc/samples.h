@@ -143,29 +143,33 @@ struct PanelMatrix {
   }
 };
 
-// Activations quantised by one level's own quantiser, with room for nothing more.
+// Activations quantised to 8 or 16 bits by one level's own quantiser, with room for nothing more.
 struct Inputs {
   int cols, tokens;
   std::vector<float> x, scales, sums;
-  std::vector<int8_t> codes;
+  std::vector<int8_t> codes, low;
   std::vector<int32_t> code_sums;
 
-  Inputs(const kernels::Table& level, std::vector<float> values, int columns)
+  Inputs(const kernels::Table& level, std::vector<float> values, int columns, int bits = 8)
       : cols(columns), tokens(static_cast<int>(values.size()) / columns), x(std::move(values)) {
     const size_t blocks = x.size() / 32;
     codes.resize(x.size());
+    low.resize(bits == 16 ? x.size() : 0);
     scales.resize(blocks);
     sums.resize(blocks);
     code_sums.resize(blocks);
     // One call does every token: their blocks follow each other.
-    level.quantize_blocks(x.data(), static_cast<int>(x.size()), codes.data(), scales.data(),
-                          sums.data(), code_sums.data());
+    level.quantize_blocks(x.data(), static_cast<int>(x.size()), codes.data(),
+                          low.empty() ? nullptr : low.data(), scales.data(), sums.data(),
+                          code_sums.data());
   }
+  int code(size_t i) const { return low.empty() ? codes[i] : 256 * codes[i] + low[i]; }
   kernels::Activations integers() const {
-    return {cols, x.data(), codes.data(), scales.data(), sums.data(), code_sums.data()};
+    return {cols,          x.data(),    codes.data(),    low.empty() ? nullptr : low.data(),
+            scales.data(), sums.data(), code_sums.data()};
   }
   kernels::Activations floats() const {
-    return {cols, x.data(), nullptr, nullptr, nullptr, nullptr};
+    return {cols, x.data(), nullptr, nullptr, nullptr, nullptr, nullptr};
   }
 };
 

@@ -104,8 +104,7 @@ TEST(integer_scores_are_exact_even_at_the_largest_codes) {
         int64_t dot = 0;
         for (int d = 0; d < dim; ++d) {
           if (trial < 3) {
-            q.codes[d] =
-                static_cast<int16_t>(trial == 1 ? -kernels::kQueryCode : kernels::kQueryCode);
+            q.codes[d] = static_cast<int16_t>(trial == 1 ? -kernels::kCode16 : kernels::kCode16);
             s.set(5, 0, d, trial == 2 ? -127.0f : 127.0f);
           }
           dot += static_cast<int64_t>(q.codes[d] * s.code(5, 0, d));

@@ -25,7 +25,7 @@ Expected expect(const PlainMatrix& w, const Inputs& in, bool integer) {
         double dot = 0.0, code_sum = 0.0;
         for (int c = b * 32; c < b * 32 + 32; ++c) {
           const size_t i = static_cast<size_t>(t) * w.cols + c;
-          const double x = integer ? static_cast<double>(in.scales[block]) * in.codes[i] : in.x[i];
+          const double x = integer ? static_cast<double>(in.scales[block]) * in.code(i) : in.x[i];
           sum += w.weight(r, c) * x;
           dot += w.integer() ? w.scale(r, c) * w.codes[w.at(r, c)] * x : 0.0;
           code_sum += x;
@@ -65,23 +65,25 @@ std::vector<float> run(const kernels::Table& level, const PanelMatrix& w,
 }
 
 void check_outputs(const std::vector<float>& y, const Expected& want, const PlainMatrix& w,
-                   int tokens, int begin, int end, size_t stride, bool integer) {
-  std::vector<uint32_t> bits(y.size());
-  std::memcpy(bits.data(), y.data(), y.size() * 4);
+                   int tokens, int begin, int end, size_t stride, int bits) {
+  std::vector<uint32_t> words(y.size());
+  std::memcpy(words.data(), y.data(), y.size() * 4);
   for (size_t i = 0; i < y.size(); ++i) {
     const bool inside = i >= kGuard && i < kGuard + stride * tokens;
     const size_t t = inside ? (i - kGuard) / stride : 0, r = inside ? (i - kGuard) % stride : 0;
     const auto low = static_cast<size_t>(begin * 16);
     const auto high = static_cast<size_t>(std::min(end * 16, w.rows));
     if (!inside || r < low || r >= high) {
-      if (bits[i] != kPoison)
+      if (words[i] != kPoison)
         fail(__FILE__, __LINE__, "wrote outside its rows, at float " + show(i));
       continue;
     }
     const size_t at = t * static_cast<size_t>(w.rows) + r;
-    // The last term covers products that fall under the normal floats.
+    // The last term covers products of scales under the normal floats: off by up to 2^-150, times
+    // two codes.
+    const double codes = bits == 8 ? 127.0 * 127.0 : bits == 16 ? 127.0 * kernels::kCode16 : 1.0;
     const double tolerance =
-        operations(w.cols, integer) * kEps * want.magnitude[at] + w.cols * 0x1p-136;
+        operations(w.cols, bits < 32) * kEps * want.magnitude[at] + w.cols * codes * 0x1p-150;
     CHECK_NEAR(y[i], want.value[at], tolerance);
   }
 }
@@ -91,20 +93,21 @@ void check_matrix(const PlainMatrix& w, const std::vector<float>& x) {
   const int count = (w.rows + 15) / 16;
   const size_t wide = static_cast<size_t>(w.rows) + 5;
   for (const kernels::Table* level : levels()) {
-    const Inputs in(*level, x, w.cols);
-    for (const bool integer : {true, false}) {
+    for (const int bits : {8, 16, 32}) {
+      const bool integer = bits < 32;
       if (integer && !w.integer())
         continue;
+      const Inputs in(*level, x, w.cols, bits);
       const Expected want = expect(w, in, integer);
       const kernels::Activations act = integer ? in.integers() : in.floats();
       for (int tokens = 1; tokens <= in.tokens; ++tokens) {
         set_context(level->name, " type ", static_cast<int>(w.type), " group ", w.group, " rows ",
-                    w.rows, " cols ", w.cols, " tokens ", tokens, integer ? " integer" : " float");
+                    w.rows, " cols ", w.cols, " tokens ", tokens, " bits ", bits);
         const int begin = tokens % 2 == 0 ? count / 2 : 0; // odd ranges: the later panels alone
         const int end = tokens % 3 == 0 ? std::max(begin + 1, count - 1) : count;
         const size_t stride = tokens % 2 ? wide : static_cast<size_t>(w.rows);
         check_outputs(run(*level, panels, act, tokens, begin, end, stride), want, w, tokens, begin,
-                      end, stride, integer);
+                      end, stride, bits);
       }
     }
   }
@@ -167,7 +170,8 @@ TEST(extreme_codes_scales_and_rows_stay_within_the_same_bound) {
 TEST(the_integer_dot_of_a_block_is_exact) {
   Random random(3);
   for (const kernels::Table* level : levels()) {
-    for (int trial = 0; trial < 300; ++trial) {
+    for (int trial = 0; trial < 600; ++trial) {
+      const int bits = trial < 300 ? 8 : 16, most = bits == 8 ? 127 : kernels::kCode16;
       const WeightType type = trial % 3 == 0   ? WeightType::kInt4
                               : trial % 3 == 1 ? WeightType::kInt4Symmetric
                                                : WeightType::kInt8;
@@ -176,16 +180,16 @@ TEST(the_integer_dot_of_a_block_is_exact) {
       std::fill(w.mins.begin(), w.mins.end(), float_to_half(0.0f));
       std::vector<float> x(5 * 32);
       for (float& v : x)
-        v = static_cast<float>(trial % 5 == 0 ? (random.below(2) ? 127 : -127)
-                                              : random.between(-127, 127));
+        v = static_cast<float>(trial % 5 == 0 ? (random.below(2) ? most : -most)
+                                              : random.between(-most, most));
       for (size_t t = 0; t < 5; ++t)
-        x[32 * t + trial % 32] = 127.0f; // the block's scale is 1
+        x[32 * t + trial % 32] = static_cast<float>(most); // the block's scale is 1
       if (trial % 4 == 0)
         for (int& code : w.codes)
           code = type == WeightType::kInt4            ? 15
                  : type == WeightType::kInt4Symmetric ? (random.below(2) ? 7 : -8)
                                                       : (random.below(2) ? 127 : -127);
-      const Inputs in(*level, x, 32);
+      const Inputs in(*level, x, 32, bits);
       const PanelMatrix panels(w);
       std::vector<float> y(5 * 16);
       level->matmul(panels.packed, 0, 1, in.integers(), 5, y.data(), 16);
@@ -210,16 +214,19 @@ TEST(a_token_and_a_panel_give_the_same_bits_alone_and_in_company) {
     const PanelMatrix panels(w);
     const std::vector<float> x = random.normals(37 * 256);
     for (const kernels::Table* level : levels()) {
-      set_context(level->name, " type ", static_cast<int>(w.type), " group ", w.group);
-      const Inputs in(*level, x, 256);
-      std::vector<float> together(37 * 33), apart(37 * 33);
-      level->matmul(panels.packed, 0, 3, in.integers(), 37, together.data(), 33);
-      for (int t = 0; t < 37; ++t) {
-        const Inputs one(*level, {x.begin() + 256 * t, x.begin() + 256 * (t + 1)}, 256);
-        for (int p = 0; p < 3; ++p)
-          level->matmul(panels.packed, p, p + 1, one.integers(), 1, apart.data() + 33 * t, 33);
+      for (const int bits : {8, 16}) {
+        set_context(level->name, " type ", static_cast<int>(w.type), " group ", w.group, " bits ",
+                    bits);
+        const Inputs in(*level, x, 256, bits);
+        std::vector<float> together(37 * 33), apart(37 * 33);
+        level->matmul(panels.packed, 0, 3, in.integers(), 37, together.data(), 33);
+        for (int t = 0; t < 37; ++t) {
+          const Inputs one(*level, {x.begin() + 256 * t, x.begin() + 256 * (t + 1)}, 256, bits);
+          for (int p = 0; p < 3; ++p)
+            level->matmul(panels.packed, p, p + 1, one.integers(), 1, apart.data() + 33 * t, 33);
+        }
+        CHECK(same_bits(together, apart));
       }
-      CHECK(same_bits(together, apart));
     }
   }
 }

@@ -37,21 +37,29 @@ void check_all(const std::vector<float>& x) {
   for (const kernels::Table* level : levels()) {
     check_row<int8_t>(level->name, level->quantize_row_i8, reference.quantize_row_i8, x, 127);
     check_row<int16_t>(level->name, level->quantize_row_i16, reference.quantize_row_i16, x,
-                       kernels::kQueryCode);
+                       kernels::kCode16);
     if (x.size() % 32 != 0)
       continue;
-    const Inputs got(*level, x, static_cast<int>(x.size()));
-    const Inputs want(reference, x, static_cast<int>(x.size()));
-    CHECK(same_bits(got.codes, want.codes));
-    CHECK(same_bits(got.scales, want.scales));
-    CHECK(same_bits(got.code_sums, want.code_sums));
-    for (size_t b = 0; b < got.sums.size(); ++b) {
-      int32_t sum = 0;
-      for (size_t i = 0; i < 32; ++i)
-        sum += got.codes[32 * b + i];
-      CHECK_EQ(got.code_sums[b], sum);
-      if (std::isfinite(got.scales[b]))
-        CHECK_EQ(got.sums[b], got.scales[b] * static_cast<float>(sum));
+    for (const int bits : {8, 16}) {
+      const Inputs got(*level, x, static_cast<int>(x.size()), bits);
+      const Inputs want(reference, x, static_cast<int>(x.size()), bits);
+      CHECK(same_bits(got.codes, want.codes));
+      CHECK(same_bits(got.low, want.low));
+      CHECK(same_bits(got.scales, want.scales));
+      CHECK(same_bits(got.code_sums, want.code_sums));
+      for (size_t b = 0; b < got.sums.size(); ++b) {
+        std::vector<int16_t> codes(32); // a block of 16 bits is a row of 16 bits
+        level->quantize_row_i16(x.data() + 32 * b, 32, codes.data());
+        int32_t sum = 0;
+        for (size_t i = 0; i < 32; ++i) {
+          sum += got.code(32 * b + i);
+          if (bits == 16)
+            CHECK_EQ(got.code(32 * b + i), codes[i]);
+        }
+        CHECK_EQ(got.code_sums[b], sum);
+        if (std::isfinite(got.scales[b]))
+          CHECK_EQ(got.sums[b], got.scales[b] * static_cast<float>(sum));
+      }
     }
   }
 }

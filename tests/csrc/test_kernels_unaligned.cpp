@@ -62,16 +62,20 @@ TEST(products_do_not_depend_on_alignment) {
     const PanelMatrix w(random_matrix(random, type, rows, cols, group));
     const std::vector<float> x = random.normals(static_cast<size_t>(tokens) * cols);
     for (const kernels::Table* level : levels()) {
-      for (const bool integer : {true, false}) {
+      for (const int bits : {8, 16, 32}) {
         const std::string what = level->name + std::string(" type ") + show(type);
-        check_shifts(what + (integer ? " integer" : " float"), [&](int shift) {
-          const Inputs in(*level, x, cols);
+        check_shifts(what + " bits " + show(bits), [&](int shift) {
+          const Inputs in(*level, x, cols, bits);
           const Shifted<float> f32(in.x, shift), scales(in.scales, shift), sums(in.sums, shift);
-          const Shifted<int8_t> codes(in.codes, shift);
+          const Shifted<int8_t> codes(in.codes, shift), low(in.low, shift);
           const Shifted<int32_t> code_sums(in.code_sums, shift);
-          const kernels::Activations act{
-              cols,          f32.data(),  integer ? codes.data() : nullptr,
-              scales.data(), sums.data(), code_sums.data()};
+          const kernels::Activations act{cols,
+                                         f32.data(),
+                                         bits < 32 ? codes.data() : nullptr,
+                                         bits == 16 ? low.data() : nullptr,
+                                         scales.data(),
+                                         sums.data(),
+                                         code_sums.data()};
           const Shifted<float> y(static_cast<size_t>(tokens) * rows, shift);
           level->matmul(w.packed, 0, 2, act, tokens, y.data(), rows);
           return y.values();
@@ -122,21 +126,23 @@ TEST(quantisers_do_not_depend_on_alignment) {
     check_quantise_row<int8_t>(name + " row i8", level->quantize_row_i8, x);
     check_quantise_row<int16_t>(name + " row i16", level->quantize_row_i16, x);
     check_quantise_row<uint16_t>(name + " f16", level->to_f16, x);
-    check_shifts(name + " blocks", [&](int shift) {
-      const Shifted<float> in(x, shift), scales(3, shift), sums(3, shift);
-      const Shifted<int8_t> codes(96, shift);
-      const Shifted<int32_t> code_sums(3, shift);
-      level->quantize_blocks(in.data(), 96, codes.data(), scales.data(), sums.data(),
-                             code_sums.data());
-      std::vector<float> out = scales.values();
-      for (const float v : sums.values())
-        out.push_back(v);
-      for (const int8_t v : codes.values())
-        out.push_back(v);
-      for (const int32_t v : code_sums.values())
-        out.push_back(static_cast<float>(v));
-      return out;
-    });
+    for (const bool wide : {false, true})
+      check_shifts(name + " blocks", [&](int shift) {
+        const Shifted<float> in(x, shift), scales(3, shift), sums(3, shift);
+        const Shifted<int8_t> codes(96, shift), low(96, shift);
+        const Shifted<int32_t> code_sums(3, shift);
+        level->quantize_blocks(in.data(), 96, codes.data(), wide ? low.data() : nullptr,
+                               scales.data(), sums.data(), code_sums.data());
+        std::vector<float> out = scales.values();
+        for (const float v : sums.values())
+          out.push_back(v);
+        for (const Shifted<int8_t>* bytes : {&codes, &low})
+          for (const int8_t v : bytes->values())
+            out.push_back(v);
+        for (const int32_t v : code_sums.values())
+          out.push_back(static_cast<float>(v));
+        return out;
+      });
   }
 }
 
