@@ -34,7 +34,7 @@ inline void store_rows(float* y, __m256 acc, int half, int rows) {
 // A part is the rows 8 * half .. 8 * half + 7 of a panel. The two halves lie in the same cache
 // lines: the first asks for what comes next.
 template <typename Dot> struct HalfPanels {
-  static constexpr int kParts = 2;
+  static constexpr int kParts = 2, kTokens = 4;
 
   // The products of a block's 32 columns, code[c] holding columns 4c .. 4c + 3, each code `bias`
   // too high; exact.

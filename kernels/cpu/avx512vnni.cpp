@@ -19,7 +19,7 @@ inline void store_rows(float* y, __m512 acc, int rows) {
 
 // The Product of integer_level.h.
 struct WholePanels {
-  static constexpr int kParts = 1;
+  static constexpr int kParts = 1, kTokens = 8;
 
   // `start` and the products of a block's 32 columns: code[c] holds columns 4c .. 4c + 3, unsigned.
   static __m512i add_products(const __m512i code[8], __m512i start, const int8_t* x) {

@@ -1,6 +1,7 @@
 // What the levels with integer products share: the way through a matrix's panels, and the table. A
 // level's `Product` multiplies a panel by NT tokens of x, the first of them t0:
 //   kParts                 1, or 2 where a call takes one half of the panel's 16 rows
+//   kTokens                the largest NT, 4 or 8: as many as the registers hold sums of
 //   int4<NT, kMins, kWide>(w, panel, part, rows, x, t0, y, y_stride)
 //   int8<NT, kWide>(as int4)
 //                          `rows` of the panel are there; y is where its first row's outputs go;
@@ -58,6 +59,8 @@ void integer_matmul(const PackedMatrix& w, int panel_begin, int panel_end, const
     float* out = y + p * kPanelRows;
     for (int part = 0; part < Product::kParts; ++part) {
       int t = 0;
+      for (; Product::kTokens == 8 && t + 8 <= tokens; t += 8)
+        panel_product<Product, Product::kTokens, kWide>(w, panel, part, rows, x, t, out, y_stride);
       for (; t + 4 <= tokens; t += 4)
         panel_product<Product, 4, kWide>(w, panel, part, rows, x, t, out, y_stride);
       for (; t + 2 <= tokens; t += 2)

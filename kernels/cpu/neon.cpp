@@ -57,7 +57,7 @@ inline void store_rows(float* y, size_t y_stride, const float32x4_t (&acc)[NT][4
 
 // The Product of integer_level.h.
 struct WholePanels {
-  static constexpr int kParts = 1;
+  static constexpr int kParts = 1, kTokens = 4;
 
   template <int NT, bool kMins, bool kWide>
   static void int4(const PackedMatrix& w, const uint8_t* panel, int /*part*/, int rows,

@@ -58,7 +58,7 @@ TEST(products_do_not_depend_on_alignment) {
   for (const WeightType type : {WeightType::kInt4, WeightType::kInt4Symmetric, WeightType::kInt8,
                                 WeightType::kF16, WeightType::kF32}) {
     const int group = kernels::is_integer(type) ? 32 : 0;
-    const int rows = 19, cols = 96, tokens = 7; // both an odd stride and token tiles of 4, 2 and 1
+    const int rows = 19, cols = 96, tokens = 15; // an odd stride and token tiles of 8, 4, 2 and 1
     const PanelMatrix w(random_matrix(random, type, rows, cols, group));
     const std::vector<float> x = random.normals(static_cast<size_t>(tokens) * cols);
     for (const kernels::Table* level : levels()) {
