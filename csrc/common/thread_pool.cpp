@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "check.h"
@@ -21,19 +23,24 @@ inline void relax() {
 } // namespace
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads), claimed_(threads > 0 ? static_cast<size_t>(threads) : 0) {
+    : threads_(threads), claimed_(threads > 0 ? static_cast<size_t>(threads) : 0),
+      owner_pid_(static_cast<int>(getpid())) {
   require(threads >= 1 && threads <= 256, "threads=", threads, " is not in 1..256");
   for (int i = 1; i < threads; ++i)
-    workers_.emplace_back([this, i] { work(i); });
+    workers_->threads.emplace_back([this, i] { work(i); });
 }
 
 ThreadPool::~ThreadPool() {
+  if (static_cast<int>(getpid()) != owner_pid_) {
+    (void)workers_.release(); // joining them, or destroying what they waited on, would never end
+    return;
+  }
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(workers_->mutex);
     stop_.store(true);
   }
-  wake_.notify_all();
-  for (auto& worker : workers_)
+  workers_->wake.notify_all();
+  for (auto& worker : workers_->threads)
     worker.join();
 }
 
@@ -70,8 +77,8 @@ void ThreadPool::parallel_for(int items, const std::function<void(int, int, int)
       job_.fetch_add(1) +
       1; // sequentially consistent, like sleeping_: one of the two sides sees the other
   if (sleeping_.load() > 0) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    wake_.notify_all();
+    std::lock_guard<std::mutex> lock(workers_->mutex);
+    workers_->wake.notify_all();
   }
   run_shares(0, job);
   for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
@@ -89,9 +96,9 @@ void ThreadPool::work(int thread) {
     for (int spins = 0; spins < kSpins && job_.load() == seen && !stop_.load(); ++spins)
       relax();
     if (job_.load() == seen) {
-      std::unique_lock<std::mutex> lock(mutex_);
+      std::unique_lock<std::mutex> lock(workers_->mutex);
       sleeping_.fetch_add(1);
-      wake_.wait(lock, [&] { return job_.load() != seen || stop_.load(); });
+      workers_->wake.wait(lock, [&] { return job_.load() != seen || stop_.load(); });
       sleeping_.fetch_sub(1);
     }
     if (stop_.load())

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,7 +18,7 @@ namespace ptmo {
 class ThreadPool {
 public:
   explicit ThreadPool(int threads); // 1..256, counting the calling thread
-  ~ThreadPool();
+  ~ThreadPool(); // in a forked child, which has none of the threads: lets them go
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
@@ -45,9 +46,13 @@ private:
   std::vector<std::atomic<uint64_t>> claimed_; // the last job each share was taken in
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<std::thread> workers_;
+  struct Workers {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::vector<std::thread> threads;
+  };
+  std::unique_ptr<Workers> workers_ = std::make_unique<Workers>();
+  const int owner_pid_;
 };
 
 } // namespace ptmo

@@ -2,6 +2,9 @@
 #include "check.h"
 #include "samples.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -107,6 +110,26 @@ TEST(one_thread_runs_on_the_caller_in_one_piece) {
 TEST(pools_come_and_go_without_a_job) {
   for (int i = 0; i < 50; ++i)
     ThreadPool pool(1 + i % 4);
+}
+
+TEST(a_forked_child_lets_a_pool_go_though_its_threads_are_not_there) {
+  for (const int sleep_ms : {0, 5}) { // workers that poll, workers that sleep
+    auto pool = std::make_unique<ThreadPool>(4);
+    pool->parallel_for(8, [](int, int, int) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(sleep_ms));
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20); // a child that hangs dies of it
+      pool.reset();
+      _exit(0);
+    }
+    int status = -1;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    std::atomic<int> sum{0};
+    pool->parallel_for(8, [&](int begin, int end, int) { sum += end - begin; });
+    CHECK_EQ(sum.load(), 8);
+  }
 }
 
 TEST(thread_counts_out_of_range_are_refused) {
