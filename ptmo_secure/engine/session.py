@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
+from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.token_ids import checked_ids, shared_prefix
@@ -32,7 +33,7 @@ class SessionHost:
     layout: _native.PageLayout
     tee: TeeLink | None
     sealed: bool
-    lock: threading.RLock  # the engine's: it serialises everything native
+    owner: OwnedLock  # its lock is the engine's: it serialises everything native
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
     select_adapters: Callable[[Sequence[str]], AdapterSelection]
@@ -62,7 +63,6 @@ class Session:
     def __init__(self, host: SessionHost, origin: "Session | None" = None) -> None:
         """Open an empty session, or one over the rows of `origin`: use `fork`."""
         self._host = host
-        self._lock = host.lock
         self._tee = host.tee
         self._native: _native.KvSession
         self._family: _Family
@@ -253,7 +253,12 @@ class Session:
                 raise
 
     def close(self) -> None:
-        """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent."""
+        """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent.
+
+        In a forked child nothing happens: the session is its parent's.
+        """
+        if self._host.owner.inherited:
+            return
         with self._lock:
             if self.closed:
                 return
@@ -297,6 +302,10 @@ class Session:
     def closed(self) -> bool:
         """Whether the rows are gone."""
         return self._native.closed
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._host.owner.lock
 
     def _tee_alive(self) -> bool:
         return self._tee is None or self._tee.alive()
