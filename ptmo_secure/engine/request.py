@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
 
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.owner import Owner
@@ -123,12 +122,7 @@ class Request:
     def __enter__(self) -> "Request":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
 
     def _wait_for_more(self, at: int) -> list[str]:

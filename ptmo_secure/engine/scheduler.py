@@ -13,7 +13,6 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 
 from ptmo_secure.engine.batch import Batch, Job
 from ptmo_secure.engine.engine import Engine, Messages
@@ -138,12 +137,7 @@ class Scheduler:
     def __enter__(self) -> "Scheduler":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ------------------------------------------------------------------ the worker's side
