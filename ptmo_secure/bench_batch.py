@@ -68,7 +68,7 @@ class BatchDecoding:
 
     def tokens_per_second(self, decode_tokens: int) -> float:
         """Decode so many tokens of each; return all of them over the time taken."""
-        from ptmo_secure.engine.session import feed_batch
+        from ptmo_secure.engine.feed import feed_batch
 
         logits = self._logits
         start = time.perf_counter()

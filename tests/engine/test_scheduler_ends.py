@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
+from ptmo_secure.engine.feed import TEE_DIED
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.engine.session import TEE_DIED
 from ptmo_secure.errors import EngineError, TeeDiedError
 from tests.engine.stepped import SteppedScheduler, answer_alone, kill_tee
 from tests.tiny_models import make_tiny_model
