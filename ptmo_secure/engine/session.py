@@ -17,7 +17,7 @@ from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.token_ids import shared_prefix
-from ptmo_secure.errors import EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
 from tee_sim.client import TeeError
 
 NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
@@ -131,15 +131,16 @@ class Session:
 
         Raises:
             InputError: an unknown name; the session is unchanged.
-            EngineError: the session is closed, the TEE is gone or the cache is full.
+            EngineError: the session is closed, or the TEE is gone.
+            CapacityError: the cache has no room for the rows beside those of forks; the session is
+                unchanged.
         """
         with self._lock:
             self._require_open()
             selection = self._host.select_adapters(names)
-            stale = [] if keep_kv else self.tokens[self._rows_under(selection.tag) :]
-            if stale:
-                self.truncate(len(self.tokens) - len(stale))
-            self.select(selection)
+            keep = len(self.tokens) if keep_kv else self._rows_under(selection.tag)
+            stale = self.tokens[keep:]
+            self._rewind(keep, selection, new_rows=len(stale))
             if stale:
                 self.feed(stale)
 
@@ -157,6 +158,35 @@ class Session:
             except RuntimeError as error:
                 raise EngineError(str(error)) from None
             self._adapters = selection
+
+    def _rewind(self, keep: int, selection: AdapterSelection, *, new_rows: int = 0) -> None:
+        """Cut back to `keep` rows and select adapters, if the cache has room for what follows.
+
+        Args:
+            keep: rows to keep.
+            selection: for the rows after them.
+            new_rows: rows that will be fed next.
+
+        Raises:
+            CapacityError: it has not; the session is unchanged.
+        """
+        per_page = self._host.layout.rows
+        forks = [member for member in self._family.members if member is not self]
+        shared = {page for fork in forks for page in fork._native.page_ids}
+        pages = self._native.page_ids
+        kept = -(-keep // per_page)
+        if selection.tag != self.adapter_tag:
+            copied = sum(page in shared for page in pages[:kept])
+        else:  # a fork that goes on in a page that is not full
+            copied = int(new_rows > 0 and keep % per_page != 0 and pages[kept - 1] in shared)
+        needed = copied + -(-(keep + new_rows) // per_page) - kept
+        free = self._host.pages.free_pages + sum(page not in shared for page in pages[kept:])
+        if needed > free:
+            raise CapacityError(
+                f"the KV cache is full: {needed} pages are needed for the change, {free} are free"
+            )
+        self.truncate(keep)
+        self.select(selection)
 
     def _rows_under(self, tag: int) -> int:
         """Return how many rows, from the first on, were computed under a tag."""
@@ -201,8 +231,7 @@ class Session:
                 if shared > kept and 0 < member.prompt_tokens <= shared:
                     best, kept = member, shared
             if best is not None:
-                best.truncate(kept)
-                best.select(selection)
+                best._rewind(kept, selection)
             return best
 
     def save(self, path: str | os.PathLike[str]) -> None:
