@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -318,7 +317,7 @@ class Engine(AdapterMethods):
         with self.sessions.lock:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
-            saved = SavedSession(Path(path), self.sessions.saved_shape(), self.context_tokens)
+            saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
             session = self.start_session(adapters)
             session.load(saved)
             return session

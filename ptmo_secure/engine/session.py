@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from ptmo_secure.engine.feed import TEE_DIED, feed_batch, require_open
 from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.engine.token_ids import shared_prefix
+from ptmo_secure.engine.token_ids import checked_index, shared_prefix
 from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
 from tee_sim.client import TeeError
 
@@ -111,13 +110,13 @@ class Session:
         """Forget every row from `n_tokens` on.
 
         Raises:
-            InputError: it is negative or more than there are.
+            InputError: it is no whole number, negative, or more than there are.
+            EngineError: the session is closed, or the TEE is gone.
         """
         with self._lock:
-            try:
-                self._native.truncate(n_tokens)
-            except ValueError as error:
-                raise InputError(str(error)) from None
+            self._require_open()
+            n_tokens = checked_index("n_tokens", n_tokens, len(self.tokens))
+            self._native.truncate(n_tokens)
             del self.tokens[n_tokens:], self.row_tags[n_tokens:]
 
     def use_adapters(self, names: Sequence[str], *, keep_kv: bool = False) -> None:
@@ -255,7 +254,7 @@ class Session:
                 raise InputError("rows of several adapter sets (keep_kv) cannot be saved")
             rows = Rows(self._native, self._host.layout, self.tokens, self.prompt_tokens)
             try:
-                saved_session.save(Path(path), rows, self._host.shape(), self._tee)
+                saved_session.save(path, rows, self._host.shape(), self._tee)
             except TeeError as error:
                 raise self._tee_error(error) from None
 
