@@ -11,7 +11,7 @@ KvDtype = Literal["int8", "int4", "fp16", "fp32"]
 Activations = Literal["int8", "fp32"]
 Device = Literal["cpu", "cuda"]
 
-_MAX_THREADS = 256
+MAX_THREADS = 256
 MAX_CACHE_TOKENS = 1 << 22
 MAX_SEALED_SESSIONS = 64  # open at once: each has a slot for its key
 
@@ -46,7 +46,7 @@ class EngineConfig:
                     f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(choices)}"
                 )
         limits = {
-            "threads": (1, _MAX_THREADS),
+            "threads": (1, MAX_THREADS),
             "prefill_chunk_tokens": (1, 4096),
         }
         for name, (low, high) in limits.items():
