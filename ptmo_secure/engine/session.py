@@ -169,12 +169,20 @@ class Session:
         Raises:
             CapacityError: it has not; the session is unchanged.
         """
+        if len(self._family.members) > 1:  # alone it takes no page that it does not give up first
+            self._require_pages(keep, new_rows, selection.tag)
+        if keep < len(self.tokens):
+            self.truncate(keep)
+        self.select(selection)
+
+    def _require_pages(self, keep: int, new_rows: int, tag: int) -> None:
+        """Raise CapacityError unless there are pages to rewind and go on beside the forks."""
         per_page = self._host.layout.rows
         forks = [member for member in self._family.members if member is not self]
         shared = {page for fork in forks for page in fork._native.page_ids}
         pages = self._native.page_ids
         kept = -(-keep // per_page)
-        if selection.tag != self.adapter_tag:
+        if tag != self.adapter_tag:
             copied = sum(page in shared for page in pages[:kept])
         else:  # a fork that goes on in a page that is not full
             copied = int(new_rows > 0 and keep % per_page != 0 and pages[kept - 1] in shared)
@@ -184,8 +192,6 @@ class Session:
             raise CapacityError(
                 f"the KV cache is full: {needed} pages are needed for the change, {free} are free"
             )
-        self.truncate(keep)
-        self.select(selection)
 
     def _rows_under(self, tag: int) -> int:
         """Return how many rows, from the first on, were computed under a tag."""
