@@ -127,9 +127,9 @@ bench-peers: setup  ## build llama.cpp's Python binding in .venv-peers, for the 
 	$(VENV)/bin/ptmo model pull
 	$(PY) benchmarks/peers/install.py .venv-peers
 
-# The first command fails when a ratio is under its floor, and its result is wanted all the same: the
-# second one prints it, and fails then.
-bench-ratios: setup  ## the ratios of benchmarks/floors.py; fails under a floor
+# The first command fails when a floor is missed or was not measured, and its result is wanted all the
+# same: the second one prints it, and fails then.
+bench-ratios: setup  ## the ratios of benchmarks/floors.py; fails unless all floors are kept
 	@mkdir -p out
 	$(VENV)/bin/ptmo model pull
 	-$(PY) benchmarks/check_ratios.py --json > out/ratios.json

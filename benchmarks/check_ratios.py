@@ -1,11 +1,13 @@
-"""Measures the ratios of floors.py in interleaved rounds; exits 1 if one is under its floor.
+"""Measures the ratios of floors.py in interleaved rounds, and judges them.
 
     python benchmarks/check_ratios.py                          # all of them
     python benchmarks/check_ratios.py --only seal_1024,kv_int8 --threads 1
     python benchmarks/check_ratios.py --json > ratios.json
     python benchmarks/check_ratios.py --from ratios.json --markdown
 
-The rows against llama.cpp are skipped where it is not installed (`make bench-peers`).
+Exits 0 when every floor asked for was measured, in five rounds or more, and kept; 1 when one was
+missed, not measured or not judged, and says which; 2 on bad input. Where llama.cpp is not installed
+(`make bench-peers`) its rows are not measured: --only leaves them out.
 """
 
 import argparse
@@ -15,15 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from floors import BY_NAME, Metric
+from floors import BY_NAME, THREADS, with_targets
 from peers.models import peer_python
 from ratios import bandwidth, batch, cache, llamacpp, lora, memory, shields
 from ratios.measured import Measure, Settings
 from report import (
     HEADINGS,
     RatioRow,
+    Wanted,
     cells,
-    failed,
+    faults,
     markdown,
     measured_row,
     read_result,
@@ -31,7 +34,7 @@ from report import (
     skipped_row,
 )
 from rounds import ROUNDS
-from script import command_line, run, thread_count
+from script import ArgumentParser, command_line, run, thread_count
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, whole_numbers
@@ -52,17 +55,8 @@ MEASURES: dict[str, Measure] = {
 NO_PEER = "llama.cpp is not installed: make bench-peers"
 
 
-def check(
-    settings: Settings, names: Sequence[str], threads: Sequence[int], peer: Path | None
-) -> list[RatioRow]:
-    """Measure the ratios called `names` at those of the thread counts that have a target.
-
-    Raises:
-        InputError: none has.
-    """
-    wanted = [(BY_NAME[name], n) for name in names for n in threads if n in BY_NAME[name].targets]
-    if not wanted:
-        raise InputError(f"none of {', '.join(names)} has a target at these thread counts")
+def check(settings: Settings, wanted: Wanted, peer: Path | None) -> list[RatioRow]:
+    """Measure ratios, each at its thread count; skipped without the peer."""
     own = [(metric, n) for metric, n in wanted if metric.name not in llamacpp.METRICS]
     against_peer = [(metric, n) for metric, n in wanted if metric.name in llamacpp.METRICS]
     rows = _compare(settings, against_peer, peer) if against_peer else []
@@ -74,9 +68,7 @@ def check(
     return rows
 
 
-def _compare(
-    settings: Settings, wanted: Sequence[tuple[Metric, int]], peer: Path | None
-) -> list[RatioRow]:
+def _compare(settings: Settings, wanted: Wanted, peer: Path | None) -> list[RatioRow]:
     if peer is None:
         output.note(NO_PEER)
         return [skipped_row(metric, threads, NO_PEER) for metric, threads in wanted]
@@ -89,11 +81,18 @@ def _compare(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     names = ",".join(BY_NAME)
-    made = argparse.ArgumentParser(description="Ratios of speed, beside their floors and goals.")
-    made.add_argument("--only", default=names, metavar="LIST", help=f"any of {names}")
-    made.add_argument("--threads", default="1,2", metavar="LIST")
+    made = ArgumentParser(
+        description="Ratios of speed, beside their floors and goals.",
+        epilog="Exits 0 when every floor asked for was measured and kept; 1 when one was missed, "
+        f"not measured, or measured in fewer than {ROUNDS} rounds and so not judged; 2 on bad "
+        "input.",
+    )
+    made.add_argument("--only", metavar="LIST", help=f"any of {names} [default: all]")
+    counts = ",".join(map(str, THREADS))
+    made.add_argument("--threads", metavar="LIST", help=f"any of {counts} [default: all]")
     made.add_argument("--model", default=DEFAULT_MODEL)
-    made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
+    rounds = f"[default: {ROUNDS}, the fewest that are judged]"
+    made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=rounds)
     made.add_argument("--peer-python", metavar="PATH", help="a Python that has llama_cpp")
     made.add_argument("--from", dest="source", type=Path, metavar="FILE", help="an earlier --json")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -114,29 +113,45 @@ def show(rows: Sequence[RatioRow]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Check, print, and say by the exit code whether every floor was kept."""
+    """Check, print, and say by the exit code whether every floor was measured and kept."""
     given = parser().parse_args(arguments)
-    names = choices("ratio", given.only, tuple(BY_NAME))
-    threads = whole_numbers("threads", given.threads)
+    names = choices("ratio", given.only, tuple(BY_NAME)) if given.only is not None else BY_NAME
+    threads = _thread_counts(given.threads) if given.threads is not None else THREADS
+    wanted = with_targets(names, threads)
+    if not wanted:
+        counts = " and ".join(map(str, threads))
+        raise InputError(f"none of {', '.join(names)} has a target at threads {counts}")
     settings = Settings(model=given.model, rounds=at_least("rounds", given.rounds, 1))
     peer = peer_python(given.peer_python)
     with output.json_only(given.json) as emit:
         if given.source:
-            made, rows = read_result(given.source)
+            made, rows, measured = read_result(given.source)
+            picked = given.only is not None or given.threads is not None
+            wanted = wanted if picked else measured
+            rows = [row for row in rows if (BY_NAME[row.metric], row.threads) in wanted]
         else:
-            config: dict[str, Any] = {**asdict(settings), "only": names, "threads": threads}
+            config: dict[str, Any] = {**asdict(settings), "only": [*names], "threads": threads}
             config["load_average_before"] = os.getloadavg()[0]
-            rows = check(settings, names, threads, peer)
+            rows = check(settings, wanted, peer)
             made = result(command_line(__file__, arguments), config, rows)
         emit(made)
     if given.markdown:
         print(markdown(made, rows))
     elif not given.json:
         show(rows)
-    for row in failed(rows):
-        where = thread_count(row.threads)
-        output.note(f"{row.metric} at {where}: {row.measured:.3f} misses {row.floor}")
-    return 1 if failed(rows) else 0
+    found = faults(rows, wanted)
+    for fault in found:
+        output.note(fault)
+    return 1 if found else 0
+
+
+def _thread_counts(given: str) -> tuple[int, ...]:
+    counts = whole_numbers("threads", given)
+    known = " and ".join(map(str, THREADS))
+    for count in counts:
+        if count not in THREADS:
+            raise InputError(f"threads is {count}; floors are set for {known}")
+    return counts
 
 
 if __name__ == "__main__":

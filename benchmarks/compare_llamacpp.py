@@ -18,19 +18,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from peers.models import KINDS, Say, model_files, peer_python, sample_ids
+from peers.models import KINDS, Say, context_limit, model_files, peer_python, sample_ids
 from peers.worker import Worker
 from rounds import ROUNDS, Paired, compare, interleave
-from script import command_line, run, thread_count
+from script import ArgumentParser, command_line, run, thread_count
 
 from ptmo_secure.bench import prompt_ids
 from ptmo_secure.cli import output
-from ptmo_secure.config import DEFAULT_MODEL, KV_DTYPES, at_least, choice, choices, whole_numbers
+from ptmo_secure.config import (
+    DEFAULT_MODEL,
+    at_least,
+    at_most,
+    choice,
+    choices,
+    whole_numbers,
+)
+from ptmo_secure.engine.config import MAX_THREADS
 from ptmo_secure.errors import InputError
 from ptmo_secure.results import envelope
 
 METRICS = ("decode", "prefill")
+KV_TYPES = ("int8", "fp16", "fp32")  # those that both engines have
 DECODE_TOKENS = 128
 PREFILL_TOKENS = 512
 VARIANT_ROUNDS = 2
@@ -139,11 +149,18 @@ def compare_all(options: Options, say: Say) -> Comparison:
     """Measure every file at every thread count.
 
     Raises:
-        InputError: the model is not here, or is no model that this engine runs.
+        InputError: the model is not here, is no model that this engine runs, or has too short a
+            context.
         EngineError: a worker failed.
     """
     result = Comparison()
     source, files = model_files(options.model, options.kinds, say)
+    limit = context_limit(source)
+    if options.context_tokens > limit:
+        raise InputError(
+            f"prefill-tokens {options.prefill_tokens} and decode-tokens {options.decode_tokens} "
+            f"need a context of {options.context_tokens}, the model has {limit}"
+        )
     ids = sample_ids(source)
     for kind, path in files.items():
         for threads in options.threads:
@@ -197,11 +214,13 @@ def describe(row: Row) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description="This engine beside llama.cpp, in turn.")
+    made = ArgumentParser(description="This engine beside llama.cpp, in turn.")
     made.add_argument("--model", default=DEFAULT_MODEL)
     made.add_argument("--kinds", default=",".join(KINDS), metavar="LIST")
     made.add_argument("--threads", default="1,2", metavar="LIST")
-    made.add_argument("--kv-dtype", default="fp16", metavar="TYPE", help="of both engines")
+    made.add_argument(
+        "--kv-dtype", default="fp16", metavar="TYPE", help=f"one of {', '.join(KV_TYPES)}"
+    )
     made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     made.add_argument("--decode-tokens", type=int, default=DECODE_TOKENS, metavar="N")
     made.add_argument("--prefill-tokens", type=int, default=PREFILL_TOKENS, metavar="N")
@@ -210,22 +229,28 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _checked(given: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Options` that the command line gives, but for the peer."""
+    threads = whole_numbers("threads", given.threads)
+    return {
+        "model": given.model,
+        "kinds": choices("kind", given.kinds, KINDS),
+        "threads": tuple(at_most("threads", count, MAX_THREADS) for count in threads),
+        "kv_dtype": choice("kv-dtype", given.kv_dtype, KV_TYPES),
+        "rounds": at_least("rounds", given.rounds, 1),
+        "decode_tokens": at_least("decode-tokens", given.decode_tokens, 1),
+        "prefill_tokens": at_least("prefill-tokens", given.prefill_tokens, 1),
+    }
+
+
 def main(arguments: list[str]) -> int:
     """Compare, and print a table or the JSON."""
     given = parser().parse_args(arguments)
+    fields = _checked(given)
     python = peer_python(given.peer_python)
     if python is None:
         raise InputError("llama.cpp is not here: run make bench-peers, or give --peer-python PATH")
-    options = Options(
-        peer_python=python,
-        model=given.model,
-        kinds=choices("kind", given.kinds, KINDS),
-        threads=whole_numbers("threads", given.threads),
-        kv_dtype=choice("kv-dtype", given.kv_dtype, KV_DTYPES),
-        rounds=at_least("rounds", given.rounds, 1),
-        decode_tokens=at_least("decode-tokens", given.decode_tokens, 1),
-        prefill_tokens=at_least("prefill-tokens", given.prefill_tokens, 1),
-    )
+    options = Options(peer_python=python, **fields)
     with output.json_only(given.json) as emit:
         load = os.getloadavg()[0]
         found = compare_all(options, output.note)

@@ -1,5 +1,6 @@
 """What every ratio must reach, and what it should: the one table of floors and goals."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,3 +107,10 @@ METRICS = (
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
+THREADS = tuple(sorted({threads for metric in METRICS for threads in metric.targets}))
+
+
+def with_targets(names: Iterable[str], threads: Iterable[int]) -> list[tuple[Metric, int]]:
+    """Those of the metrics at those of the thread counts that have a target."""
+    counts = tuple(threads)
+    return [(BY_NAME[name], n) for name in names for n in counts if n in BY_NAME[name].targets]

@@ -4,17 +4,22 @@ python benchmarks/check_ratios.py --json > ratios.json
 python benchmarks/plot.py ratios.json --output benchmarks/ratios.png
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from report import RatioRow, number, read_result, verdict
-from script import run
+from report import NOT_JUDGED, RatioRow, number, read_result, verdict
+from script import ArgumentParser, run
 
 from ptmo_secure.errors import InputError
 
-COLOURS = {"goal": "#2a7f4f", "ok": "#30609a", "BELOW": "#b03030", "ABOVE": "#b03030"}
+COLOURS = {
+    "goal": "#2a7f4f",
+    "ok": "#30609a",
+    "BELOW": "#b03030",
+    "ABOVE": "#b03030",
+    NOT_JUDGED: "#808080",
+}
 
 
 def in_floors(row: RatioRow, value: float) -> float:
@@ -72,7 +77,7 @@ def _draw_row(axes: Any, y: int, row: RatioRow) -> None:
 
 def main(arguments: list[str]) -> int:
     """Read a result, draw it."""
-    parser = argparse.ArgumentParser(description="Draw a result of check_ratios.py.")
+    parser = ArgumentParser(description="Draw a result of check_ratios.py.")
     parser.add_argument("result", type=Path, help="what check_ratios.py --json wrote")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("ratios.png"))
     given = parser.parse_args(arguments)

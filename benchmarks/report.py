@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from floors import BY_NAME, Metric, Target
+from floors import BY_NAME, Metric, Target, with_targets
 from ratios.measured import Measured
+from rounds import ROUNDS
+from script import thread_count
 
 from ptmo_secure.errors import InputError
 from ptmo_secure.results import envelope
 
 HEADINGS = ("metric", "threads", "measured", "floor", "goal", "ok", "rounds")
+NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class RatioRow:
     goal: float
     bound: str  # "at_least" | "at_most"
     unit: str
-    ok: bool | None
+    ok: bool | None  # None: skipped, or too few rounds to judge by
     goal_reached: bool | None
     rounds: tuple[float, ...] = ()
     detail: Mapping[str, float] = field(default_factory=dict)
@@ -35,13 +38,14 @@ class RatioRow:
 
 
 def measured_row(metric: Metric, threads: int, found: Measured) -> RatioRow:
-    """A row of a ratio that was measured."""
+    """A row of a ratio that was measured; judged where it was in enough rounds."""
     target = metric.targets[threads]
+    judged = len(found.rounds) >= ROUNDS
     return RatioRow(
         **_common(metric, threads, target),
         measured=found.value,
-        ok=target.holds(found.value),
-        goal_reached=target.reaches_goal(found.value),
+        ok=target.holds(found.value) if judged else None,
+        goal_reached=target.reaches_goal(found.value) if judged else None,
         rounds=found.rounds,
         detail=found.detail,
     )
@@ -70,15 +74,19 @@ def result(command: str, config: Mapping[str, object], rows: Sequence[RatioRow])
     return envelope(command, config, [asdict(row) for row in rows])
 
 
-def read_result(path: Path) -> tuple[dict[str, Any], list[RatioRow]]:
-    """An earlier run's JSON object, and its rows beside the floors of today.
+Wanted = Sequence[tuple[Metric, int]]  # ratios to judge, each at a thread count
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], list[RatioRow], Wanted]:
+    """An earlier run's JSON object, its rows beside the floors of today, what it was to measure.
 
     Raises:
         InputError: it is not there, or no result of check_ratios.py.
     """
     try:
         found = json.loads(path.read_text())
-        return found, [_row_from_json(row) for row in found["results"]]
+        wanted = with_targets(found["config"]["only"], found["config"]["threads"])
+        return found, [_row_from_json(row) for row in found["results"]], wanted
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no result of check_ratios.py: {error}") from None
 
@@ -92,9 +100,26 @@ def _row_from_json(value: Mapping[str, Any]) -> RatioRow:
     )
 
 
-def failed(rows: Sequence[RatioRow]) -> list[RatioRow]:
-    """The rows under their floor."""
-    return [row for row in rows if row.ok is False]
+def faults(rows: Sequence[RatioRow], wanted: Wanted) -> list[str]:
+    """Why not every wanted floor was kept, a line each: missed, not judged or not measured."""
+    lines = [
+        f"{_place(row.metric, row.threads)}: {row.measured:.3f} misses {row.floor}"
+        for row in rows
+        if row.ok is False
+    ]
+    few = [_place(row.metric, row.threads) for row in rows if verdict(row) == NOT_JUDGED]
+    if few:
+        lines.append(f"{NOT_JUDGED}, measured in fewer than {ROUNDS} rounds: {', '.join(few)}")
+    measured = {(row.metric, row.threads) for row in rows if row.measured is not None}
+    missing = [_place(m.name, n) for m, n in wanted if (m.name, n) not in measured]
+    if missing:
+        reasons = "".join(f" ({reason})" for reason in sorted({row.skipped for row in rows} - {""}))
+        lines.append(f"not measured{reasons}: {', '.join(missing)}")
+    return lines
+
+
+def _place(metric: str, threads: int) -> str:
+    return f"{metric} at {thread_count(threads)}"
 
 
 def cells(rows: Sequence[RatioRow]) -> Iterator[tuple[str, ...]]:
@@ -115,8 +140,10 @@ def cells(rows: Sequence[RatioRow]) -> Iterator[tuple[str, ...]]:
 
 def verdict(row: RatioRow) -> str:
     """How a row fares, in a word."""
-    if row.ok is None:
+    if row.measured is None:
         return "skipped"
+    if row.ok is None:
+        return NOT_JUDGED
     if not row.ok:
         return "BELOW" if row.bound == "at_least" else "ABOVE"
     return "goal" if row.goal_reached else "ok"

@@ -1,12 +1,22 @@
 """What the scripts of this folder share: their exit codes, their errors, their command line."""
 
+import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ptmo_secure.cli import output
 from ptmo_secure.errors import InputError, PtmoError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Tells a wrong command line in one line, as every other wrong input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError."""
+        raise InputError(message)
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:

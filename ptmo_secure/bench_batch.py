@@ -15,6 +15,8 @@ import numpy as np
 
 from ptmo_secure.bench import SAMPLE_TEXT, Progress, Setting, prompt_ids, settings
 from ptmo_secure.config import BenchConfig
+from ptmo_secure.engine.config import MAX_CACHE_TOKENS, MAX_SEALED_SESSIONS
+from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
     from ptmo_secure.engine.engine import Engine
@@ -68,7 +70,7 @@ class BatchDecoding:
 
     def tokens_per_second(self, decode_tokens: int) -> float:
         """Decode so many tokens of each; return all of them over the time taken."""
-        from ptmo_secure.engine.session import feed_batch
+        from ptmo_secure.engine.feed import feed_batch
 
         logits = self._logits
         start = time.perf_counter()
@@ -89,9 +91,12 @@ def run_batch_bench(config: BenchConfig, progress: Progress) -> list[BatchResult
         config: what to measure; `batches` are the sizes.
         progress: called before each measurement and once at the end.
     Raises:
-        InputError: the model is unknown or not pulled, or a prompt does not fit its context.
+        InputError: the model is unknown or not pulled, a prompt does not fit its context, or there
+            is no room for so many requests.
     """
     chosen = [(setting, context) for setting in settings(config) for context in config.contexts]
+    for setting, context in chosen:
+        _check_room(config, setting, context)
     steps = config.rounds * len(config.batches)
     total = len(chosen) * steps
     results: list[BatchResult] = []
@@ -109,6 +114,21 @@ def run_batch_bench(config: BenchConfig, progress: Progress) -> list[BatchResult
         results += _summaries(config, setting, context, rates)
     progress(total, total, "done")
     return results
+
+
+def _check_room(config: BenchConfig, setting: Setting, context: int) -> None:
+    """Refuse more requests than can be open at once; those of all batch sizes are."""
+    rows = context + config.decode_tokens
+    most = MAX_CACHE_TOKENS // (rows + _SPARE_ROWS)
+    if "seal" in setting.shield:
+        most = min(most, MAX_SEALED_SESSIONS)
+    wanted = sum(config.batches)
+    if wanted > most:
+        sizes = ",".join(map(str, config.batches))
+        raise InputError(
+            f"batch {sizes} is too large: {wanted} requests of {rows} tokens at once, and at most "
+            f"{most} fit under shield {setting.shield!r}"
+        )
 
 
 def _open(config: BenchConfig, setting: Setting, context: int) -> "Engine":

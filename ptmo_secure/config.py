@@ -55,6 +55,13 @@ def at_least(name: str, value: int, low: int) -> int:
     return value
 
 
+def at_most(name: str, value: int, high: int) -> int:
+    """`value` if it is `high` or less."""
+    if value > high:
+        raise InputError(f"{name} is {value}; it must be {high} or less")
+    return value
+
+
 def usable_cpus() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,7 +36,7 @@ class Channel:
 
     def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
         self.process = process
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self._socket = connection
         self._owner_pid = os.getpid()
         self._seq = 0
@@ -69,10 +69,6 @@ class Channel:
             TeeError: the TEE's own refusal.
             TeeDeadError: the process is gone, closed, or did not answer in time.
         """
-        if self.is_inherited():  # before the lock, which the fork may have copied as held
-            raise TeeError(
-                ResultCode.BAD_STATE, Origin.API, "a forked process cannot use its parent's TEE"
-            )
         with self.lock:
             self._check_usable()
             self._seq += 1
@@ -92,6 +88,19 @@ class Channel:
             if reply.command:
                 raise TeeError(reply.command, reply.origin, f"{what} refused")
             return reply.values
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Keeps other threads out of calls that belong together.
+
+        Raises:
+            TeeError: in a forked child.
+        """
+        if self.is_inherited():  # asked first: the fork may have copied the lock as held
+            raise TeeError(
+                ResultCode.BAD_STATE, Origin.API, "a forked process cannot use its parent's TEE"
+            )
+        return self._lock
 
     def _exchange(self, packet: bytes, seq: int, fds: Sequence[int]) -> Frame:
         try:
@@ -143,7 +152,7 @@ class Channel:
         if self.is_inherited():
             self._socket.close()
             return
-        with self.lock:
+        with self._lock:
             if not self._closed:
                 self._closed = True
                 self._socket.close()

@@ -5,9 +5,7 @@ with TeeClient.launch() as tee:
     w_q = tee.permute_weights(model, 0, "q", rows, row_bytes)
 """
 
-import os
 import struct
-from types import TracebackType
 from typing import Literal
 
 from tee_sim.channel import Channel
@@ -19,16 +17,14 @@ from tee_sim.protocol import (
     STATUS_DEBUG_BIT,
     Kind,
     KvCommand,
-    MemoryKind,
     ParamType,
-    Values,
     memref,
     param_types,
     role_code,
 )
 from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import ScanResult, Span
-from tee_sim.shared_memory import SharedMemory, create_sealed_memfd
+from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
 
 __all__ = [
@@ -66,13 +62,9 @@ class TeeClient(ScanCalls):
 
     def __init__(self, channel: Channel, role: str, session: int) -> None:
         """Use `launch`."""
-        self._channel = channel
+        super().__init__(channel, session)
         self._role = role
-        self._session = session
-        self._window: SharedMemory | None = None
         self._layouts: dict[int, tuple[KvLayout, int]] = {}
-        self.crossings = 0
-        self.pid = channel.process.pid
 
     @classmethod
     def launch(
@@ -105,28 +97,8 @@ class TeeClient(ScanCalls):
     def __enter__(self) -> "TeeClient":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def alive(self) -> bool:
-        """Whether the TEE process is still there. Cheap: one poll, no round trip."""
-        return self._channel.alive()
-
-    def close(self) -> None:
-        """End the TEE process; its keys go with it. Idempotent."""
-        if self._channel.is_inherited():
-            self._channel.close()  # a forked child lets go of its copy and touches nothing
-            return
-        with self._channel.lock:
-            if self._window is not None:
-                self._window.close()
-                self._window = None
-            self._channel.close()
 
     def status(self) -> dict[str, object]:
         """Report role, pid, debug flag, budget, epoch drawn last, crossings and hardening."""
@@ -144,36 +116,6 @@ class TeeClient(ScanCalls):
             },
             "regions": values[7],
         }
-
-    def register_memory(self, size_bytes: int) -> SharedMemory:
-        """Make memory both sides map: a memfd that can neither shrink nor grow.
-
-        Args:
-            size_bytes: 1 byte to 128 MiB.
-        """
-        if size_bytes < 1:
-            raise TeeError(
-                ResultCode.BAD_PARAMETERS, Origin.API, f"shared memory of {size_bytes} bytes"
-            )
-        fd = create_sealed_memfd(size_bytes)
-        try:
-            memory_id = self._register(fd, size_bytes, MemoryKind.SHARED)
-            return SharedMemory(memory_id, fd, size_bytes, self._release_memory)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def register_fd(self, fd: int, size_bytes: int) -> int:
-        """Pass the engine's secret arena to the TEE, which will write seal keys into it.
-
-        Args:
-            fd: memfd_secret, or memfd with F_SEAL_SHRINK and F_SEAL_GROW; stays the caller's.
-            size_bytes: length of the arena.
-
-        Returns:
-            The arena's id, for `new_epoch`.
-        """
-        return self._register(fd, size_bytes, MemoryKind.ARENA)
 
     def open_model(self, layout: KvLayout) -> int:
         """Draw a permutation epoch for one load of a model.
@@ -345,50 +287,8 @@ class TeeClient(ScanCalls):
             ),
         )
 
-    def _invoke(self, command: int, types: int, values: Values) -> Values:
-        self.crossings += 1
-        return self._channel.call(
-            Kind.INVOKE,
-            getattr(command, "name", "command"),
-            session=self._session,
-            command=command,
-            types=types,
-            values=values,
-        )
-
     def _layout(self, model: int) -> tuple[KvLayout, int]:
         known = self._layouts.get(model)
         if known is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.API, f"no model {model}")
         return known
-
-    def _register(self, fd: int, size_bytes: int, kind: MemoryKind) -> int:
-        return self._channel.call(
-            Kind.REGISTER_MEMORY,
-            "register memory",
-            types=_ONE_VALUE,
-            values=(size_bytes, kind, *NO_VALUES[2:]),
-            fds=(fd,),
-        )[0]
-
-    def _release_memory(self, memory_id: int) -> None:
-        """Unregister; a TEE that is gone or refuses has forgotten the memory already."""
-        try:
-            self._channel.call(
-                Kind.RELEASE_MEMORY,
-                "release memory",
-                types=_ONE_VALUE,
-                values=(memory_id, *NO_VALUES[1:]),
-            )
-        except TeeError:
-            pass
-
-    def _shared_window(self, size_bytes: int) -> SharedMemory:
-        """Return the client's own shared memory, replaced by a larger one when too small."""
-        window = self._window
-        if window is None or window.size_bytes < size_bytes:
-            if window is not None:
-                self._window = None
-                window.close()
-            window = self._window = self.register_memory(max(size_bytes, 1 << 16))
-        return window

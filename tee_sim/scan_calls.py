@@ -2,11 +2,10 @@
 
 import struct
 
-from tee_sim.channel import Channel
+from tee_sim.caller import Caller
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.protocol import NO_VALUES, GuardCommand, ParamType, Values, memref, param_types
+from tee_sim.protocol import NO_VALUES, GuardCommand, ParamType, memref, param_types
 from tee_sim.scan_result import LEVELS, SPAN_BYTES, ScanResult, encode_text, unpack_spans
-from tee_sim.shared_memory import SharedMemory
 
 _MIN_SPANS = 64
 _SCAN = param_types(
@@ -17,16 +16,8 @@ _SCAN = param_types(
 )
 
 
-class ScanCalls:
+class ScanCalls(Caller):
     """What `TeeClient` offers for role "guard"."""
-
-    _channel: Channel
-
-    def _shared_window(self, size_bytes: int) -> SharedMemory:
-        raise NotImplementedError
-
-    def _invoke(self, command: int, types: int, values: Values) -> Values:
-        raise NotImplementedError
 
     def scan(self, text: str) -> ScanResult:
         """Find private spans in `text` and rate it (role "guard").

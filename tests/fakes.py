@@ -1,7 +1,6 @@
 """Stand-ins for the engine, the guard and the clock, for tests of what lies above them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.sampler import SamplingParams
@@ -90,12 +89,7 @@ class FakeEngine:
     def __enter__(self) -> "FakeEngine":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -73,3 +73,29 @@ def test_the_command_prints_its_results_as_json(model, capsys):
 def test_a_batch_of_none_is_refused():
     with pytest.raises(InputError, match="batch is 0"):
         BenchConfig(batches=(0,))
+
+
+@pytest.mark.parametrize(
+    ("shield", "most"), [("none", (1 << 22) // (100 + 28 + 32)), ("seal", 64), ("permute+seal", 64)]
+)
+def test_a_batch_too_large_is_refused_with_the_most_there_may_be(shield, most):
+    config = BenchConfig(shields=(shield,), contexts=(100,), decode_tokens=28, batches=(1, most))
+    with pytest.raises(InputError) as error:
+        run_batch_bench(config, lambda *_: None)
+    assert str(error.value) == (
+        f"batch 1,{most} is too large: {most + 1} requests of 128 tokens at once, "
+        f"and at most {most} fit under shield {shield!r}"
+    )
+
+
+def test_as_many_sealed_requests_as_there_are_key_slots_are_measured(model):
+    config = BenchConfig(
+        model=str(model),
+        shields=("seal",),
+        contexts=(2,),
+        threads=(1,),
+        decode_tokens=2,
+        rounds=1,
+        batches=(64,),
+    )
+    assert run_batch_bench(config, lambda *_: None)[0].batch == 64

@@ -65,6 +65,11 @@ def test_no_code_file_is_longer_than_its_limit() -> None:
     assert long == {}
 
 
+def test_no_function_is_a_placeholder() -> None:
+    sources = [path for path in files((".py",)) if "tests" not in path.relative_to(ROOT).parts]
+    assert [path.name for path in sources if "NotImplemented" in path.read_text("utf-8")] == []
+
+
 def test_no_file_names_a_machines_folders_or_a_registry_host() -> None:
     # Written in parts, so that this file does not find itself.
     words = ["/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/", "/tmp/p" + "lan", "py" + "pi.org"]

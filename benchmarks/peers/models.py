@@ -23,6 +23,14 @@ def sample_ids(path: Path) -> list[int]:
         return Tokenizer(source.metadata, path.name).encode(SAMPLE_TEXT)
 
 
+def context_limit(path: Path) -> int:
+    """Tokens that the model's context holds at most."""
+    from ptmo_secure.engine.gguf_import import ModelSource
+
+    with ModelSource(path) as source:
+        return source.config.context_length
+
+
 def model_files(model: str, kinds: Sequence[str], say: Say) -> tuple[Path, dict[str, Path]]:
     """The model's own file, and the file of each kind: its own, or one quantised from it."""
     from ptmo_secure.engine import registry

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ptmo_secure.engine import registry
 from ptmo_secure.errors import EngineError
 from ratios.measured import Measured, Settings, median_of
 
@@ -15,6 +16,7 @@ ALLOWED_BESIDES = 64 << 20
 
 def memory(settings: Settings, threads: int) -> Measured:
     """Growth from before `Engine.load` to the end / (weights once + KV + 64 MiB)."""
+    registry.resolve(settings.model)  # told here in one line, by the probe in a traceback
     probes = [_probe(settings, threads) for _ in range(settings.rounds)]
     ratios = [growth_ratio(probe) for probe in probes]
     return median_of(ratios, **{name: float(value) for name, value in probes[-1].items()})

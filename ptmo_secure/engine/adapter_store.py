@@ -16,7 +16,7 @@ from ptmo_secure.engine.low_rank import LowRankTensors, as_tensors
 from ptmo_secure.engine.peft_config import is_number
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import EngineError, InputError, ModelFormatError
 
 _NAME = re.compile(r"[\w.-]{1,64}")
 
@@ -88,11 +88,13 @@ class AdapterStore:
             raise InputError(f"an adapter {name!r} is loaded already: unload it first")
         if not is_number(scale):
             raise InputError(f"adapter {name!r}: its scale is not a number that a double holds")
-        check_fits(weights, self.model)
-        integer = self.config.activations == "int8"
         scaled = weights.scaled(float(scale))
-        tensors = {n: as_tensors(pair, integer) for n, pair in scaled.pairs.items()}
-        native = self._pack(tensors, link)
+        try:
+            check_fits(weights, self.model)
+            tensors = self._compute_form(scaled)
+            native = self._pack(tensors, link)
+        except InputError as error:
+            raise type(error)(f"adapter {name!r}: {error}") from None
         info = AdapterInfo(name, weights.rank, weights.roles, native.bytes, float(scale))
         loaded = _Loaded(info, _digest(scaled), native)
         if self.config.permuted:
@@ -156,6 +158,16 @@ class AdapterStore:
                 loaded.native = self._pack(loaded.tensors, link)
                 loaded.link = link
         self._selections.clear()
+
+    def _compute_form(self, weights: AdapterWeights) -> dict[str, LowRankTensors]:
+        integer = self.config.activations == "int8"
+        tensors = {}
+        for name, pair in weights.pairs.items():
+            try:
+                tensors[name] = as_tensors(pair, integer)
+            except ModelFormatError as error:
+                raise ModelFormatError(f"{name}: {error}") from None
+        return tensors
 
     def _pack(self, tensors: Mapping[str, LowRankTensors], link: TeeLink | None) -> _native.Adapter:
         if self.config.permuted:

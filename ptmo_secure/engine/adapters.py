@@ -17,6 +17,7 @@ import safetensors
 
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.engine.low_rank import MAX_RANK, LowRankPair
+from ptmo_secure.engine.paths import path_text
 from ptmo_secure.engine.peft_config import CONFIG_NAME, read_peft_config
 from ptmo_secure.errors import InputError, ModelFormatError
 
@@ -115,12 +116,12 @@ def read_adapter(path: str | os.PathLike[str], model: LlamaConfig) -> AdapterWei
     or BF16, scaled by alpha / r or (rsLoRA) alpha / sqrt(r).
 
     Raises:
-        InputError: no such folder, or a file that cannot be read.
+        InputError: no path, no such folder, or a file that cannot be read.
         ModelFormatError: damaged, of another kind, or made for another model; the text says which.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"adapter {os.fspath(path)!r} is not a folder (of {CONFIG_NAME})")
+    folder = Path(path_text("adapter", path))
+    if not os.path.isdir(folder):
+        raise InputError(f"adapter {str(folder)!r} is not a folder (of {CONFIG_NAME})")
     config = read_peft_config(folder)
     file = folder / WEIGHTS_NAME
     shapes = linear_shapes(model)
@@ -161,7 +162,7 @@ def check_fits(weights: AdapterWeights, model: LlamaConfig) -> None:
     """Raise InputError unless every update has a place and shape in the model and is finite."""
     shapes = linear_shapes(model)
     if not weights.pairs:
-        raise InputError("the adapter changes nothing")
+        raise InputError("it changes nothing")
     for name, pair in weights.pairs.items():
         found = re.fullmatch(r"layers\.(\d{1,4})\.(\w+)", name)
         if found is None or int(found[1]) >= model.n_layers or found[2] not in shapes:

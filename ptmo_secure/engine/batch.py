@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure.engine.engine import Engine
+from ptmo_secure.engine.feed import feed_batch
 from ptmo_secure.engine.request import Request
-from ptmo_secure.engine.session import Session, feed_batch
+from ptmo_secure.engine.session import Session
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.errors import CapacityError, EngineError, PtmoError, TeeDiedError
 from tee_sim.client import TeeError

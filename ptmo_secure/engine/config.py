@@ -11,7 +11,9 @@ KvDtype = Literal["int8", "int4", "fp16", "fp32"]
 Activations = Literal["int8", "fp32"]
 Device = Literal["cpu", "cuda"]
 
-_MAX_THREADS = 256
+MAX_THREADS = 256
+MAX_CACHE_TOKENS = 1 << 22
+MAX_SEALED_SESSIONS = 64  # open at once: each has a slot for its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class EngineConfig:
                     f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(choices)}"
                 )
         limits = {
-            "threads": (1, _MAX_THREADS),
+            "threads": (1, MAX_THREADS),
             "prefill_chunk_tokens": (1, 4096),
         }
         for name, (low, high) in limits.items():
@@ -53,7 +55,7 @@ class EngineConfig:
             raise InputError(f"rows_per_page={self.rows_per_page!r} is not 16 or 32")
         for name in ("context_tokens", "cache_tokens"):
             if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1, 1 << 22)
+                _check_int(name, getattr(self, name), 1, MAX_CACHE_TOKENS)
         if self.device == "cuda":
             raise EngineError("device 'cuda': this build has no CUDA engine; use device='cpu'")
 

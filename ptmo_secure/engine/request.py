@@ -3,9 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
 
 from ptmo_secure.engine.generation import Generation
+from ptmo_secure.engine.owner import Owner
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.errors import EngineError, PtmoError
 
@@ -24,6 +24,7 @@ class Request:
     def __init__(self, generation: Generation) -> None:
         """Use `Scheduler.submit`."""
         self.generation = generation
+        self._owner = Owner()
         self._changed = threading.Condition()
         self._pieces: list[str] = []
         self._wakers: list[Callable[[], None]] = []
@@ -38,7 +39,8 @@ class Request:
         """Yield pieces as they come; no piece splits a character.
 
         Raises:
-            EngineError: the run failed; pieces that were made before have been yielded.
+            EngineError: the run failed, or this is a forked child, where no piece will come; those
+                that were made before have been yielded.
         """
         at = 0
         while fresh := self._wait_for_more(at):
@@ -48,6 +50,7 @@ class Request:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield pieces as they come, without blocking the event loop; raises as `__iter__`."""
+        self._owner.require()
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -76,7 +79,7 @@ class Request:
         """Wait for the end and return the whole text.
 
         Raises:
-            EngineError: the run failed, or did not end in `timeout_s`.
+            EngineError: the run failed, did not end in `timeout_s`, or this is a forked child.
         """
         if not self.wait(timeout_s):
             raise EngineError(f"no end of the answer after {timeout_s} s")
@@ -84,7 +87,12 @@ class Request:
         return "".join(self._pieces)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end, whichever; True once its pages are zeroed and its key is wiped."""
+        """Wait for the end, whichever; True once its pages are zeroed and its key is wiped.
+
+        Raises:
+            EngineError: in a forked child, where it would never come.
+        """
+        self._owner.require()
         with self._changed:
             return self._changed.wait_for(lambda: self._ended, timeout_s)
 
@@ -114,15 +122,11 @@ class Request:
     def __enter__(self) -> "Request":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
 
     def _wait_for_more(self, at: int) -> list[str]:
+        self._owner.require()
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._pieces) > at)
             return self._pieces[at:]

@@ -13,6 +13,7 @@ what an older file of the same session says cannot be told from the newest (no r
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import struct
@@ -25,12 +26,20 @@ from typing import IO
 from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.paths import path_text
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.errors import EngineError, InputError, SecurityError
 
 _MAGIC = b"PTMOKVS1"
 _HEADER = struct.Struct("<8s16s32s4I8sIIQ")
 _TAG_BYTES = 16
+_WHAT = "saved session"
+_BAD_PATH = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS),
+    }
+)
 _NUMBER = struct.Struct("<I")
 
 
@@ -69,14 +78,16 @@ class Rows:
     prompt_tokens: int
 
 
-def save(path: Path, rows: Rows, shape: SavedShape, tee: TeeLink) -> None:
-    """Write a session to `path`: a new file of mode 0600, complete or not there.
+def save(target: str | os.PathLike[str], rows: Rows, shape: SavedShape, tee: TeeLink) -> None:
+    """Write a session to `target`: a new file of mode 0600, complete or not there.
 
     Raises:
-        InputError: the path cannot be written to.
+        InputError: the target is no path, is a folder, or cannot be written to.
         EngineError: the TEE refuses or is gone, or the disk is full.
     """
-    _check_name(path)
+    path = Path(path_text(_WHAT, target))
+    if os.path.isdir(path):
+        raise InputError(f"{path}: cannot save a session there: a folder")
     file_id = secrets.token_bytes(16)
     header = _HEADER.pack(
         _MAGIC,
@@ -104,16 +115,18 @@ class SavedSession:
     """A saved session's file, its header read and checked against the engine that resumes it.
 
     Raises:
-        InputError: the file is missing, cut short, none of ours, or of another model or layout.
+        InputError: the source is no path, or the file is missing, cut short, none of ours, or of
+            another model or layout.
     """
 
-    def __init__(self, path: Path, shape: SavedShape, context_tokens: int) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str], shape: SavedShape, context_tokens: int
+    ) -> None:
         """Read the header; nothing of it is believed before a record authenticates it."""
-        self._path = path
+        path = self._path = Path(path_text(_WHAT, source))
         self._shape = shape
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise InputError(f"{path}: not a saved session")
-        _check_name(path)
         with self._opened() as file:
             self._header = file.read(_HEADER.size)
             size = os.fstat(file.fileno()).st_size
@@ -204,11 +217,6 @@ class SavedSession:
             ) from None
 
 
-def _check_name(path: Path) -> None:
-    if "\0" in str(path):
-        raise InputError(f"{str(path)!a}: not a file name")
-
-
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file beside `path` and, when all went well, put it in its place."""
@@ -222,10 +230,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         os.replace(name, path)
         name = None
         _sync_folder(path.parent)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise EngineError(f"{path}: {error.strerror or error}") from None
+        kind = InputError if error.errno in _BAD_PATH else EngineError
+        raise kind(f"{path}: {error.strerror or error}") from None
     finally:
         if name is not None:
             with contextlib.suppress(OSError):

@@ -13,7 +13,6 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 
 from ptmo_secure.engine.batch import Batch, Job
 from ptmo_secure.engine.engine import Engine, Messages
@@ -90,8 +89,9 @@ class Scheduler:
         Raises:
             InputError: a bad argument, an unknown adapter, or a prompt longer than the context.
             CapacityError: too many are waiting.
-            EngineError: the scheduler is closed.
+            EngineError: the scheduler is closed, or this is a forked child of its process.
         """
+        self._engine.sessions.owner.require()
         self._engine.sessions.select(adapters)
         generation = self._engine.prepare(prompt, max_tokens, sampling=sampling, stop=stop)
         request = Request(generation)
@@ -107,7 +107,12 @@ class Scheduler:
         return request
 
     def stats(self) -> dict[str, int]:
-        """Return counts: requests running and waiting, steps and rows so far, preemptions."""
+        """Return counts: requests running and waiting, steps and rows so far, preemptions.
+
+        Raises:
+            EngineError: in a forked child.
+        """
+        self._engine.sessions.owner.require()
         return {
             "running": len(self._batch.jobs),
             "waiting": len(self._waiting),
@@ -117,7 +122,12 @@ class Scheduler:
         }
 
     def close(self) -> None:
-        """Fail what is not done, wipe it, and end the worker. Idempotent; waits for the step."""
+        """Fail what is not done, wipe it, and end the worker. Idempotent; waits for the step.
+
+        In a forked child nothing happens: the worker is its parent's.
+        """
+        if self._engine.sessions.owner.inherited:
+            return
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -127,12 +137,7 @@ class Scheduler:
     def __enter__(self) -> "Scheduler":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ------------------------------------------------------------------ the worker's side

@@ -4,8 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +11,14 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
+from ptmo_secure.engine.feed import TEE_DIED, feed_batch, require_open
+from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.engine.token_ids import checked_ids, shared_prefix
-from ptmo_secure.errors import EngineError, InputError, TeeDiedError
+from ptmo_secure.engine.token_ids import checked_index, shared_prefix
+from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
 from tee_sim.client import TeeError
 
-TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
 NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
 
 
@@ -32,7 +31,7 @@ class SessionHost:
     layout: _native.PageLayout
     tee: TeeLink | None
     sealed: bool
-    lock: threading.RLock  # the engine's: it serialises everything native
+    owner: OwnedLock  # its lock is the engine's: it serialises everything native
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
     select_adapters: Callable[[Sequence[str]], AdapterSelection]
@@ -62,7 +61,6 @@ class Session:
     def __init__(self, host: SessionHost, origin: "Session | None" = None) -> None:
         """Open an empty session, or one over the rows of `origin`: use `fork`."""
         self._host = host
-        self._lock = host.lock
         self._tee = host.tee
         self._native: _native.KvSession
         self._family: _Family
@@ -112,13 +110,13 @@ class Session:
         """Forget every row from `n_tokens` on.
 
         Raises:
-            InputError: it is negative or more than there are.
+            InputError: it is no whole number, negative, or more than there are.
+            EngineError: the session is closed, or the TEE is gone.
         """
         with self._lock:
-            try:
-                self._native.truncate(n_tokens)
-            except ValueError as error:
-                raise InputError(str(error)) from None
+            self._require_open()
+            n_tokens = checked_index("n_tokens", n_tokens, len(self.tokens))
+            self._native.truncate(n_tokens)
             del self.tokens[n_tokens:], self.row_tags[n_tokens:]
 
     def use_adapters(self, names: Sequence[str], *, keep_kv: bool = False) -> None:
@@ -132,15 +130,16 @@ class Session:
 
         Raises:
             InputError: an unknown name; the session is unchanged.
-            EngineError: the session is closed, the TEE is gone or the cache is full.
+            EngineError: the session is closed, or the TEE is gone.
+            CapacityError: the cache has no room for the rows beside those of forks; the session is
+                unchanged.
         """
         with self._lock:
             self._require_open()
             selection = self._host.select_adapters(names)
-            stale = [] if keep_kv else self.tokens[self._rows_under(selection.tag) :]
-            if stale:
-                self.truncate(len(self.tokens) - len(stale))
-            self.select(selection)
+            keep = len(self.tokens) if keep_kv else self._rows_under(selection.tag)
+            stale = self.tokens[keep:]
+            self._rewind(keep, selection, new_rows=len(stale))
             if stale:
                 self.feed(stale)
 
@@ -158,6 +157,41 @@ class Session:
             except RuntimeError as error:
                 raise EngineError(str(error)) from None
             self._adapters = selection
+
+    def _rewind(self, keep: int, selection: AdapterSelection, *, new_rows: int = 0) -> None:
+        """Cut back to `keep` rows and select adapters, if the cache has room for what follows.
+
+        Args:
+            keep: rows to keep.
+            selection: for the rows after them.
+            new_rows: rows that will be fed next.
+
+        Raises:
+            CapacityError: it has not; the session is unchanged.
+        """
+        if len(self._family.members) > 1:  # alone it takes no page that it does not give up first
+            self._require_pages(keep, new_rows, selection.tag)
+        if keep < len(self.tokens):
+            self.truncate(keep)
+        self.select(selection)
+
+    def _require_pages(self, keep: int, new_rows: int, tag: int) -> None:
+        """Raise CapacityError unless there are pages to rewind and go on beside the forks."""
+        per_page = self._host.layout.rows
+        forks = [member for member in self._family.members if member is not self]
+        shared = {page for fork in forks for page in fork._native.page_ids}
+        pages = self._native.page_ids
+        kept = -(-keep // per_page)
+        if tag != self.adapter_tag:
+            copied = sum(page in shared for page in pages[:kept])
+        else:  # a fork that goes on in a page that is not full
+            copied = int(new_rows > 0 and keep % per_page != 0 and pages[kept - 1] in shared)
+        needed = copied + -(-(keep + new_rows) // per_page) - kept
+        free = self._host.pages.free_pages + sum(page not in shared for page in pages[kept:])
+        if needed > free:
+            raise CapacityError(
+                f"the KV cache is full: {needed} pages are needed for the change, {free} are free"
+            )
 
     def _rows_under(self, tag: int) -> int:
         """Return how many rows, from the first on, were computed under a tag."""
@@ -202,8 +236,7 @@ class Session:
                 if shared > kept and 0 < member.prompt_tokens <= shared:
                     best, kept = member, shared
             if best is not None:
-                best.truncate(kept)
-                best.select(selection)
+                best._rewind(kept, selection)
             return best
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -227,7 +260,7 @@ class Session:
                 raise InputError("rows of several adapter sets (keep_kv) cannot be saved")
             rows = Rows(self._native, self._host.layout, self.tokens, self.prompt_tokens)
             try:
-                saved_session.save(Path(path), rows, self._host.shape(), self._tee)
+                saved_session.save(path, rows, self._host.shape(), self._tee)
             except TeeError as error:
                 raise self._tee_error(error) from None
 
@@ -253,7 +286,12 @@ class Session:
                 raise
 
     def close(self) -> None:
-        """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent."""
+        """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent.
+
+        In a forked child nothing happens: the session is its parent's.
+        """
+        if self._host.owner.inherited:
+            return
         with self._lock:
             if self.closed:
                 return
@@ -285,12 +323,7 @@ class Session:
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -298,87 +331,15 @@ class Session:
         """Whether the rows are gone."""
         return self._native.closed
 
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._host.owner.lock
+
     def _tee_alive(self) -> bool:
         return self._tee is None or self._tee.alive()
 
     def _require_open(self) -> None:
-        _require_open([self])
+        require_open([self])
 
     def _tee_error(self, error: TeeError) -> EngineError:
         return EngineError(str(error)) if self._tee_alive() else TeeDiedError(TEE_DIED)
-
-
-def feed_batch(
-    feeds: Sequence[tuple[Session, Sequence[int]]], *, all_logits: bool = False
-) -> list[npt.NDArray[np.float32]]:
-    """Append tokens to several sessions of one engine in one pass over the weights.
-
-    With INT8 activations and cache each gets the bits it would get alone. Either all of them take
-    their tokens or none does.
-
-    Args:
-        feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.
-        all_logits: logits of every token, not of each session's last alone.
-
-    Returns:
-        One array a session, in order: float32 [1 or n, vocab_size].
-
-    Raises:
-        InputError, EngineError: as `Session.feed`; when the TEE is gone or refuses, all of the
-            sessions are closed and wiped.
-    """
-    sessions = [session for session, _ in feeds]
-    ids = [checked_ids(token_ids) for _, token_ids in feeds]
-    if not sessions:
-        raise InputError("no sessions to run")
-    if any(session._lock is not sessions[0]._lock for session in sessions):
-        raise InputError("the sessions of a batch belong to different engines")
-    with sessions[0]._lock:
-        _require_open(sessions)
-        logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
-        for session, part in zip(sessions, ids, strict=True):
-            session.tokens.extend(part)
-            session.row_tags.extend([session.adapter_tag] * len(part))
-    ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
-    return np.split(logits, ends[:-1])
-
-
-def _require_open(sessions: Sequence[Session]) -> None:
-    """Fail closed: no TEE, no further row."""
-    if not all(session._tee_alive() for session in sessions):
-        _close_all(sessions)
-        raise TeeDiedError(TEE_DIED)
-    if any(session.closed for session in sessions):
-        raise EngineError("the session is closed")
-
-
-def _forward(
-    sessions: Sequence[Session], ids: list[npt.NDArray[np.int32]], all_logits: bool
-) -> npt.NDArray[np.float32]:
-    first = sessions[0]
-    tee = first._tee
-    attention = tee.attention if tee is not None else None
-    try:
-        return first._host.decoder.forward_batch(
-            [session._native for session in sessions],
-            ids,
-            all_logits,
-            attention.buffer if attention is not None else None,
-            tee.restore if tee is not None and attention is not None else None,
-            [session._adapters.native for session in sessions],
-        )
-    except TeeError as error:
-        _close_all(sessions)
-        raise first._tee_error(error) from None
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    except RuntimeError as error:
-        raise EngineError(str(error)) from None
-    finally:
-        if attention is not None:
-            attention.wipe()
-
-
-def _close_all(sessions: Sequence[Session]) -> None:
-    for session in sessions:
-        session.close_family()

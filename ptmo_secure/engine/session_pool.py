@@ -8,6 +8,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine.adapter_store import AdapterSelection, AdapterStore
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import SavedShape
 from ptmo_secure.engine.session import Session, SessionHost
 from ptmo_secure.engine.tee_link import TeeLink
@@ -19,7 +20,7 @@ class SessionPool:
     """Opens sessions side by side and wipes all of them when their TEE goes.
 
     Attributes:
-        lock: serialises everything native; hold it for steps that belong together.
+        owner: the process whose engine this is.
         tee: the link to the living TEE, None for a shield that needs none.
         adapters: the LoRA adapters that sessions may name.
 
@@ -42,7 +43,7 @@ class SessionPool:
         Raises:
             EngineError: it does not start.
         """
-        self.lock = threading.RLock()
+        self.owner = OwnedLock()
         self.tee: TeeLink | None = None
         self.adapters = AdapterStore(decoder, source.config, config)
         self._config = config
@@ -56,6 +57,15 @@ class SessionPool:
         self._crossings_before = 0
         self._closed = False
         self.connect(progress)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Serialises everything native; hold it for steps that belong together.
+
+        Raises:
+            EngineError: in a forked child.
+        """
+        return self.owner.lock
 
     def open(self, adapters: Sequence[str] = ()) -> Session:
         """Return a fresh, empty session beside those that are open.
@@ -79,7 +89,7 @@ class SessionPool:
                     layout=self._layout,
                     tee=self.tee,
                     sealed=self._config.sealed,
-                    lock=self.lock,
+                    owner=self.owner,
                     new_id=lambda: next(self._ids),
                     shape=self.saved_shape,
                     select_adapters=self.select,
@@ -106,7 +116,14 @@ class SessionPool:
             self._sessions.clear()
 
     def close(self) -> None:
-        """Close every session and end the TEE. Final and idempotent."""
+        """Close every session and end the TEE. Final and idempotent.
+
+        A forked child lets go of its copy of the TEE's socket, and of nothing else.
+        """
+        if self.owner.inherited:
+            if self.tee is not None:
+                self.tee.close()
+            return
         with self.lock:
             self._closed = True
             self.close_sessions()

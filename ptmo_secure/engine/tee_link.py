@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ptmo_secure import _native
 from ptmo_secure.engine.adapters import split_name
-from ptmo_secure.engine.config import EngineConfig
+from ptmo_secure.engine.config import MAX_SEALED_SESSIONS, EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
@@ -22,7 +22,7 @@ from ptmo_secure.errors import CapacityError, EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
-_ARENA_BYTES = 64 * 256  # one slot a sealed session: 64 open at once
+_ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # one slot a session
 _ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 Reorder = Callable[[int, int], None]  # (layer, rows)

@@ -1,4 +1,4 @@
-"""Lists of token ids."""
+"""Lists of token ids, and places in them."""
 
 import operator
 from collections.abc import Sequence
@@ -20,6 +20,17 @@ def checked_ids(token_ids: Sequence[int]) -> list[int]:
         if not 0 <= token < 1 << 31:
             raise InputError(f"token id {token} is out of range")
     return ids
+
+
+def checked_index(name: str, value: object, high: int) -> int:
+    """Return `value` as a plain int; InputError unless it is a whole number in 0..high."""
+    try:
+        index = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        index = -1
+    if not 0 <= index <= high:
+        raise InputError(f"{name}={value!r} is not a whole number in 0..{high}")
+    return index
 
 
 def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:

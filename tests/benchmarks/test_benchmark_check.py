@@ -5,7 +5,7 @@ from pathlib import Path
 
 import check_ratios
 import pytest
-from floors import BY_NAME
+from floors import BY_NAME, METRICS, with_targets
 from ratios import llamacpp
 from ratios.measured import Measured, Settings, median_of
 from ratios.memory import growth_ratio
@@ -24,7 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         def measure(settings: Settings, threads: int) -> Measured:
             made.append((name, threads, settings.rounds))
             floor = BY_NAME[name].targets[threads].floor
-            return median_of([floor * (0.9 if name == "permute" else 1)])
+            return median_of([floor * (0.9 if name == "permute" else 1)] * settings.rounds)
 
         return measure
 
@@ -53,12 +53,14 @@ def test_a_ratio_under_its_floor_fails_and_is_named(
     assert "kv_int8 at" not in streams.err
 
 
-def test_without_llamacpp_its_rows_are_skipped_and_the_rest_counts(
+def test_without_llamacpp_its_floors_are_not_measured_and_the_check_fails(
     calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check_ratios.main(["--only", "decode_q4_1,kv_int8", "--threads", "2", "--json"]) == 0
+    assert check_ratios.main(["--only", "decode_q4_1,kv_int8", "--threads", "2", "--json"]) == 1
     streams = capsys.readouterr()
-    assert "make bench-peers" in streams.err
+    assert streams.err.splitlines()[-1] == (
+        "not measured (llama.cpp is not installed: make bench-peers): decode_q4_1 at 2 threads"
+    )
     result = json.loads(streams.out)
     assert list(result) == ["command", "commit", "machine", "config", "results"]
     assert result["config"]["rounds"] == 5
@@ -77,12 +79,11 @@ def test_one_comparison_serves_all_rows_against_llamacpp(
         settings: Settings, peer: Path, names: set[str], threads: list[int], say: object
     ) -> dict[tuple[str, int], Measured]:
         asked.append((sorted(names), threads))
-        return {(name, n): median_of([9.0]) for name in names for n in threads}
+        return {(name, n): median_of([9.0] * settings.rounds) for name in names for n in threads}
 
     monkeypatch.setattr(llamacpp, "measure", measure)
-    rows = check_ratios.check(
-        Settings(), ["decode_q4_0", "prefill_q4_0", "memory"], [1, 2], Path("python")
-    )
+    wanted = with_targets(["decode_q4_0", "prefill_q4_0", "memory"], [1, 2])
+    rows = check_ratios.check(Settings(), wanted, Path("python"))
     assert asked == [(["decode_q4_0", "prefill_q4_0"], [1, 2])]
     assert [(row.metric, row.threads, row.ok) for row in rows] == [
         ("decode_q4_0", 1, True),
@@ -109,8 +110,81 @@ def test_an_earlier_result_is_judged_by_the_floors_of_today(
 
 
 def test_a_thread_count_that_no_ratio_is_defined_for_is_refused(calls: Calls) -> None:
-    with pytest.raises(InputError, match="memory has a target at these thread counts"):
+    with pytest.raises(InputError, match="none of memory has a target at threads 1"):
         check_ratios.main(["--only", "memory", "--threads", "1"])
+
+
+def test_the_floors_that_were_picked_are_the_ones_that_must_be_measured(
+    calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picked = ["--only", "kv_int8,seal_1024", "--threads", "1"]
+    assert check_ratios.main([*picked, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    path = tmp_path / "ratios.json"
+    path.write_text(json.dumps(made))
+    assert check_ratios.main(["--from", str(path)]) == 0
+    assert "1,024" in capsys.readouterr().out
+    assert check_ratios.main(["--from", str(path), "--only", "kv_int8", "--threads", "1"]) == 0
+    assert "1,024" not in capsys.readouterr().out
+    assert check_ratios.main(["--from", str(path), "--only", "kv_int8"]) == 1
+    assert capsys.readouterr().err == "not measured: kv_int8 at 2 threads\n"
+    del made["results"][0]
+    path.write_text(json.dumps(made))
+    assert check_ratios.main(["--from", str(path)]) == 1
+    assert capsys.readouterr().err == "not measured: kv_int8 at 1 thread\n"
+
+
+def test_an_empty_result_fails_and_names_every_floor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"only": list(BY_NAME), "threads": [1, 2]}
+    path = tmp_path / "ratios.json"
+    path.write_text(json.dumps({"config": config, "results": []}))
+    assert check_ratios.main(["--from", str(path)]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("not measured: ")
+    assert line.count(" at ") == sum(len(metric.targets) for metric in METRICS)
+
+
+def test_fewer_rounds_than_five_are_measured_and_not_judged(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--only", "permute,kv_int8", "--threads", "1", "--rounds", "4", "--json"]
+    assert check_ratios.main(given) == 1
+    streams = capsys.readouterr()
+    assert streams.err.splitlines()[-1] == (
+        "not judged, measured in fewer than 5 rounds: permute at 1 thread, kv_int8 at 1 thread"
+    )
+    assert [row["ok"] for row in json.loads(streams.out)["results"]] == [None, None]
+
+
+def test_the_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check_ratios.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 when one was missed, not measured, or measured in fewer than 5 rounds" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "99999"], "threads is 99999; floors are set for 1 and 2"),
+        (["--threads", "1,3"], "threads is 3; floors are set for 1 and 2"),
+        (["--rounds", "0"], "rounds is 0; it must be 1 or more"),
+        (["--rounds", "some"], "argument --rounds: invalid int value: 'some'"),
+        (["--only", ""], "no ratio given"),
+        (["--only", "speed"], "unknown ratio 'speed'"),
+        (["--only", "memory", "--model", "no-such-model"], "model 'no-such-model'"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_ratios, "peer_python", lambda _: None)
+    with pytest.raises(InputError) as error:
+        check_ratios.main(arguments)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_memory_is_growth_over_weights_and_cache_and_64_mib() -> None:

@@ -177,18 +177,42 @@ def test_a_comparison_has_a_row_for_every_file_metric_and_thread_count(
     monkeypatch.setattr(compare_llamacpp, "Worker", start)
     monkeypatch.setattr(compare_llamacpp, "model_files", lambda *_: files)
     monkeypatch.setattr(compare_llamacpp, "sample_ids", lambda _: [1])
+    monkeypatch.setattr(compare_llamacpp, "context_limit", lambda _: 512)
     found = compare_llamacpp.compare_all(options(threads=(1, 2)), lambda _: None)
     assert [(row.metric, row.threads) for row in found.rows] == [
         *(("decode_q4_1", 1), ("prefill_q4_1", 1), ("decode_q4_1", 2), ("prefill_q4_1", 2)),
         *(("decode_q4_0", 1), ("prefill_q4_0", 1), ("decode_q4_0", 2), ("prefill_q4_0", 2)),
     ]
     assert {row.ratio for row in found.rows} == {3.0}
+    with pytest.raises(InputError, match=r"prefill-tokens 513 and .* context of 768, the model"):
+        compare_llamacpp.compare_all(options(prefill_tokens=513), lambda _: None)
 
 
 def test_without_the_peer_the_script_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_llamacpp, "peer_python", lambda _: None)
     with pytest.raises(InputError, match="make bench-peers"):
         compare_llamacpp.main([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "1,99999"], "threads is 99999; it must be 256 or less"),
+        (["--threads", "0"], "threads is 0; it must be 1 or more"),
+        (["--prefill-tokens", "0"], "prefill-tokens is 0; it must be 1 or more"),
+        (["--decode-tokens", "0"], "decode-tokens is 0; it must be 1 or more"),
+        (["--rounds", "0"], "rounds is 0; it must be 1 or more"),
+        (["--rounds", "some"], "argument --rounds: invalid int value: 'some'"),
+        (["--kv-dtype", "int4"], "unknown kv-dtype 'int4': choose from int8, fp16, fp32"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_before_anything_is_looked_for(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_llamacpp, "peer_python", lambda _: None)
+    with pytest.raises(InputError) as error:
+        compare_llamacpp.main(arguments)
+    assert str(error.value) == message
 
 
 def test_a_peer_python_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ from ptmo_secure.errors import InputError
 
 
 def row(name: str, value: float, threads: int = 2) -> report.RatioRow:
-    return report.measured_row(BY_NAME[name], threads, Measured(value, (value, value + 0.02)))
+    return report.measured_row(
+        BY_NAME[name], threads, Measured(value, (*(value,) * 4, value + 0.02))
+    )
 
 
 def test_a_ratio_is_below_its_floor_or_ok_or_at_its_goal() -> None:
@@ -27,11 +29,18 @@ def test_a_cost_is_above_its_limit_or_ok_or_at_its_goal() -> None:
     assert verdicts == ["ABOVE", "ok", "goal"]
 
 
-def test_only_a_measured_row_under_its_floor_fails() -> None:
+def test_a_floor_is_missed_or_not_measured_or_not_judged() -> None:
     skipped = report.skipped_row(BY_NAME["decode_q4_1"], 1, "not here")
-    bad, good = row("permute", 0.9), row("permute", 1.0)
-    assert report.failed([skipped, bad, good]) == [bad]
-    assert report.verdict(skipped) == "skipped"
+    quick = report.measured_row(BY_NAME["kv_int8"], 1, Measured(0.5, (0.5,) * 4))
+    rows = [skipped, row("permute", 0.9), row("permute", 1.0, 1), quick]
+    wanted = [(BY_NAME[each.metric], each.threads) for each in rows]
+    assert report.faults(rows, [*wanted, (BY_NAME["memory"], 2)]) == [
+        "permute at 2 threads: 0.900 misses 0.97",
+        "not judged, measured in fewer than 5 rounds: kv_int8 at 1 thread",
+        "not measured (not here): decode_q4_1 at 1 thread, memory at 2 threads",
+    ]
+    assert [report.verdict(each) for each in (skipped, quick)] == ["skipped", "not judged"]
+    assert report.faults([row("permute", 1.0)], [(BY_NAME["permute"], 2)]) == []
 
 
 def test_the_markdown_is_one_table_under_the_command_that_made_it() -> None:
@@ -49,11 +58,23 @@ def test_the_markdown_is_one_table_under_the_command_that_made_it() -> None:
 def test_rows_come_back_from_their_json(tmp_path: Path) -> None:
     rows = [row("seal_1024", 0.9), report.skipped_row(BY_NAME["decode_q4_1"], 1, "not here")]
     path = tmp_path / "ratios.json"
-    path.write_text(json.dumps({"results": [asdict(row) for row in rows]}))
-    assert report.read_result(path)[1] == rows
+    config = {"only": ["seal_1024"], "threads": [2]}
+    path.write_text(json.dumps({"config": config, "results": [asdict(row) for row in rows]}))
+    _, read, wanted = report.read_result(path)
+    assert read == rows
+    assert [(metric.name, threads) for metric, threads in wanted] == [("seal_1024", 2)]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"results": [{"metric": "speed", "threads": 1}]}'])
+OTHERS = [
+    "",
+    "[]",
+    '{"config": {"only": [], "threads": []}, "results": [{"metric": "speed", "threads": 1}]}',
+    '{"config": {"only": ["speed"], "threads": [1]}, "results": []}',
+    '{"results": []}',
+]
+
+
+@pytest.mark.parametrize("text", OTHERS)
 def test_another_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ptmo_secure.engine.feed import feed_batch
 from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.engine.session import feed_batch
 from ptmo_secure.errors import InputError
 from tests.engine.stepped import SteppedScheduler
 from tests.engine.test_adapters import IDS, with_adapters

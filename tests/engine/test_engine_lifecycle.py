@@ -147,16 +147,6 @@ def test_wrong_token_ids_are_input_errors(model, ids):
         assert engine.forward([1]).shape[0] == 1
 
 
-@pytest.mark.parametrize("length", [-1, 99])
-def test_wrong_truncation_is_an_input_error(model, length):
-    with Engine.load(model, shield="none", threads=1) as engine:
-        session = engine.start_session()
-        session.feed([1, 2, 3])
-        with pytest.raises(InputError, match="length"):
-            session.truncate(length)
-        assert session.tokens == [1, 2, 3]
-
-
 def test_unknown_kernel_level_is_named_alone(model):
     done = subprocess.run(
         [

@@ -322,10 +322,10 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(model, tmp_path):
         assert os.listdir(tmp_path) == ["session"]
         with pytest.raises(InputError, match="No such file or directory"):
             session.save(tmp_path / "missing" / "session")
-        with pytest.raises(InputError, match="Is a directory"):
+        with pytest.raises(InputError, match="a folder"):
             session.save(tmp_path)
         for use in (session.save, engine.resume):
-            with pytest.raises(InputError, match="not a file name"):
+            with pytest.raises(InputError, match=r"saved session 'a.x00b' is not a path"):
                 use("a\0b")
         assert os.listdir(tmp_path) == ["session"]
         assert engine.resume(path).tokens == IDS  # and every key slot is free again

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
-from ptmo_secure.engine.session import TEE_DIED, feed_batch
+from ptmo_secure.engine.feed import TEE_DIED, feed_batch
 from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
 from tests.engine.stepped import kill_tee
 from tests.tiny_models import make_tiny_model

@@ -1,0 +1,97 @@
+"""The forward pass of sessions: one for all that are fed together."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ptmo_secure.engine.token_ids import checked_ids
+from ptmo_secure.errors import EngineError, InputError, TeeDiedError
+from tee_sim.client import TeeError
+
+if TYPE_CHECKING:
+    from ptmo_secure.engine.session import Session
+
+TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
+
+
+def feed_batch(
+    feeds: "Sequence[tuple[Session, Sequence[int]]]", *, all_logits: bool = False
+) -> list[npt.NDArray[np.float32]]:
+    """Append tokens to several sessions of one engine in one pass over the weights.
+
+    With INT8 activations and cache each gets the bits it would get alone. Either all of them take
+    their tokens or none does.
+
+    Args:
+        feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.
+        all_logits: logits of every token, not of each session's last alone.
+
+    Returns:
+        One array a session, in order: float32 [1 or n, vocab_size].
+
+    Raises:
+        InputError, EngineError: as `Session.feed`; when the TEE is gone or refuses, all of the
+            sessions are closed and wiped.
+    """
+    sessions = [session for session, _ in feeds]
+    ids = [checked_ids(token_ids) for _, token_ids in feeds]
+    if not sessions:
+        raise InputError("no sessions to run")
+    if any(session._lock is not sessions[0]._lock for session in sessions):
+        raise InputError("the sessions of a batch belong to different engines")
+    with sessions[0]._lock:
+        require_open(sessions)
+        logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
+        for session, part in zip(sessions, ids, strict=True):
+            session.tokens.extend(part)
+            session.row_tags.extend([session.adapter_tag] * len(part))
+    ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
+    return np.split(logits, ends[:-1])
+
+
+def require_open(sessions: "Sequence[Session]") -> None:
+    """Fail closed: no TEE, no further row.
+
+    Raises:
+        TeeDiedError: the TEE of one is gone; all of them are closed and wiped.
+        EngineError: one is closed.
+    """
+    if not all(session._tee_alive() for session in sessions):
+        _close_all(sessions)
+        raise TeeDiedError(TEE_DIED)
+    if any(session.closed for session in sessions):
+        raise EngineError("the session is closed")
+
+
+def _forward(
+    sessions: "Sequence[Session]", ids: list[npt.NDArray[np.int32]], all_logits: bool
+) -> npt.NDArray[np.float32]:
+    first = sessions[0]
+    tee = first._tee
+    attention = tee.attention if tee is not None else None
+    try:
+        return first._host.decoder.forward_batch(
+            [session._native for session in sessions],
+            ids,
+            all_logits,
+            attention.buffer if attention is not None else None,
+            tee.restore if tee is not None and attention is not None else None,
+            [session._adapters.native for session in sessions],
+        )
+    except TeeError as error:
+        _close_all(sessions)
+        raise first._tee_error(error) from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except RuntimeError as error:
+        raise EngineError(str(error)) from None
+    finally:
+        if attention is not None:
+            attention.wipe()
+
+
+def _close_all(sessions: "Sequence[Session]") -> None:
+    for session in sessions:
+        session.close_family()
