@@ -20,7 +20,7 @@ class ModelShape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """[rows, cols] of the linear layers, one name for those of one shape."""
+        """[rows, cols] of the linear layers, one name for those of one shape and input."""
         q_size, kv_size = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         shapes = {
             "q": (q_size, self.d_model),
@@ -29,9 +29,6 @@ class ModelShape:
             "gate-up": (self.d_ff, self.d_model),
             "down": (self.d_model, self.d_ff),
         }
-        if shapes["q"] == shapes["o"]:
-            shapes["q-o"] = shapes.pop("q")
-            del shapes["o"]
         return shapes
 
 
@@ -52,6 +49,11 @@ class LinearShape:
     layer: str
     rows: int
     cols: int
+
+    @property
+    def activation_bits(self) -> int:
+        """Of the layer's input (kernels/README.md, "Which inputs have 16 bits")."""
+        return 16 if self.layer in ("q", "kv", "down", "head") else 8
 
     def __str__(self) -> str:
         return f"{self.model}-{self.layer}-{self.rows}x{self.cols}"

@@ -8,7 +8,6 @@ from shapes import CHUNK_TOKENS, HEADS, LINEARS, LinearShape
 
 from ptmo_secure import _native
 
-HEAD_ROWS = 2  # the head reads two INT8 planes of a token's activations (kernels/README.md)
 FORMATS = (
     ("int4", 32),  # Q4_1
     ("int4-symmetric", 32),  # Q4_0
@@ -24,7 +23,8 @@ INT4_CASES = [
 
 
 def run(benchmark: Any, shape: LinearShape, threads: int, **fields: Any) -> None:
-    bench = _native.MatmulBench(rows=shape.rows, cols=shape.cols, threads=threads, **fields)
+    fields |= {"activation_bits": shape.activation_bits, "threads": threads}
+    bench = _native.MatmulBench(rows=shape.rows, cols=shape.cols, **fields)
     time_kernel(benchmark, bench, threads, shape.rows * shape.cols * fields["tokens"])
 
 
@@ -43,4 +43,4 @@ def test_gemm(benchmark: Any, shape: LinearShape, kind: str, group: int, threads
 @pytest.mark.parametrize("shape", HEADS, ids=str)
 def test_head(benchmark: Any, shape: LinearShape, threads: int) -> None:
     fields = {"type": "int8", "group": 32, "working_set_bytes": ROTATED_BYTES}
-    run(benchmark, shape, threads, tokens=HEAD_ROWS, **fields)
+    run(benchmark, shape, threads, tokens=1, **fields)

@@ -11,6 +11,7 @@ from ptmo_secure import _native
 LENGTHS = {
     "rms_norm": {model.d_model for model in MODELS},
     "quantize_blocks": {length for m in MODELS for length in (m.d_model, m.d_ff)},
+    "quantize_blocks_16": {length for m in MODELS for length in (m.d_model, m.d_ff)},
     "head_rms_norm": {model.head_dim for model in MODELS},
     "swiglu": {model.d_ff for model in MODELS},
     "geglu": {model.d_ff for model in MODELS},

@@ -219,6 +219,7 @@ class MatmulBench(_Bench):
         rows: int,
         cols: int,
         group: int,
+        activation_bits: int,
         tokens: int,
         threads: int,
         working_set_bytes: int,

@@ -34,6 +34,7 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
   for (auto* floats : {&scales_, &sums_})
     floats->resize(size);
   codes_.resize(kRows * size);
+  low_.resize(size);
   packed_.resize(kRows * size);
   wide_codes_.resize(size);
   halves_.resize(size);
@@ -50,6 +51,12 @@ VectorBench::VectorBench(const std::string& kernel, int n) {
        {5 * size,
         [=, &k] {
           k.quantize_blocks(x, n, codes_.data(), nullptr, scales_.data(), sums_.data(),
+                            code_sums_.data());
+        }}},
+      {"quantize_blocks_16",
+       {6 * size,
+        [=, &k] {
+          k.quantize_blocks(x, n, codes_.data(), low_.data(), scales_.data(), sums_.data(),
                             code_sums_.data());
         }}},
       {"rms_norm", {12 * size, [=, &k] { k.rms_norm(x, weight, n, 1e-5f, out); }}},

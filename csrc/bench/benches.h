@@ -45,9 +45,10 @@ private:
 // y [tokens, rows] = W [rows, cols] x: one matrix of the rotation a call.
 class MatmulBench {
 public:
-  // `type` kInt4 or kInt4Symmetric with group 32, 64 or 128, or kInt8 (group 32).
-  MatmulBench(kernels::WeightType type, int rows, int cols, int group, int tokens, int threads,
-              size_t working_set_bytes);
+  // `type` kInt4 or kInt4Symmetric with group 32, 64 or 128, or kInt8 (group 32); x in 8 or 16
+  // `activation_bits`.
+  MatmulBench(kernels::WeightType type, int rows, int cols, int group, int activation_bits,
+              int tokens, int threads, size_t working_set_bytes);
   void run(int repeats);
   size_t call_bytes() const { return rotation_->call_bytes(); }
   size_t working_set_bytes() const { return rotation_->working_set_bytes(); }
@@ -59,7 +60,7 @@ private:
   std::unique_ptr<Rotation> rotation_;
   kernels::PackedMatrix matrix_{};
   kernels::Activations input_{};
-  std::vector<int8_t> codes_;
+  std::vector<int8_t> codes_, low_;
   std::vector<float> scales_, sums_, y_;
   std::vector<int32_t> code_sums_;
 };
@@ -99,7 +100,7 @@ private:
   std::function<void()> call_; // on the vectors below
   size_t call_bytes_ = 0;
   std::vector<float> x_, weight_, out_, scales_, sums_;
-  std::vector<int8_t> codes_;
+  std::vector<int8_t> codes_, low_;
   std::vector<int16_t> wide_codes_;
   std::vector<uint16_t> halves_;
   std::vector<uint8_t> packed_;

@@ -67,12 +67,14 @@ void Rotation::repeat_first() {
       std::memcpy(copy, copies_[0], bytes_);
 }
 
-MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tokens, int threads,
-                         size_t working_set_bytes)
+MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int activation_bits,
+                         int tokens, int threads, size_t working_set_bytes)
     : kernels_(kernels::best()), pool_(threads), tokens_(tokens) {
   require(kernels::is_integer(type), "weights are INT4 or INT8");
   require(rows >= 1 && cols >= 1 && tokens >= 1, "rows=", rows, ", cols=", cols,
           ", tokens=", tokens, " are not all positive");
+  require(activation_bits == 8 || activation_bits == 16, "activation_bits=", activation_bits,
+          " is not 8 or 16");
   matrix_ = {type, rows, cols, group, nullptr, panel_bytes(type, cols, group)};
   rotation_ = std::make_unique<Rotation>(matrix_.panel_bytes * panels(rows), working_set_bytes);
   pack_random(type, rows, cols, group, rotation_->first());
@@ -80,12 +82,14 @@ MatmulBench::MatmulBench(WeightType type, int rows, int cols, int group, int tok
   const auto values = static_cast<size_t>(tokens) * static_cast<size_t>(cols);
   const std::vector<float> x = random_floats(values);
   codes_.resize(values);
+  low_.resize(activation_bits == 16 ? values : 0);
+  int8_t* low = low_.empty() ? nullptr : low_.data();
   scales_.resize(values / kBlock);
   sums_.resize(values / kBlock);
   code_sums_.resize(values / kBlock);
-  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), nullptr,
-                           scales_.data(), sums_.data(), code_sums_.data());
-  input_ = {cols, nullptr, codes_.data(), nullptr, scales_.data(), sums_.data(), code_sums_.data()};
+  kernels_.quantize_blocks(x.data(), static_cast<int>(values), codes_.data(), low, scales_.data(),
+                           sums_.data(), code_sums_.data());
+  input_ = {cols, nullptr, codes_.data(), low, scales_.data(), sums_.data(), code_sums_.data()};
   y_.resize(static_cast<size_t>(tokens) * rows);
 }
 

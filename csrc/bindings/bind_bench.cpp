@@ -41,13 +41,15 @@ void register_bench(py::module_& m) {
         "Bytes per second read from a buffer of `bytes` bytes: the median of some passes.");
 
   bench_class<MatmulBench>(m, "MatmulBench")
-      .def(py::init([](const std::string& type, int rows, int cols, int group, int tokens,
-                       int threads, size_t working_set_bytes) {
-             return std::make_unique<MatmulBench>(weight_type(type), rows, cols, group, tokens,
-                                                  threads, working_set_bytes);
+      .def(py::init([](const std::string& type, int rows, int cols, int group, int activation_bits,
+                       int tokens, int threads, size_t working_set_bytes) {
+             return std::make_unique<MatmulBench>(weight_type(type), rows, cols, group,
+                                                  activation_bits, tokens, threads,
+                                                  working_set_bytes);
            }),
            py::kw_only(), py::arg("type"), py::arg("rows"), py::arg("cols"), py::arg("group"),
-           py::arg("tokens"), py::arg("threads"), py::arg("working_set_bytes"));
+           py::arg("activation_bits"), py::arg("tokens"), py::arg("threads"),
+           py::arg("working_set_bytes"));
   bench_class<LowRankBench>(m, "LowRankBench")
       .def(py::init<int, int, int, int, size_t>(), py::kw_only(), py::arg("rows"), py::arg("rank"),
            py::arg("tokens"), py::arg("threads"), py::arg("working_set_bytes"));

@@ -1,6 +1,6 @@
 // One Llama-family forward pass, readable top to bottom in decoder.cpp.
 //
-// Equal by construction for every shield and thread count at INT8 activations and INT8 KV: rows
+// Equal by construction for every shield and thread count at integer activations and INT8 KV: rows
 // are what threads split; integer sums do not depend on order; P.V adds rows in order, each
 // element in its own lane; a permutation folded into W_o stays inside its 32-column blocks.
 #pragma once
@@ -33,7 +33,7 @@ struct Sequence {
 
 class Decoder {
 public:
-  // `integer_activations`: INT8 blocks of 32 before every INT4/INT8 matrix; else float32.
+  // `integer_activations`: blocks of 32 codes before every INT4/INT8 matrix; else float32.
   Decoder(const ModelConfig& config, const PageLayout& layout, int threads,
           bool integer_activations, int chunk_tokens);
 
@@ -41,9 +41,10 @@ public:
   Weights& weights() { return weights_; }
 
   // Runs the rows of all sequences as one batch, chunk_tokens rows at a time: the weights are read
-  // once a chunk. A sequence's logits do not depend on what else is in the batch (INT8 activations
-  // and cache: bit for bit). K and V of the chunk in hand stand in a scratch of one layer, wiped
-  // before this returns or throws; a throw also takes every session back to its length.
+  // once a chunk. A sequence's logits do not depend on what else is in the batch (integer
+  // activations and INT8 cache: bit for bit). K and V of the chunk in hand stand in a scratch of
+  // one layer, wiped before this returns or throws; a throw also takes every session back to its
+  // length.
   void forward(const Sequence* sequences, int count, const AttentionRestore& restore);
 
 private:

@@ -269,6 +269,22 @@ struct V {
 #error "this file's level has no vector type"
 #endif
 
+// 16 bytes of INT4 codes, 8 above what they stand for: the low nibbles, then the high ones.
+inline void unpack_16(const uint8_t* packed, int8_t* low, int8_t* high) {
+#if defined(__aarch64__)
+  const uint8x16_t raw = vld1q_u8(packed), eight = vdupq_n_u8(8);
+  vst1q_s8(low, vreinterpretq_s8_u8(vsubq_u8(vandq_u8(raw, vdupq_n_u8(15)), eight)));
+  vst1q_s8(high, vreinterpretq_s8_u8(vsubq_u8(vshrq_n_u8(raw, 4), eight)));
+#else
+  const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed));
+  const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low),
+                   _mm_sub_epi8(_mm_and_si128(raw, nibble), eight));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high),
+                   _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(raw, 4), nibble), eight));
+#endif
+}
+
 // The sum of 32 signed bytes.
 inline int32_t sum_block(const int8_t* codes) {
 #if defined(__aarch64__)

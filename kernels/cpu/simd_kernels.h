@@ -175,12 +175,15 @@ float quantize_row_i4(const float* x, int n, uint8_t* out) {
 }
 
 void unpack_rows_i4(const uint8_t* __restrict packed, int rows, int n, int8_t* __restrict codes) {
-  const int half = n / 2;
+  const int half = n / 2; // a multiple of 8
   for (int r = 0; r < rows; ++r, packed += half, codes += n) {
-    for (int j = 0; j < half; ++j)
+    int j = 0;
+    for (; j + 16 <= half; j += 16)
+      unpack_16(packed + j, codes + j, codes + half + j);
+    for (; j < half; ++j) {
       codes[j] = static_cast<int8_t>((packed[j] & 15) - 8);
-    for (int j = 0; j < half; ++j)
       codes[half + j] = static_cast<int8_t>((packed[j] >> 4) - 8);
+    }
   }
 }
 

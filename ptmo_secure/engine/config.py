@@ -30,6 +30,7 @@ class EngineConfig:
 
     shield: Shield = "seal"
     threads: int = 2  # 1..256
+    # int8: integer inputs of the matrices; those of q, k, v, W_down and the head have 16 bits
     activations: Activations = "int8"
     kv_dtype: KvDtype = "int8"
     restore: Restore = "folded"  # only read by shields with `permute`

@@ -13,6 +13,7 @@ def pages(kv_type: _native.KvType = _native.KvType.int8) -> _native.PageArena:
     return _native.PageArena(_native.PageLayout(LAYERS, KV_HEADS, DIM, 16, kv_type), 4)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(
     ("kind", "group", "bytes_per_panel"),
     [
@@ -25,13 +26,14 @@ def pages(kv_type: _native.KvType = _native.KvType.int8) -> _native.PageArena:
     ],
 )
 def test_a_call_reads_one_packed_matrix_and_the_rotation_holds_enough_of_them(
-    kind: str, group: int, bytes_per_panel: int
+    kind: str, group: int, bytes_per_panel: int, bits: int
 ) -> None:
     bench = _native.MatmulBench(
         type=kind,
         rows=40,  # three panels of 16
         cols=128,
         group=group,
+        activation_bits=bits,
         tokens=3,
         threads=2,
         working_set_bytes=100_000,
@@ -44,7 +46,8 @@ def test_a_call_reads_one_packed_matrix_and_the_rotation_holds_enough_of_them(
 
 def test_a_matrix_that_must_stay_in_the_cache_is_alone() -> None:
     bench = _native.MatmulBench(
-        type="int4", rows=16, cols=32, group=32, tokens=1, threads=1, working_set_bytes=0
+        **{"type": "int4", "rows": 16, "cols": 32, "group": 32, "activation_bits": 8},
+        **{"tokens": 1, "threads": 1, "working_set_bytes": 0},
     )
     assert bench.working_set_bytes == bench.call_bytes == 320
 
@@ -57,10 +60,12 @@ def test_a_matrix_that_must_stay_in_the_cache_is_alone() -> None:
         ({"cols": 100}, "cols=100"),
         ({"tokens": 0}, "tokens=0"),
         ({"threads": 0}, "threads=0"),
+        ({"activation_bits": 12}, "activation_bits=12"),
     ],
 )
 def test_a_matrix_of_a_wrong_shape_is_refused(change: dict[str, object], text: str) -> None:
     good = {"type": "int4", "rows": 16, "cols": 128, "group": 32, "tokens": 1, "threads": 1}
+    good["activation_bits"] = 8
     with pytest.raises(ValueError, match=text):
         _native.MatmulBench(**{**good, "working_set_bytes": 0, **change})
 
@@ -87,6 +92,7 @@ def test_a_low_rank_factor_of_no_rank_is_refused() -> None:
         *(("quantize_blocks", 5), ("rms_norm", 12), ("swiglu", 12), ("add", 12), ("cos_sin", 12)),
         *(("rope", 12), ("quantize_row_i8", 5), ("quantize_row_i16", 6), ("to_f16", 6)),
         *(("geglu", 12), ("head_rms_norm", 8), ("quantize_row_i4", 4.5)),
+        ("quantize_blocks_16", 6),
     ],
 )
 def test_every_elementwise_kernel_can_be_timed(kernel: str, bytes_per_element: float) -> None:
