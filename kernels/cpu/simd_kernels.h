@@ -92,15 +92,14 @@ void add(const float* x, int n, float* y) {
 }
 
 // Quadrant reduction and polynomials (Cephes sin/cos) in double, so that angles of 10^5 radians
-// still give float-exact results; a plain loop that the compiler vectorises.
-void cos_sin(const float* angle, int n, float* cosine, float* sine) {
+// still give float-exact results; a plain loop without integers or branches, which the compiler
+// vectorises.
+void cos_sin(const float* __restrict angle, int n, float* __restrict cosine,
+             float* __restrict sine) {
   for (int i = 0; i < n; ++i) {
     const double x = angle[i];
-    // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
-    const double shifted = x * 0.63661977236758134308 + 6755399441055744.0;
-    const double quadrant = shifted - 6755399441055744.0;
-    int64_t bits;
-    std::memcpy(&bits, &shifted, sizeof(bits));
+    constexpr double kRound = 6755399441055744.0; // 1.5 * 2^52: added and taken off, it rounds
+    const double quadrant = (x * 0.63661977236758134308 + kRound) - kRound;
     const double r =
         (x - quadrant * 1.57079632679489655800) - quadrant * 6.12323399573676603587e-17;
     const double z = r * r;
@@ -120,10 +119,12 @@ void cos_sin(const float* angle, int n, float* cosine, float* sine) {
                   z * (2.48015872888517045348e-5 +
                        z * (-2.75573141792967388112e-7 +
                             z * (2.08757008419747316778e-9 - z * 1.13585365213876817300e-11)))));
-    const bool swap = bits & 1;
-    const double sin_value = swap ? c : s, cos_value = swap ? s : c;
-    sine[i] = static_cast<float>((bits & 2) ? -sin_value : sin_value);
-    cosine[i] = static_cast<float>(((bits + 1) & 2) ? -cos_value : cos_value);
+    // The quadrant modulo 4, then modulo 2.
+    const double turn = quadrant - 4.0 * ((quadrant * 0.25 - 0.375 + kRound) - kRound);
+    const double odd = turn - 2.0 * ((turn * 0.5 - 0.25 + kRound) - kRound);
+    const double sin_value = odd == 1.0 ? c : s, cos_value = odd == 1.0 ? s : c;
+    sine[i] = static_cast<float>(sin_value * (turn < 1.5 ? 1.0 : -1.0));
+    cosine[i] = static_cast<float>(cos_value * (std::fabs(turn - 1.5) < 1.0 ? -1.0 : 1.0));
   }
 }
 
