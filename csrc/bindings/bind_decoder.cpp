@@ -64,7 +64,10 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
   const bool half = values.dtype().is(py::dtype("float16"));
   if (values.ndim() == 1) {
     const auto v = Array<float>::ensure(values.attr("astype")("float32"));
-    d.weights().set_vector(name, v.data(), static_cast<size_t>(v.shape(0)));
+    std::vector<float>* out = d.weights().vector(name);
+    require(out != nullptr, name, " is not a vector of this model");
+    d.weights().expect_shape(name, static_cast<int>(v.shape(0)), 1);
+    out->assign(v.data(), v.data() + v.shape(0));
     return;
   }
   require(values.ndim() == 2, name, " has ", values.ndim(), " dimensions, not 1 or 2");

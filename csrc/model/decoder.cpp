@@ -48,10 +48,12 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
     v->resize(n * config.kv_size());
   for (auto* v : {&gate_, &up_})
     v->resize(n * config.d_ff);
-  angles_.resize(n * half);
-  for (RotaryTable* table : {&rotary_, &rotary_local_, &permuted_}) {
+  angles_.resize(n * config.n_kv_heads * half);
+  for (RotaryTable* table : {&rotary_, &rotary_local_}) {
+    if (table == &rotary_local_ && !config.has_local_layers())
+      continue;
     for (auto* v : {&table->cosine, &table->sine})
-      v->resize(n * half * (table == &permuted_ ? config.n_kv_heads : 1));
+      v->resize(n * config.n_kv_heads * half);
   }
   const size_t input_rows = std::max<size_t>(n, kOutputRows);
   for (Input* input : {&input_, &hidden_}) {
@@ -154,9 +156,11 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
         x[i] *= config_.embed_scale;
     }
   }
-  fill_rotary_table(weights_.inv_freq, rotary_);
-  if (config_.has_local_layers())
-    fill_rotary_table(weights_.inv_freq_local, rotary_local_);
+  if (weights_.layers[0].inv_freq.empty()) { // not permuted: the model's tables serve all layers
+    fill_rotary_table(weights_.inv_freq, rotary_);
+    if (config_.has_local_layers())
+      fill_rotary_table(weights_.inv_freq_local, rotary_local_);
+  }
   find_adapter_rows();
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
@@ -179,7 +183,7 @@ void Decoder::attention_layer(int layer, const AttentionRestore& restore) {
            {Linear::kK, w.k, w.k_bias, k_.data()},
            {Linear::kV, w.v, w.v_bias, v_.data()}},
           rows_, w.o);
-  finish_heads(w, config_.is_local(layer) ? rotary_local_ : rotary_);
+  finish_heads(w, rotary_table(layer));
   store_kv(layer);
   float* attended = restore.buffer != nullptr ? restore.buffer : attended_.data();
   const auto width = static_cast<size_t>(config_.q_size());
@@ -252,7 +256,7 @@ void Decoder::normalise(const std::vector<float>& x, const std::vector<float>& w
 
 // The angle is position * inv_freq in float32, as the models were trained with.
 void Decoder::fill_rotary_table(const std::vector<float>& freq, RotaryTable& table) {
-  const size_t width = freq.size();
+  const size_t width = table.width = freq.size();
   pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
       float* angles = angles_.data() + t * width;
@@ -264,37 +268,33 @@ void Decoder::fill_rotary_table(const std::vector<float>& freq, RotaryTable& tab
   });
 }
 
+// The model's table for a layer, or that of the layer's own permuted frequencies.
+const Decoder::RotaryTable& Decoder::rotary_table(int layer) {
+  const std::vector<float>& own = weights_.layers[static_cast<size_t>(layer)].inv_freq;
+  if (own.empty())
+    return config_.is_local(layer) ? rotary_local_ : rotary_;
+  fill_rotary_table(own, rotary_);
+  return rotary_;
+}
+
 // QK-norm, where the model has it, and RoPE on the q_ and k_ rows of a chunk. A query head takes
 // its KV head's norm weights and frequencies.
 void Decoder::finish_heads(const LayerWeights& w, const RotaryTable& table) {
-  const auto half = static_cast<size_t>(config_.head_dim / 2), dim = 2 * half;
-  const auto kv = static_cast<size_t>(config_.n_kv_heads);
-  const size_t group = static_cast<size_t>(config_.n_heads) / kv;
-  const bool permuted = !w.rotary_index.empty();
-  const auto finish = [&](float* head, const std::vector<float>& norm, size_t kv_head,
-                          const float* cosine, const float* sine) {
+  const int half = config_.head_dim / 2, kv = config_.n_kv_heads, dim = config_.head_dim;
+  const int group = config_.n_heads / kv;
+  const bool per_head = table.width > static_cast<size_t>(half);
+  const auto finish = [&](float* head, const std::vector<float>& norm, size_t kv_head, size_t at) {
     if (!norm.empty())
-      kernels_.head_rms_norm(head, norm.data() + kv_head * dim, config_.head_dim, config_.rms_eps);
-    kernels_.rope(head, cosine, sine, config_.head_dim / 2);
+      kernels_.head_rms_norm(head, norm.data() + kv_head * dim, dim, config_.rms_eps);
+    kernels_.rope(head, table.cosine.data() + at, table.sine.data() + at, half);
   };
   pool_.parallel_for(rows_, [&](int begin, int end, int) {
     for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); ++t) {
-      const float *cosine = table.cosine.data() + t * half, *sine = table.sine.data() + t * half;
-      if (permuted) {
-        const size_t at = t * kv * half;
-        for (size_t i = 0; i < kv * half; ++i) {
-          permuted_.cosine[at + i] = cosine[w.rotary_index[i]];
-          permuted_.sine[at + i] = sine[w.rotary_index[i]];
-        }
-        cosine = permuted_.cosine.data() + at;
-        sine = permuted_.sine.data() + at;
-      }
-      for (size_t h = 0; h < kv; ++h) {
-        const size_t skip = permuted ? h * half : 0;
-        finish(k_.data() + (t * kv + h) * dim, w.k_norm, h, cosine + skip, sine + skip);
-        for (size_t g = 0; g < group; ++g)
-          finish(q_.data() + ((t * kv + h) * group + g) * dim, w.q_norm, h, cosine + skip,
-                 sine + skip);
+      for (int h = 0; h < kv; ++h) {
+        const size_t at = t * table.width + static_cast<size_t>(per_head ? h * half : 0);
+        finish(k_.data() + (t * kv + h) * dim, w.k_norm, h, at);
+        for (int g = 0; g < group; ++g)
+          finish(q_.data() + (t * config_.n_heads + h * group + g) * dim, w.q_norm, h, at);
       }
     }
   });

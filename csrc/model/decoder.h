@@ -61,9 +61,11 @@ private:
     int row;
     float* logits;
   };
-  // cos and sin of the chunk's angles, [rows, head_dim / 2].
+  // cos and sin of the chunk's angles, [rows, width]: head_dim / 2 values that serve every head, or
+  // as many a KV head.
   struct RotaryTable {
     std::vector<float> cosine, sine;
+    size_t width = 0;
   };
   // y [rows of the chunk, w.rows] = W x (+ bias) (+ the updates of the rows' adapters).
   struct Projection {
@@ -79,6 +81,7 @@ private:
   void attention_layer(int layer, const AttentionRestore& restore);
   void mlp_layer(int layer, const Matrix& next);
   void fill_rotary_table(const std::vector<float>& freq, RotaryTable& table);
+  const RotaryTable& rotary_table(int layer);
   void finish_heads(const LayerWeights& w, const RotaryTable& table);
   void store_kv(int layer);
   void chunk_logits();
@@ -128,8 +131,7 @@ private:
   std::vector<OutputRow> outputs_;
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_;
   RotaryTable rotary_, rotary_local_;
-  RotaryTable permuted_; // a layer's own order of them, [rows, n_kv_heads, head_dim / 2]
-  Input input_, hidden_; // of W_down: hidden_
+  Input input_, hidden_;                         // of W_down: hidden_
   std::vector<std::vector<float>> output_slabs_; // a thread's piece of the logits
   std::vector<std::vector<uint8_t>> row_codes_;  // one encoded K and V row a thread
 };

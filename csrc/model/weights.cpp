@@ -1,6 +1,5 @@
 #include "weights.h"
 
-#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -96,37 +95,13 @@ std::vector<float>* Weights::vector(const std::string& name) {
                                                             {"q_bias", &l.q_bias},
                                                             {"k_bias", &l.k_bias},
                                                             {"v_bias", &l.v_bias},
+                                                            {"inv_freq", &l.inv_freq},
                                                             {"q_norm", &l.q_norm},
                                                             {"k_norm", &l.k_norm},
                                                             {"attn_post_norm", &l.attn_post_norm},
                                                             {"ffn_post_norm", &l.ffn_post_norm}};
   const auto found = parts.find(part);
   return found == parts.end() ? nullptr : found->second;
-}
-
-void Weights::set_vector(const std::string& name, const float* values, size_t n) {
-  const auto [layer, part] = split_name(name, layers.size());
-  const bool permuted = layer >= 0 && part == "inv_freq";
-  std::vector<float>* out = permuted ? nullptr : vector(name);
-  require(permuted || out != nullptr, name, " is not a vector of this model");
-  expect_shape(name, static_cast<int>(n), 1);
-  if (permuted) {
-    set_rotary_index(layer, values, n);
-  } else {
-    out->assign(values, values + n);
-  }
-}
-
-void Weights::set_rotary_index(int layer, const float* values, size_t n) {
-  const std::vector<float>& model = config_.is_local(layer) ? inv_freq_local : inv_freq;
-  std::vector<uint16_t> index;
-  for (const float* value = values; value < values + n; ++value) {
-    const auto found = std::find(model.begin(), model.end(), *value);
-    require(found != model.end(), "layers.", layer, ".inv_freq holds ", *value,
-            ", which is no frequency of the model");
-    index.push_back(static_cast<uint16_t>(found - model.begin()));
-  }
-  layers[static_cast<size_t>(layer)].rotary_index = std::move(index);
 }
 
 void Weights::expect_shape(const std::string& name, int rows, int cols) const {

@@ -27,9 +27,9 @@ struct LayerWeights {
   // QK-norm weights [n_kv_heads, head_dim], a query head's is its KV head's: permuted per KV head
   // under `permute`, else the same for all; and the norms before the residual sums. Or empty.
   std::vector<float> q_norm, k_norm, attn_post_norm, ffn_post_norm;
-  // Which of the model's rotary frequencies turns a pair, [n_kv_heads, head_dim / 2], under
-  // `permute`; else empty: they serve every head in their own order.
-  std::vector<uint16_t> rotary_index;
+  // Rotary frequencies [n_kv_heads, head_dim / 2]; permuted alike under `permute`, else empty:
+  // the model's own table serves every head.
+  std::vector<float> inv_freq;
 };
 
 struct Weights {
@@ -41,11 +41,9 @@ struct Weights {
   // Makes room for the panels of matrix `name`; they are the caller's to fill. Set again in the
   // same form, a matrix keeps its place. Throws std::invalid_argument on a wrong name or shape.
   Matrix& prepare(const std::string& name, kernels::WeightType type, int rows, int cols, int group);
-  // The matrix called `name` ("embed", "layers.3.q"), or null.
+  // The matrix or vector called `name` ("embed", "layers.3.q", "layers.3.q_bias"), or null.
   Matrix* matrix(const std::string& name);
-  // Sets the vector called `name` ("final_norm", "layers.3.q_bias"). A layer's inv_freq must hold
-  // frequencies of the model, which are set before. Throws std::invalid_argument.
-  void set_vector(const std::string& name, const float* values, size_t n);
+  std::vector<float>* vector(const std::string& name);
   // The shape `name` must have: rows and cols (cols 1 for a vector).
   void expect_shape(const std::string& name, int rows, int cols) const;
   // Throws std::invalid_argument naming the first parameter that was never set.
@@ -56,9 +54,6 @@ struct Weights {
   const Matrix& output() const { return head.empty() ? embed : head; }
 
 private:
-  std::vector<float>* vector(const std::string& name);
-  void set_rotary_index(int layer, const float* values, size_t n);
-
   ModelConfig config_;
   HugeArena arena_;
 };

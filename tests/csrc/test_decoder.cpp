@@ -106,20 +106,6 @@ TEST(parameters_that_a_family_needs_are_missed) {
                "local_layers has 1 entries, not 2");
 }
 
-TEST(vectors_of_no_model_are_refused) {
-  const TinyModel model(88, 16);
-  const auto decoder = model.decoder(KvType::kF32, 1, false, 8);
-  std::vector<float> freq(static_cast<size_t>(model.config.kv_size() / 2), 1.0f);
-  decoder->weights().set_vector("layers.0.inv_freq", freq.data(), freq.size());
-  freq[1] = 0.123f;
-  CHECK_THROWS(decoder->weights().set_vector("layers.0.inv_freq", freq.data(), freq.size()),
-               std::invalid_argument, "layers.0.inv_freq holds 0.123, which is no frequency");
-  CHECK_THROWS(decoder->weights().set_vector("layers.0.inv_freq", freq.data(), 1),
-               std::invalid_argument, "layers.0.inv_freq has shape [1, 1]");
-  CHECK_THROWS(decoder->weights().set_vector("layers.0.q", freq.data(), freq.size()),
-               std::invalid_argument, "layers.0.q is not a vector");
-}
-
 TEST(threads_chunks_calls_and_sealing_change_no_bit_of_the_logits) {
   const ModelConfig shapes[] = {TinyModel(82, 16).config, TinyModel(82, 32).config,
                                 qwen3_config(32), gemma3_config(32, 20)};

@@ -105,8 +105,10 @@ struct TinyModel {
           out->weights().prepare(name, plain.type, plain.rows, plain.cols, plain.group);
       std::memcpy(to.data, panels.buffer.data(), to.bytes);
     }
-    for (const auto& [name, values] : vectors)
-      out->weights().set_vector(name, values.data(), values.size());
+    for (const auto& [name, values] : vectors) {
+      out->weights().expect_shape(name, static_cast<int>(values.size()), 1);
+      *out->weights().vector(name) = values;
+    }
     return out;
   }
 
