@@ -162,9 +162,9 @@ struct Table {
   void (*unpack_rows_i4)(const uint8_t* packed, int rows, int n, int8_t* codes);
 
   // partials [count, kPartialHead + dim] of the queries over the span. INT8 elements: q . k is
-  // exact in int32; p[r] times the scale of v[r] becomes a code of 0..32767 (32767: the largest
-  // scale of a row seen), and the sums of code * v are exact in int32. Float elements: every
-  // element of acc has its own chain of fused steps, rows in order.
+  // exact in int32; p[r] times the scale of v[r] becomes a code of 0..32767 (32767: 1 times the
+  // largest scale of a row seen), and the sums of code * v are exact in int32. Float elements:
+  // every element of acc has its own chain of fused steps, rows in order.
   void (*attend_i8)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
   void (*attend_f16)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);
   void (*attend_f32)(const Queries& q, const CacheSpan& span, void* scratch, float* partials);

@@ -5,22 +5,9 @@
 #include <algorithm>
 
 #include "check.h"
+#include "spin.h"
 
 namespace ptmo {
-namespace {
-
-// About 20-50 us of polling: longer than the gap between two layers' jobs, shorter than a token.
-constexpr int kSpins = 4000;
-
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-} // namespace
 
 ThreadPool::ThreadPool(int threads)
     : threads_(threads), claimed_(threads > 0 ? static_cast<size_t>(threads) : 0),
@@ -52,7 +39,7 @@ bool ThreadPool::claim(int share, uint64_t job) {
   return seen < job && last.compare_exchange_strong(seen, job);
 }
 
-void ThreadPool::run_shares(int first, uint64_t job) {
+void ThreadPool::run_shares(int first, uint64_t job) noexcept {
   for (int i = 0; i < threads_; ++i) {
     const int share = (first + i) % threads_;
     if (!claim(share, job))
@@ -81,13 +68,7 @@ void ThreadPool::parallel_for(int items, const std::function<void(int, int, int)
     workers_->wake.notify_all();
   }
   run_shares(0, job);
-  for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  spin_until([this] { return pending_.load(std::memory_order_acquire) == 0; });
 }
 
 void ThreadPool::work(int thread) {

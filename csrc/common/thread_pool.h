@@ -30,12 +30,13 @@ public:
 
   // Splits [0, items) into size() contiguous shares and runs body(begin, end, share) on each that
   // is not empty; returns when all are done. `share` is in [0, size()) and no two calls of a loop
-  // have the same: scratch may hang on it. `body` must not throw. One caller at a time.
+  // have the same: scratch may hang on it. A `body` that throws ends the process. One caller at a
+  // time.
   void parallel_for(int items, const std::function<void(int, int, int)>& body);
 
 private:
   void work(int thread);
-  void run_shares(int first, uint64_t job);
+  void run_shares(int first, uint64_t job) noexcept;
   bool claim(int share, uint64_t job);
 
   const int threads_;

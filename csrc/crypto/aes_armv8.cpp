@@ -5,6 +5,7 @@
 #include <sys/auxv.h>
 
 #include "aes_ctr_records.h"
+#include "wipe_registers.h"
 
 namespace ptmo {
 namespace {
@@ -50,6 +51,7 @@ bool aes_armv8_supported() {
 void aes_armv8_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
                        uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
   xor_records<Armv8Aes>(keys, seqs, records, layer, stream, in, record_bytes, out);
+  wipe_registers();
 }
 
 } // namespace ptmo

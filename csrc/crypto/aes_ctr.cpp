@@ -1,6 +1,7 @@
 #include "aes_ctr.h"
 
 #include "aes_block.h"
+#include "secmem/secret_arena.h"
 
 #if defined(__aarch64__)
 #include "aes_armv8.h"
@@ -35,6 +36,7 @@ void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int
       const size_t base = static_cast<size_t>(i) * record_bytes + at;
       for (size_t b = 0; b < 16 && at + b < record_bytes; ++b)
         out[base + b] = in[base + b] ^ block[b];
+      secure_wipe(block, sizeof(block));
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "aes_ctr_records.h"
+#include "wipe_registers.h"
 
 #if defined(__AES__)
 #include <immintrin.h>
@@ -58,6 +59,7 @@ bool aes_ni_supported() {
 void aes_ni_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
                     uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
   xor_records<AesNi>(keys, seqs, records, layer, stream, in, record_bytes, out);
+  wipe_registers();
 }
 
 } // namespace ptmo

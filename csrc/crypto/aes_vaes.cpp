@@ -151,9 +151,8 @@ void xor_scales(const uint8_t* keys, const uint64_t* seqs, int records, __m512i 
   }
 }
 
-// Round keys and keystream must not stand in registers after the call: whatever saves registers
-// next would write them to a stack.
-inline void wipe_registers() {
+// As wipe_registers.h, of the registers that this code uses.
+inline void wipe_wide_registers() {
   _mm256_zeroall();
   asm volatile("vpxord %%zmm16, %%zmm16, %%zmm16\n\tvpxord %%zmm17, %%zmm17, %%zmm17\n\t"
                "vpxord %%zmm18, %%zmm18, %%zmm18\n\tvpxord %%zmm19, %%zmm19, %%zmm19\n\t"
@@ -202,7 +201,7 @@ void aes_vaes_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int record
     xor_registers(rk, WholeRegisters{seqs, tails(layer, stream, 0, 1, 2, 3), per}, records * per,
                   in, out);
   }
-  wipe_registers();
+  wipe_wide_registers();
 }
 
 } // namespace ptmo

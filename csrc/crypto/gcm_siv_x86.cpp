@@ -4,6 +4,8 @@
 #if defined(__AES__) && defined(__PCLMUL__)
 #include <immintrin.h>
 
+#include "wipe_registers.h"
+
 namespace ptmo {
 namespace {
 
@@ -45,6 +47,7 @@ void ctr(const Aes256RoundKeys& keys, uint8_t counter[16], const uint8_t* in, si
   for (; blocks > 0; --blocks, in += 16, out += 16)
     c = crypt<1>(keys, c, in, out);
   store(c, counter);
+  wipe_registers();
 }
 
 // a * b * x^-128 modulo x^128 + x^127 + x^126 + x^121 + 1: a schoolbook product, then Montgomery's
@@ -67,6 +70,7 @@ void polyval(const uint8_t key[16], uint8_t sum[16], const uint8_t* in, size_t b
   for (; blocks > 0; --blocks, in += 16)
     s = multiply(_mm_xor_si128(s, load(in)), h);
   store(s, sum);
+  wipe_registers();
 }
 
 } // namespace

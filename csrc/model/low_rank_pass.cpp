@@ -1,8 +1,8 @@
 #include "low_rank_pass.h"
 
 #include <algorithm>
-#include <thread>
 
+#include "common/spin.h"
 #include "secmem/secret_arena.h"
 
 namespace ptmo {
@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kUnitPanels = 2; // work of a unit, in panels of the base product
 constexpr int kTileRows = 32;  // rows of u that stand as floats before they are quantised
-constexpr int kSpins = 4000;
 
 bool is_integer(const LowRankPair& pair) {
   return pair.b.type == kernels::WeightType::kInt8;
@@ -174,9 +173,7 @@ bool LowRankPass::ready(const kernels::Table& kernels, Linear linear, bool wait)
     if (!wait)
       return false;
     shrink(kernels, unit);
-    for (int spins = 0; state.load(std::memory_order_acquire) != kDone; ++spins)
-      if (spins >= kSpins)
-        std::this_thread::yield();
+    spin_until([&state] { return state.load(std::memory_order_acquire) == kDone; });
   }
   return true;
 }

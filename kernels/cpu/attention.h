@@ -277,11 +277,12 @@ template <typename Integers>
 inline void weigh(const float* x, const float* steps, int first, int last, int from, int to,
                   float scale, float largest, uint8_t* codes, float* partial) {
   // What max lost when it was rounded is a factor of every p and of their sum, and cancels. Where
-  // scores are huge it could take p far from 1, out of the codes' range: there it is taken off.
+  // scores are large it could take p so far above 1 that its code passes 32767: there it is taken
+  // off.
   const float max = largest * scale;
   const V::reg factor = V::set1(scale), shift = V::set1(-max);
-  const V::reg lost = std::fabs(max) < 8192.0f ? V::zero() // under 2^-11
-                                               : V::fma(V::set1(largest), factor, shift);
+  const V::reg lost = std::fabs(max) < 64.0f ? V::zero() // under 2^-19
+                                             : V::fma(V::set1(largest), factor, shift);
   V::reg sum = V::zero();
   for (int r = from; r < round_down(first); r += V::lanes)
     Integers::store_weights(V::zero(), codes, r);

@@ -55,6 +55,13 @@ struct V {
   static void store_i16(int16_t* p, reg a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(to_int(a)));
   }
+  // Codes up to kCode16, as 256 * high + low.
+  static void store_bytes(int8_t* high, int8_t* low, reg a) {
+    const __m512i code = to_int(a);
+    const __m512i top = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(top));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(code));
+  }
   // From 16 words of 4 bytes: the nibble at bit `shift` of each, and the signed byte `j` of each.
   static reg nibbles(const uint8_t* p, int shift) {
     const __m512i words = _mm512_srl_epi32(_mm512_loadu_si512(p), _mm_cvtsi32_si128(shift));
@@ -131,6 +138,14 @@ struct V {
   }
   static void store_i16(int16_t* p, reg a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_i16(a));
+  }
+  // Codes up to kCode16, as 256 * high + low.
+  static void store_bytes(int8_t* high, int8_t* low, reg a) {
+    const __m128i code = to_i16(a);
+    const __m128i top = _mm_srai_epi16(_mm_add_epi16(code, _mm_set1_epi16(128)), 8);
+    const __m128i rest = _mm_srai_epi16(_mm_slli_epi16(code, 8), 8);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(high), _mm_packs_epi16(top, top));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(low), _mm_packs_epi16(rest, rest));
   }
   // From 8 words of 4 bytes: the nibble at bit `shift` of each, and the signed byte `j` of each.
   static __m256i words(const uint8_t* p) {
@@ -224,6 +239,12 @@ struct V {
   }
   static void store_i8(int8_t* p, reg a) { vst1_s8(p, vqmovn_s16(to_i16(a))); }
   static void store_i16(int16_t* p, reg a) { vst1q_s16(p, to_i16(a)); }
+  // Codes up to kCode16, as 256 * high + low.
+  static void store_bytes(int8_t* high, int8_t* low, reg a) {
+    const int16x8_t code = to_i16(a);
+    vst1_s8(high, vshrn_n_s16(vaddq_s16(code, vdupq_n_s16(128)), 8));
+    vst1_s8(low, vmovn_s16(code));
+  }
   // From 8 words of 4 bytes: the nibble at bit `shift` of each, and the signed byte `j` of each.
   static uint32x4_t words(const uint8_t* p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
   static reg nibbles(const uint8_t* p, int shift) {

@@ -195,12 +195,10 @@ void quantize_blocks(const float* x, int cols, int8_t* codes, int8_t* low, float
       scales[b] = quantize_row_i8(x, kBlock, codes);
       code_sums[b] = sum_block(codes);
     } else {
-      int16_t both[kBlock];
-      scales[b] = quantize_row_i16(x, kBlock, both);
-      for (int i = 0; i < kBlock; ++i) {
-        codes[i] = static_cast<int8_t>((both[i] + 128) >> 8);
-        low[i] = static_cast<int8_t>(both[i]);
-      }
+      const auto store = [codes, low](int8_t* at, V::reg a) {
+        V::store_bytes(at, low + (at - codes), a);
+      };
+      scales[b] = quantize_row(x, kBlock, static_cast<float>(kCode16), codes, store);
       code_sums[b] = 256 * sum_block(codes) + sum_block(low);
       low += kBlock;
     }
