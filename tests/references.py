@@ -1,4 +1,4 @@
-"""Plain NumPy statements of what the native code computes; slow, short, obviously right."""
+"""Plain NumPy statements of what tests compare with; slow, short, obviously right."""
 
 import numpy as np
 
@@ -31,3 +31,10 @@ def quantize_int4_reference(
     blocks = codes.reshape(rows, columns // 32, 2, 16)
     packed = (blocks[:, :, 0] | blocks[:, :, 1] << 4).reshape(rows, columns // 2)
     return packed, scales, mins
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities over the last axis, in float64: tests take differences of them."""
+    x = logits.astype(np.float64)
+    x -= x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))

@@ -126,7 +126,6 @@ void register_layout(py::module_& m) {
 
   py::class_<PageArena>(m, "PageArena")
       .def(py::init<const PageLayout&, int>(), py::arg("layout"), py::arg("capacity_pages"))
-      .def_property_readonly("capacity_pages", &PageArena::capacity_pages)
       .def_property_readonly("free_pages",
                              [](const PageArena& a) {
                                return a.capacity_pages() -

@@ -28,20 +28,6 @@ py::tuple quantize(const Array<float>& x, int group, bool symmetric) {
   return py::make_tuple(codes, scales.attr("view")(half), mins.attr("view")(half));
 }
 
-Array<float> dequantize(const Array<uint8_t>& codes, const py::array& scales, const py::array& mins,
-                        int group) {
-  const Array<uint16_t> s = scales.attr("view")("uint16"), m = mins.attr("view")("uint16");
-  require(codes.ndim() == 2 && s.ndim() == 2 && m.ndim() == 2, "codes, scales, mins are matrices");
-  const int rows = static_cast<int>(codes.shape(0)), cols = static_cast<int>(codes.shape(1)) * 2;
-  require(group > 0 && s.shape(0) == rows && m.shape(0) == rows && s.shape(1) * group == cols &&
-              m.shape(1) * group == cols,
-          "codes [", rows, ", ", cols / 2, "] and scales [", s.shape(0), ", ", s.shape(1),
-          "] do not belong together at group=", group);
-  Array<float> out({rows, cols});
-  dequantize_int4(codes.data(), s.data(), m.data(), rows, cols, group, out.mutable_data());
-  return out;
-}
-
 py::bytes ctr_xor(const py::bytes& key, const std::vector<uint64_t>& seqs, int layer, int kind,
                   int head, const py::bytes& data, bool portable) {
   const std::string k = key, in = data;
@@ -79,8 +65,6 @@ void register_ops(py::module_& m) {
   m.def("quantize_int4", &quantize, py::arg("x"), py::arg("group") = 32,
         py::arg("symmetric") = false,
         "Group-wise INT4 of x [N, K] float32: (codes u8 [N, K/2], scales f16, mins f16 [N, K/g]).");
-  m.def("dequantize_int4", &dequantize, py::arg("codes"), py::arg("scales"), py::arg("mins"),
-        py::arg("group"), "The float32 [N, K] that quantised arrays stand for.");
   m.def(
       "aes128_ctr_xor", &ctr_xor, py::arg("key"), py::arg("seqs"), py::arg("layer"),
       py::arg("kind"), py::arg("head"), py::arg("data"), py::arg("portable") = false,

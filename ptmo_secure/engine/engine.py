@@ -312,6 +312,7 @@ class Engine(AdapterMethods):
             InputError: no such file, not a saved session, cut short, another model, layout or set
                 of adapters.
             SecurityError: the file was changed, or it was saved under another TEE. No session.
+            CapacityError: fewer than three key slots are free. No session.
             EngineError: the TEE is gone, or the engine is closed.
         """
         with self.sessions.lock:

@@ -21,8 +21,8 @@ def feed_batch(
 ) -> list[npt.NDArray[np.float32]]:
     """Append tokens to several sessions of one engine in one pass over the weights.
 
-    With INT8 activations and cache each gets the bits it would get alone. Either all of them take
-    their tokens or none does.
+    With integer activations and an INT8 cache each gets the bits it would get alone. Either all of
+    them take their tokens or none does.
 
     Args:
         feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.

@@ -6,7 +6,8 @@ so that no decoding request waits for more than `max_step_tokens` rows. When KV 
 youngest request gives its rows up and computes them again later (vLLM's recomputation, Kwon et
 al., SOSP 2023); the oldest is never touched, so every request ends after boundedly many steps.
 
-With INT8 activations and cache an answer is the same, bit for bit, as `Engine.generate`'s.
+With integer activations and an INT8 cache an answer is the same, bit for bit, as
+`Engine.generate`'s.
 """
 
 import atexit

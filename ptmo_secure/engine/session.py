@@ -247,6 +247,7 @@ class Session:
 
         Raises:
             InputError: shield `none` (no TEE, no key), or a path that cannot be written to.
+            CapacityError: fewer than two key slots are free; the session is unchanged.
             EngineError: the session is closed, the TEE is gone or refuses, or the disk is full.
 
         Security: rows and token ids are AES-256-GCM-SIV ciphertext under a key of this file alone

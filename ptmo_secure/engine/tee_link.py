@@ -22,7 +22,7 @@ from ptmo_secure.errors import CapacityError, EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
 
 _FLOAT_BYTES = 4
-_ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # one slot a session
+_ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
 _ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
@@ -131,8 +131,14 @@ class TeeLink:
         Args:
             model_digest: SHA-256 of the model file.
             file_id: the saved file's own 16 random bytes.
+
+        Raises:
+            CapacityError: fewer than two key slots are free.
+            EngineError: the TEE refuses.
         """
         with self._key_slot("storage") as slot:
+            # PageStorage takes a second slot: a full arena is told here, before a key is derived.
+            self.arena.free_slot(self._take_slot())
             self.client.storage_key(self._arena_id, slot, model_digest, file_id)
         storage = _native.PageStorage(self.arena, slot)
         try:
@@ -173,10 +179,7 @@ class TeeLink:
     @contextlib.contextmanager
     def _key_slot(self, kind: str) -> Iterator[int]:
         """Take a slot for a key the TEE writes in the block; free it when the block fails."""
-        try:
-            slot = self.arena.take_slot()
-        except RuntimeError as error:
-            raise CapacityError(f"{error}: close a session first") from None
+        slot = self._take_slot()
         try:
             yield slot
         except BaseException as error:  # an interrupt, too, must not leave a key in a slot
@@ -184,6 +187,12 @@ class TeeLink:
             if isinstance(error, TeeError):
                 raise EngineError(f"the TEE gave no {kind} key: {error}") from None
             raise
+
+    def _take_slot(self) -> int:
+        try:
+            return self.arena.take_slot()
+        except RuntimeError as error:
+            raise CapacityError(f"{error}: close a session first") from None
 
     def drop_epoch(self, handle: int) -> None:
         """Tell the TEE that a session's key is no longer in use; a dead TEE has forgotten it."""

@@ -66,7 +66,7 @@ TEST(logits_are_those_of_the_float64_decoder) {
     CHECK_NEAR(error(KvType::kF16, false), 0.0, 2e-3);  // K and V of 11 bits
     CHECK_NEAR(error(KvType::kInt8, false), 0.0, 3e-2); // K and V of 8 bits
     CHECK_NEAR(error(KvType::kInt4, false), 0.0, 0.5);  // K and V of 4 bits
-    CHECK_NEAR(error(KvType::kInt8, true), 0.0, 5e-2);  // and activations of 8 bits
+    CHECK_NEAR(error(KvType::kInt8, true), 0.0, 5e-2);  // and integer activations
   }
 }
 

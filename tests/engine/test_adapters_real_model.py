@@ -9,17 +9,12 @@ from ptmo_secure.engine import registry
 from ptmo_secure.engine.adapters import random_adapter
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.errors import InputError
+from tests.references import log_softmax
 
 MODEL = "smollm2-135m"
 TEXT = Path(__file__).parents[1] / "data" / "mixed_text.txt"
 SETS = {"none": [], "one": ["a0"], "three": ["a0", "a1", "a2"], "rank 64": ["wide"]}
 TOKENS = 128
-
-
-def log_softmax(logits):
-    x = logits.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def predictions(**fields):

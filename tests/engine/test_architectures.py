@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
+from tests.references import log_softmax
 from tests.tiny_models import make_tiny_model
 
 FAMILIES = {
@@ -36,12 +37,6 @@ def hf_logits(model, ids):
 
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].float().numpy()
-
-
-def log_softmax(logits):
-    x = logits.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def reference_logits(path, ids, **fields):

@@ -15,7 +15,7 @@ from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.tensors import Int4Tensor, Int8Tensor
 from ptmo_secure.errors import InputError
-from tests.references import quantize_int4_reference
+from tests.references import log_softmax, quantize_int4_reference
 from tests.tiny_models import _names, load_importer_weights
 
 MODEL = "gemma3-270m"
@@ -86,11 +86,6 @@ def transformers_logits(model, ids):
 @pytest.fixture(scope="module")
 def expected(model, plain):
     return transformers_logits(model, plain[0])
-
-
-def log_softmax(logits):
-    x = logits - logits.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def test_the_importer_keeps_the_files_codes_and_its_window(source):

@@ -9,6 +9,7 @@ from ptmo_secure.engine import registry
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.errors import InputError
+from tests.references import log_softmax
 from tests.tiny_models import load_importer_weights
 
 MODEL = "smollm2-135m"
@@ -70,12 +71,6 @@ def hf():
             return model(torch.tensor([ids])).logits[0].numpy()
 
     return logits
-
-
-def log_softmax(logits):
-    x = logits.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 @pytest.fixture(scope="module")

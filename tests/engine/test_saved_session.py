@@ -8,8 +8,9 @@ import struct
 import numpy as np
 import pytest
 
+from ptmo_secure.engine.config import MAX_SEALED_SESSIONS
 from ptmo_secure.engine.engine import Engine
-from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError
+from ptmo_secure.errors import CapacityError, EngineError, InputError, PtmoError, SecurityError
 from tests.tiny_models import make_tiny_model
 
 ROOT_KEY = bytes(range(32))
@@ -351,3 +352,27 @@ def test_saving_twenty_times_leaves_no_key_slot_taken(model, tmp_path):
             session = engine.resume(tmp_path / "session")
         others = engine._tee.arena.size // 256 - 1
         assert len({engine._tee.arena.take_slot() for _ in range(others)}) == others
+
+
+def test_without_two_free_key_slots_nothing_is_saved_and_nothing_lost(model, tmp_path):
+    path = tmp_path / "session"
+    with load(model) as engine:
+        session = engine.start_session()
+        session.feed(IDS)
+        others = [engine.open_session() for _ in range(MAX_SEALED_SESSIONS - 2)]
+        with pytest.raises(CapacityError, match="slots are all in use: close a session first"):
+            session.save(path)
+        assert os.listdir(tmp_path) == [] and session.tokens == IDS
+        last = engine.open_session()  # the slot that was free still is
+        with pytest.raises(CapacityError, match="slots are all in use: close a session first"):
+            session.save(path)
+        last.close()
+        others.pop().close()
+        session.save(path)
+        expected = one_by_one(session, MORE)
+        others.append(engine.open_session())
+        with pytest.raises(CapacityError, match="slots are all in use: close a session first"):
+            engine.resume(path)  # in place of `session`: its own slot, and one of two
+        assert engine.session is None
+        others.pop().close()
+        assert np.array_equal(one_by_one(engine.resume(path), MORE), expected)

@@ -96,7 +96,7 @@ def test_permuting_float_caches_only_reorders_sums(kv_dtype, tmp_path):
     path = make_tiny_model(tmp_path, "Q4_1").path
     plain = logits(path, shield="none", kv_dtype=kv_dtype)
     permuted = logits(path, shield="permute", kv_dtype=kv_dtype)
-    # A reordered float sum moves INT8 activation codes by one at most here and there.
+    # A reordered float sum moves integer activation codes by one at most here and there.
     assert np.sqrt(np.mean((plain - permuted) ** 2)) < 0.02 * plain.std()
 
 
