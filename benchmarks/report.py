@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from floors import BY_NAME, Metric, Target, with_targets
 from ratios.measured import Measured
@@ -84,24 +84,34 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[RatioRow], Wanted]:
         InputError: it is not there, or no result of check_ratios.py.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), parse_constant=_refuse_constant)
         wanted = with_targets(found["config"]["only"], found["config"]["threads"])
+        heading(found)
         return found, [_row_from_json(row) for row in found["results"]], wanted
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no result of check_ratios.py: {error}") from None
+    except KeyError as error:
+        reason = f"{error} is missing or unknown"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error)
+    raise InputError(f"{path}: no result of check_ratios.py: {reason}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def _row_from_json(value: Mapping[str, Any]) -> RatioRow:
     metric, threads = BY_NAME[value["metric"]], int(value["threads"])
     if value["measured"] is None:
-        return skipped_row(metric, threads, value["skipped"])
-    return measured_row(
-        metric, threads, Measured(value["measured"], tuple(value["rounds"]), value["detail"])
-    )
+        return skipped_row(metric, threads, str(value["skipped"]))
+    rounds = tuple(float(each) for each in value["rounds"])
+    parts = {name: float(each) for name, each in value["detail"].items()}
+    return measured_row(metric, threads, Measured(float(value["measured"]), rounds, parts))
 
 
 def faults(rows: Sequence[RatioRow], wanted: Wanted) -> list[str]:
     """Why not every wanted floor was kept, a line each: missed, not judged or not measured."""
+    if not wanted:
+        return ["nothing was measured: the run names no ratio at a thread count with a floor"]
     lines = [
         f"{_place(row.metric, row.threads)}: {row.measured:.3f} misses {row.floor}"
         for row in rows
@@ -154,17 +164,21 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 20 else f"{value:.2f}"
 
 
-def markdown(run: Mapping[str, Any], rows: Sequence[RatioRow]) -> str:
-    """The table for the README, under the command, commit and machine that made it."""
+def heading(run: Mapping[str, Any]) -> str:
+    """The command, commit and machine of a run, in a line."""
     machine = run["machine"]
     load = run["config"].get("load_average_before", 0.0)
-    head = (
+    return (
         f"`{run['command']}` at {str(run['commit'])[:10]}, {machine['cpu']}, "
-        f"{machine['cores']} cores, load {load:.2f} before:\n\n"
+        f"{machine['cores']} cores, load {load:.2f} before:"
     )
+
+
+def markdown(run: Mapping[str, Any], rows: Sequence[RatioRow]) -> str:
+    """The table for the README, under the command, commit and machine that made it."""
     lines = [(*HEADINGS, "of"), tuple("---" for _ in (*HEADINGS, ""))]
     lines += [(*line, detail(row)) for line, row in zip(cells(rows), rows, strict=True)]
-    return head + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return heading(run) + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def detail(row: RatioRow) -> str:

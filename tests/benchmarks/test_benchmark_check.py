@@ -134,12 +134,27 @@ def test_the_floors_that_were_picked_are_the_ones_that_must_be_measured(
     assert capsys.readouterr().err == "not measured: kv_int8 at 1 thread\n"
 
 
+def empty_result(folder: Path, names: list[str], threads: list[int]) -> Path:
+    made = {"command": "python x.py", "commit": None, "machine": {"cpu": "Zen", "cores": 2}}
+    config = {"only": names, "threads": threads}
+    path = folder / "ratios.json"
+    path.write_text(json.dumps({**made, "config": config, "results": []}))
+    return path
+
+
+@pytest.mark.parametrize(("names", "threads"), [([], []), (["memory"], []), (["memory"], [1])])
+def test_a_result_that_asked_for_nothing_fails_and_says_so(
+    names: list[str], threads: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = empty_result(tmp_path, names, threads)
+    assert check_ratios.main(["--from", str(path), "--markdown"]) == 1
+    assert capsys.readouterr().err.startswith("nothing was measured: ")
+
+
 def test_an_empty_result_fails_and_names_every_floor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = {"only": list(BY_NAME), "threads": [1, 2]}
-    path = tmp_path / "ratios.json"
-    path.write_text(json.dumps({"config": config, "results": []}))
+    path = empty_result(tmp_path, list(BY_NAME), [1, 2])
     assert check_ratios.main(["--from", str(path)]) == 1
     line = capsys.readouterr().err
     assert line.startswith("not measured: ")
