@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -57,9 +58,30 @@ def quantised(source: Path, kind: str, say: Say) -> Path:
 
 
 def peer_python(given: str | None) -> Path | None:
-    """The Python that has llama_cpp: the one named, or that of `make bench-peers` if any."""
+    """The Python that has llama_cpp: the one named, or that of `make bench-peers` if any.
+
+    Raises:
+        InputError: the one named is not there, does not run, or has no llama_cpp.
+    """
     named = given or os.environ.get("PTMO_PEERS_PYTHON")
     path = Path(named) if named else ROOT / ".venv-peers" / "bin" / "python"
     if named and not path.is_file():
         raise InputError(f"peer-python {named}: no such file")
-    return path if path.is_file() else None
+    if path.is_file() and _has_peer(path):
+        return path
+    if named:
+        raise InputError(
+            f"peer-python {named} cannot import llama_cpp and numpy: run make bench-peers, "
+            "or name a Python that can"
+        )
+    return None
+
+
+def _has_peer(python: Path) -> bool:
+    try:
+        command = [str(python), "-c", "import llama_cpp, numpy"]
+        return (
+            subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+        )
+    except OSError:  # not executable
+        return False

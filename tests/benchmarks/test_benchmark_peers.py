@@ -221,6 +221,43 @@ def test_a_peer_python_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPat
         models.peer_python(None)
 
 
+@pytest.fixture
+def peer_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in front of every Python's modules, with stand-ins for those of the peer."""
+    for name in ("llama_cpp", "numpy"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_peer_python_that_has_the_peer_is_taken(peer_modules: Path) -> None:
+    assert models.peer_python(sys.executable) == Path(sys.executable)
+
+
+@pytest.mark.parametrize("module", ["llama_cpp", "numpy"])
+def test_a_peer_python_without_the_peer_is_told_in_one_line(
+    module: str, peer_modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (peer_modules / f"{module}.py").write_text("raise ImportError")
+    with pytest.raises(InputError) as error:
+        compare_llamacpp.main(["--peer-python", sys.executable])
+    assert str(error.value) == (
+        f"peer-python {sys.executable} cannot import llama_cpp and numpy: "
+        "run make bench-peers, or name a Python that can"
+    )
+    default = peer_modules / ".venv-peers" / "bin" / "python"  # a build that was cut short
+    default.parent.mkdir(parents=True)
+    default.symlink_to(sys.executable)
+    monkeypatch.setattr(models, "ROOT", peer_modules)
+    monkeypatch.delenv("PTMO_PEERS_PYTHON", raising=False)
+    assert models.peer_python(None) is None
+
+
+def test_a_peer_python_that_does_not_run_is_told_alike(fake: Path) -> None:
+    with pytest.raises(InputError, match="run make bench-peers"):
+        models.peer_python(str(fake))
+
+
 def test_the_build_shows_the_compilers_steps() -> None:
     lines = ["  Building wheel\n", "  [1/90] Building C object\n", "[90/90] Linking\n", "done\n"]
     assert list(install.build_steps(lines)) == [(1, 90), (90, 90)]
