@@ -34,7 +34,7 @@ from report import (
     skipped_row,
 )
 from rounds import ROUNDS
-from script import ArgumentParser, command_line, run, thread_count
+from script import MODEL_HELP, PEER_PYTHON_HELP, ArgumentParser, command_line, run, thread_count
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import DEFAULT_MODEL, at_least, choices, whole_numbers
@@ -90,10 +90,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", metavar="LIST", help=f"any of {names} [default: all]")
     counts = ",".join(map(str, THREADS))
     made.add_argument("--threads", metavar="LIST", help=f"any of {counts} [default: all]")
-    made.add_argument("--model", default=DEFAULT_MODEL)
+    made.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME|FILE",
+        help=f"{MODEL_HELP} [default: %(default)s]",
+    )
     rounds = f"[default: {ROUNDS}, the fewest that are judged]"
     made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=rounds)
-    made.add_argument("--peer-python", metavar="PATH", help="a Python that has llama_cpp")
+    made.add_argument("--peer-python", metavar="PATH", help=PEER_PYTHON_HELP)
     made.add_argument("--from", dest="source", type=Path, metavar="FILE", help="an earlier --json")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout")
     made.add_argument("--markdown", action="store_true", help="the table for the README")

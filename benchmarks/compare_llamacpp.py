@@ -23,7 +23,14 @@ from typing import Any
 from peers.models import KINDS, Say, context_limit, model_files, peer_python, sample_ids
 from peers.worker import Worker
 from rounds import ROUNDS, Paired, compare, interleave
-from script import ArgumentParser, command_line, run, thread_count
+from script import (
+    MODEL_HELP,
+    PEER_PYTHON_HELP,
+    ArgumentParser,
+    command_line,
+    run,
+    thread_count,
+)
 
 from ptmo_secure.bench import prompt_ids
 from ptmo_secure.cli import output
@@ -41,6 +48,9 @@ from ptmo_secure.results import envelope
 
 METRICS = ("decode", "prefill")
 KV_TYPES = ("int8", "fp16", "fp32")  # those that both engines have
+KV_TYPE = "fp16"
+THREADS = (1, 2)
+DECODE_PROMPT_TOKENS = 16
 DECODE_TOKENS = 128
 PREFILL_TOKENS = 512
 VARIANT_ROUNDS = 2
@@ -55,10 +65,10 @@ class Options:
     model: str = DEFAULT_MODEL
     kinds: tuple[str, ...] = KINDS
     metrics: tuple[str, ...] = METRICS
-    threads: tuple[int, ...] = (1, 2)
-    kv_dtype: str = "fp16"
+    threads: tuple[int, ...] = THREADS
+    kv_dtype: str = KV_TYPE
     rounds: int = ROUNDS
-    decode_prompt_tokens: int = 16
+    decode_prompt_tokens: int = DECODE_PROMPT_TOKENS
     decode_tokens: int = DECODE_TOKENS
     prefill_tokens: int = PREFILL_TOKENS
 
@@ -214,17 +224,33 @@ def describe(row: Row) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = ArgumentParser(description="This engine beside llama.cpp, in turn.")
-    made.add_argument("--model", default=DEFAULT_MODEL)
-    made.add_argument("--kinds", default=",".join(KINDS), metavar="LIST")
-    made.add_argument("--threads", default="1,2", metavar="LIST")
-    made.add_argument(
-        "--kv-dtype", default="fp16", metavar="TYPE", help=f"one of {', '.join(KV_TYPES)}"
+    made = ArgumentParser(
+        description="Speed of this engine beside llama.cpp's, in turn, on the same files, threads, "
+        "prompts and KV type.",
+        epilog="llama.cpp comes from make bench-peers. Exits 0 when all was measured (no floor is "
+        "judged here: check_ratios.py does that), 1 when the run failed, 2 on bad input or without "
+        "llama.cpp, 130 when interrupted.",
     )
-    made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
-    made.add_argument("--decode-tokens", type=int, default=DECODE_TOKENS, metavar="N")
-    made.add_argument("--prefill-tokens", type=int, default=PREFILL_TOKENS, metavar="N")
-    made.add_argument("--peer-python", metavar="PATH", help="a Python that has llama_cpp")
+
+    def option(name: str, metavar: str, text: str, default: str | int) -> None:
+        made.add_argument(
+            f"--{name}",
+            type=type(default),
+            default=default,
+            metavar=metavar,
+            help=f"{text} [default: %(default)s]",
+        )
+
+    option("model", "NAME|FILE", MODEL_HELP, DEFAULT_MODEL)
+    kinds = f"any of {','.join(KINDS)}: quantised from the model where it has another kind"
+    option("kinds", "LIST", kinds, ",".join(KINDS))
+    option("threads", "LIST", f"thread counts, 1 to {MAX_THREADS}", ",".join(map(str, THREADS)))
+    option("kv-dtype", "TYPE", f"KV cache element, one of {', '.join(KV_TYPES)}", KV_TYPE)
+    option("rounds", "N", "interleaved rounds, 1 or more; medians count", ROUNDS)
+    decode = f"tokens decoded after a prompt of {DECODE_PROMPT_TOKENS}, 1 or more"
+    option("decode-tokens", "N", decode, DECODE_TOKENS)
+    option("prefill-tokens", "N", "tokens of the prefilled prompt, 1 or more", PREFILL_TOKENS)
+    made.add_argument("--peer-python", metavar="PATH", help=PEER_PYTHON_HELP)
     made.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return made
 

@@ -10,6 +10,12 @@ from typing import NoReturn
 from ptmo_secure.cli import output
 from ptmo_secure.errors import InputError, PtmoError
 
+MODEL_HELP = "a registry name or a GGUF file"
+PEER_PYTHON_HELP = (
+    "a Python that has llama_cpp and numpy "
+    "[default: PTMO_PEERS_PYTHON, else that of make bench-peers]"
+)
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """Tells a wrong command line in one line, as every other wrong input."""

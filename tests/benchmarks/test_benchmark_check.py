@@ -178,6 +178,7 @@ def test_the_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[st
         check_ratios.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "1 when one was missed, not measured, or measured in fewer than 5 rounds" in text
+    assert "--model NAME|FILE a registry name or a GGUF file [default: smollm2-135m]" in text
 
 
 @pytest.mark.parametrize(

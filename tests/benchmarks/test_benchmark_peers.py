@@ -194,6 +194,26 @@ def test_without_the_peer_the_script_says_how_to_get_it(monkeypatch: pytest.Monk
         compare_llamacpp.main([])
 
 
+def test_the_help_says_what_each_option_takes_and_what_the_exit_codes_mean(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        compare_llamacpp.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--model NAME|FILE a registry name or a GGUF file [default: smollm2-135m]",
+        "--kinds LIST any of q4_1,q4_0",
+        "--threads LIST thread counts, 1 to 256 [default: 1,2]",
+        "one of int8, fp16, fp32 [default: fp16]",
+        "--rounds N interleaved rounds, 1 or more; medians count [default: 5]",
+        "--decode-tokens N tokens decoded after a prompt of 16, 1 or more [default: 128]",
+        "--prefill-tokens N tokens of the prefilled prompt, 1 or more [default: 512]",
+        "llama.cpp comes from make bench-peers. Exits 0 when all was measured",
+        "1 when the run failed, 2 on bad input",
+    ):
+        assert part in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
