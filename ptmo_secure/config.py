@@ -19,6 +19,7 @@ SHIELDS: tuple[str, ...] = get_args(Shield)
 RESTORES: tuple[str, ...] = get_args(Restore)
 KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
 MAX_ADAPTERS = 8  # stacked in one request
+MANY_THREADS = 8  # more are used only when asked for
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -68,8 +69,8 @@ def usable_cpus() -> int:
 
 
 def default_threads() -> int:
-    """Threads of the engine when the user names none: the usable cores, at most 8."""
-    return min(usable_cpus(), 8)
+    """Threads of the engine when the user names none: the usable cores, at most `MANY_THREADS`."""
+    return min(usable_cpus(), MANY_THREADS)
 
 
 @dataclass(frozen=True, slots=True)

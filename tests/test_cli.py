@@ -184,6 +184,21 @@ def test_help_shows_examples_of_the_command(
     assert f"ptmo {' '.join(command)}" in text.split("Examples:")[1]
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("ask", "Engine threads [default: the cores, at most 8]"),
+        ("chat", "Engine threads [default: the cores, at most 8]"),
+        ("bench", "LoRA adapters stacked, 0 to 8; not with --batch"),
+    ],
+)
+def test_help_names_the_range_of_an_option(
+    command: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
 def test_ptmo_alone_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "Start here:" in capsys.readouterr().out

@@ -8,7 +8,15 @@ import typer
 
 from ptmo_secure.cli import options, output
 from ptmo_secure.cli.attack import ALL_RESTORES, ALL_SHIELDS, KvDtypes, Restores, Shields
-from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, BenchConfig, choices, whole_numbers
+from ptmo_secure.config import (
+    KV_DTYPES,
+    MAX_ADAPTERS,
+    RESTORES,
+    SHIELDS,
+    BenchConfig,
+    choices,
+    whole_numbers,
+)
 
 HEADINGS: tuple[str, ...] = (
     "shield",
@@ -41,11 +49,19 @@ def bench(
     ] = 3,
     batch: Annotated[
         str | None,
-        typer.Option("--batch", metavar="LIST", help="Decode so many requests together instead."),
+        typer.Option(
+            "--batch",
+            metavar="LIST",
+            help="Decode so many requests together instead; not with --adapters.",
+        ),
     ] = None,
     adapters: Annotated[
         str,
-        typer.Option("--adapters", metavar="LIST", help="Random rank-16 LoRA adapters stacked."),
+        typer.Option(
+            "--adapters",
+            metavar="LIST",
+            help=f"Random rank-16 LoRA adapters stacked, 0 to {MAX_ADAPTERS}; not with --batch.",
+        ),
     ] = "0",
     model: options.Model = options.DEFAULT_MODEL,
     json: options.Json = False,

@@ -7,7 +7,7 @@ import typer
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import DEFAULT_MODEL as DEFAULT_MODEL
-from ptmo_secure.config import KV_DTYPES, RESTORES, SHIELDS, default_threads
+from ptmo_secure.config import KV_DTYPES, MANY_THREADS, RESTORES, SHIELDS, default_threads
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ KvDtype = Annotated[
     str, typer.Option("--kv-dtype", metavar="T", help=f"KV cache element: {', '.join(KV_DTYPES)}.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="Engine threads [default: the cores].")
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help=f"Engine threads [default: the cores, at most {MANY_THREADS}].",
+    ),
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")]
