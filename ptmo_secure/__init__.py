@@ -3,7 +3,8 @@
     from ptmo_secure import Engine, HybridInferenceEngine
 
     with Engine.load("smollm2-135m", shield="seal") as engine:
-        print(HybridInferenceEngine(engine).answer("What is Python?").text)
+        with HybridInferenceEngine(engine) as pipeline:  # starts the guard, and ends it
+            print(pipeline.answer("What is Python?").text)
 
 Names load on first use, so importing the package is quick and needs no native module.
 """
