@@ -53,7 +53,7 @@ def narrowed(data):
 
 
 def readable_mappings(pid):
-    """Yield (path, content) of every readable mapping of a process."""
+    """Yield (path, address, content) of every readable mapping of a process."""
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for line in maps:
             fields = line.split(None, 5)
@@ -63,7 +63,7 @@ def readable_mappings(pid):
             start, end = (int(part, 16) for part in fields[0].split("-"))
             memory.seek(start)
             try:
-                yield path, memory.read(end - start)
+                yield path, start, memory.read(end - start)
             except OSError:
                 continue
 
@@ -82,7 +82,7 @@ def scan_process(pid, keys, permutations):
     as_bytes = {name: bytes(perm) for name, perm in permutations.items()}
     raw, arrays = Needles({**keys, **as_bytes}), Needles(as_bytes)
     found = {}
-    for path, data in readable_mappings(pid):
+    for path, _, data in readable_mappings(pid):
         for name, _ in raw.find(data):
             found.setdefault(name if name in keys else f"{name} u8", []).append(path)
         for width, narrow in narrowed(data):
