@@ -57,7 +57,8 @@ class TeeClient(ScanCalls):
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
     when its process is gone; a dead client stays dead, launch a new one.
 
-    Security: this object and the whole host process never hold a key or a permutation.
+    Security: this object is never given a key or a permutation, but what `permute_weights` returns
+    tells the permutation to whoever reads it; see docs/tee.md.
     """
 
     def __init__(self, channel: Channel, role: str, session: int) -> None:
@@ -155,8 +156,8 @@ class TeeClient(ScanCalls):
     ) -> bytes:
         """Gather the rows of one weight matrix by the TEE's permutations (``out[i] = in[p[i]]``).
 
-        Security: a permuted matrix beside its public original discloses the permutation; see
-        docs/tee.md. The shared window is wiped before this returns.
+        Security: a permuted matrix, or the permuted frequencies, beside the public original
+        disclose the permutation; see docs/tee.md. The shared window is wiped before this returns.
 
         Args:
             model: handle from `open_model`.

@@ -79,8 +79,8 @@ def permute_weights(
 ) -> None:
     """Replace the attention weights by the ones the TEE permuted (KV-Shield, eq. 2).
 
-    Security: the engine's memory then holds permuted copies of public weights; whoever reads them
-    (A2) or the activations (A1) learns the permutation.
+    Security: the engine's memory then holds permuted copies of public weights and rotary
+    frequencies; whoever reads them (A2) or the activations (A1) learns the permutation.
 
     Args:
         decoder: already loaded with the plain weights.
