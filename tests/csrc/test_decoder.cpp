@@ -44,16 +44,6 @@ std::vector<float> logits_of(const TinyModel& model, const Setting& s) {
   return out;
 }
 
-// Root mean square of the difference over that of the float64 logits.
-double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
-  double error = 0.0, size = 0.0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return std::sqrt(error / size);
-}
-
 // A model in which one channel of every block of the readers' input is 200 times the others, and
 // the readers' weights on it are zero: 8 bits leave the others next to no codes. `raised` is the
 // norm or the matrix that makes this input. Only the readers read integers.
