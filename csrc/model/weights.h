@@ -17,7 +17,7 @@ struct Matrix {
   size_t bytes = 0;
   kernels::PackedMatrix packed{};
   bool empty() const { return data == nullptr; }
-  int panels() const { return (packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows; }
+  int panels() const { return kernels::panels(packed.rows); }
 };
 
 struct LayerWeights {
