@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "kernels/reference/panels.h"
+#include "quant/int4.h"
 
 namespace ptmo {
 

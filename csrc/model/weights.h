@@ -7,7 +7,6 @@
 #include "common/huge_arena.h"
 #include "config.h"
 #include "kernels/kernels.h"
-#include "quant/int4.h"
 
 namespace ptmo {
 
