@@ -17,6 +17,10 @@ namespace ptmo::kernels {
 constexpr int kPanelRows = 16; // output rows of a panel
 constexpr int kBlock = 32;     // columns of an integer block, and of an activation block
 
+constexpr int panels(int rows) {
+  return (rows + kPanelRows - 1) / kPanelRows;
+}
+
 enum class WeightType : int { kInt4 = 0, kInt8 = 1, kF16 = 2, kF32 = 3, kInt4Symmetric = 4 };
 
 constexpr bool is_int4(WeightType t) {
@@ -85,6 +89,7 @@ struct Queries {
 // With x[r] = log2(e) * scale * (q . k[r]) and p[r] = 2^(x[r] - max) over the rows r that it sees:
 // max = max x, sum = sum p, acc = sum p v.
 constexpr int kPartialHead = 32;
+constexpr float kLog2e = 1.44269504088896341f;
 
 constexpr size_t kAttendScratch = 24 * 1024; // bytes, 64-byte aligned; holds secrets afterwards
 

@@ -14,15 +14,12 @@ namespace ptmo {
 using kernels::kBlock;
 using kernels::kPanelRows;
 using kernels::kRankChunk;
+using kernels::panels;
 using kernels::WeightType;
 
 namespace {
 
 const uint16_t kScale = float_to_half(0.01f), kMin = float_to_half(-0.08f);
-
-int panels(int rows) {
-  return (rows + kPanelRows - 1) / kPanelRows;
-}
 
 // One matrix in panels, from random codes.
 void pack_random(WeightType type, int rows, int cols, int group, uint8_t* out) {

@@ -1,6 +1,5 @@
 // The decoder: parameters in (checked, packed), logits out.
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>

@@ -52,12 +52,9 @@ RowOrder row_order(const py::object& buffer, const py::object& reorder) {
 py::bytes seal_page(PageStorage& storage, const KvSession& session, int page,
                     const std::string& header, const py::object& buffer,
                     const py::object& reorder) {
-  const PageLayout& l = session.layout();
-  const int rows = std::min(l.rows, session.length() - page * l.rows);
-  require(page >= 0 && rows >= 1, "page=", page, " is not one of the session's ",
-          session.page_count());
+  const int rows = PageStorage::page_rows(session, page);
   const RowOrder order = row_order(buffer, reorder);
-  std::vector<uint8_t> out(PageStorage::sealed_bytes(l, rows));
+  std::vector<uint8_t> out(PageStorage::sealed_bytes(session.layout(), rows));
   {
     py::gil_scoped_release release;
     storage.seal_page(session, page, header, order, out.data());

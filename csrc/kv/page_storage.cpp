@@ -183,12 +183,17 @@ size_t PageStorage::sealed_bytes(const PageLayout& layout, int rows) {
   return plain_bytes(layout, rows) + kGcmSivTagBytes;
 }
 
+int PageStorage::page_rows(const KvSession& session, int index) {
+  require(!session.closed() && index >= 0 && index < session.page_count(), "page ", index,
+          " is not one of the session's ", session.page_count());
+  const int rows = session.layout().rows;
+  return std::min(rows, session.length() - index * rows);
+}
+
 void PageStorage::seal_page(const KvSession& session, int index, const std::string& header,
                             const RowOrder& order, uint8_t* out) {
   const PageLayout& l = session.layout();
-  require(!session.closed() && index >= 0 && index < session.page_count(), "page ", index,
-          " is not one of the session's ", session.page_count());
-  const int rows = std::min(l.rows, session.length() - index * l.rows);
+  const int rows = page_rows(session, index);
   check_order(order, l, rows);
   Scratch scratch(l, order);
   GcmSivMessage m = message(static_cast<uint32_t>(index) + 1);
@@ -209,8 +214,8 @@ void PageStorage::open_page(KvSession& session, int index, int rows, const std::
                             const RowOrder& order, const uint8_t* sealed) {
   const PageLayout& l = session.layout();
   const int first = session.length();
-  require(index >= 0 && first == index * l.rows, "page ", index, " does not follow ", first,
-          " rows");
+  require(first % l.rows == 0 && index == first / l.rows, "page ", index, " does not follow ",
+          first, " rows");
   require(rows >= 1 && rows <= l.rows, "rows=", rows, " is not in 1..", l.rows);
   check_order(order, l, rows);
   GcmSivMessage m = message(static_cast<uint32_t>(index) + 1);

@@ -44,6 +44,8 @@ public:
 
   // Bytes of a page of `rows` rows once sealed.
   static size_t sealed_bytes(const PageLayout& layout, int rows);
+  // Rows of page `index` of a session; throws std::invalid_argument where it has no such page.
+  static int page_rows(const KvSession& session, int index);
   // Seals page `index` of the session as record index + 1 into out[sealed_bytes].
   void seal_page(const KvSession& session, int index, const std::string& header,
                  const RowOrder& order, uint8_t* out);

@@ -1,7 +1,6 @@
 // The linear layers of a forward pass: quantised inputs, rows split over the threads, low-rank
 // updates of the rows whose sequences ask for them.
 #include <algorithm>
-#include <cstring>
 
 #include "decoder.h"
 

@@ -11,6 +11,7 @@ namespace ptmo {
 
 using kernels::kBlock;
 using kernels::kPanelRows;
+using kernels::panels;
 using kernels::WeightType;
 
 namespace {
@@ -21,10 +22,6 @@ constexpr std::pair<int, int> kReadTogether[] = {{0, 2}, {3, 3}, {4, 5}, {6, 6}}
 
 size_t rounded(size_t bytes) {
   return (bytes + kLine - 1) / kLine * kLine;
-}
-
-size_t panels(int rows) {
-  return static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows);
 }
 
 void pack_factor_int8(const kernels::LowRankFactor& b, const int8_t* codes, const uint16_t* scales,

@@ -19,6 +19,14 @@ bool is_integer(const LowRankPair& pair) {
   return pair.b.type == kernels::WeightType::kInt8;
 }
 
+// Bytes that u of n rows takes, in whole cache lines.
+size_t u_bytes(const LowRankPair& pair, int n) {
+  const auto chunks = static_cast<size_t>(rank_chunks(pair.b.rank)) * n;
+  if (!is_integer(pair))
+    return chunks * kRankChunk * sizeof(float);
+  return (chunks * (kRankChunk + sizeof(float) + sizeof(int32_t)) + 63) / 64 * 64;
+}
+
 // The same activations from `row` on.
 kernels::Activations from_row(const kernels::Activations& x, int row) {
   const size_t skip = static_cast<size_t>(row) * x.cols, blocks = skip / kernels::kBlock;
@@ -77,34 +85,35 @@ void LowRankPass::add_group(const AdapterRows& segment, int layer, Linear linear
     groups_.push_back({segment.row, segment.n, first, terms});
 }
 
-// Gives a term of n rows its place in the scratch from byte `at` on; returns the byte after it.
-size_t LowRankPass::place(Term& term, int n, size_t at) const {
-  const auto chunks = static_cast<size_t>(rank_chunks(term.pair->b.rank)) * n;
-  uint8_t* base = scratch_.data() + at;
+// Gives a term of n rows its place in the scratch.
+void LowRankPass::place(Term& term, int n, uint8_t* at) {
   if (!is_integer(*term.pair)) {
-    term.floats = reinterpret_cast<float*>(base);
-    return at + chunks * kRankChunk * sizeof(float);
+    term.floats = reinterpret_cast<float*>(at);
+    return;
   }
-  term.codes = reinterpret_cast<int8_t*>(base);
-  term.scales = reinterpret_cast<float*>(base + chunks * kRankChunk);
+  const auto chunks = static_cast<size_t>(rank_chunks(term.pair->b.rank)) * n;
+  term.codes = reinterpret_cast<int8_t*>(at);
+  term.scales = reinterpret_cast<float*>(at + chunks * kRankChunk);
   term.code_sums = reinterpret_cast<int32_t*>(term.scales + chunks);
-  return at + (chunks * (kRankChunk + sizeof(float) + sizeof(int32_t)) + 63) / 64 * 64;
 }
 
 void LowRankPass::lay_out() {
-  const auto place_all = [this] {
-    size_t at = 0;
+  const auto for_terms = [this](auto take) {
     for (const Group& group : groups_)
       for (int i = 0; i < group.terms; ++i)
-        at = place(terms_[static_cast<size_t>(group.first_term + i)], group.n, at);
-    return at;
+        take(terms_[static_cast<size_t>(group.first_term + i)], group.n);
   };
-  const size_t bytes = place_all();
+  size_t bytes = 0;
+  for_terms([&](const Term& term, int n) { bytes += u_bytes(*term.pair, n); });
   if (bytes > scratch_.size()) {
     wipe();
     scratch_ = AlignedBuffer(bytes);
-    place_all();
   }
+  uint8_t* at = scratch_.data();
+  for_terms([&](Term& term, int n) {
+    place(term, n, at);
+    at += u_bytes(*term.pair, n);
+  });
   used_ = std::max(used_, bytes);
   views_.clear();
   for (const Term& t : terms_)

@@ -62,7 +62,7 @@ private:
 
   const Range& of(Linear linear) const { return ranges_[static_cast<size_t>(linear)]; }
   void add_group(const AdapterRows& segment, int layer, Linear linear);
-  size_t place(Term& term, int n, size_t at) const;
+  static void place(Term& term, int n, uint8_t* at);
   void lay_out();
   void shrink(const kernels::Table& kernels, int unit);
   void compute(const kernels::Table& kernels, const Unit& unit) const;

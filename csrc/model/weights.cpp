@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "kernels/reference/panels.h"
+#include "quant/int4.h"
 
 namespace ptmo {
 
@@ -60,8 +61,7 @@ Matrix& Weights::prepare(const std::string& name, kernels::WeightType type, int 
   require(m != nullptr, name, " is not a matrix of this model");
   expect_shape(name, rows, cols);
   const size_t stride = panel_bytes(type, cols, group);
-  const size_t bytes =
-      stride * static_cast<size_t>((rows + kernels::kPanelRows - 1) / kernels::kPanelRows);
+  const size_t bytes = stride * static_cast<size_t>(kernels::panels(rows));
   if (m->bytes != bytes) {
     m->data = arena_.allocate(bytes);
     m->bytes = bytes;

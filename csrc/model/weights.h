@@ -7,7 +7,6 @@
 #include "common/huge_arena.h"
 #include "config.h"
 #include "kernels/kernels.h"
-#include "quant/int4.h"
 
 namespace ptmo {
 
@@ -17,7 +16,7 @@ struct Matrix {
   size_t bytes = 0;
   kernels::PackedMatrix packed{};
   bool empty() const { return data == nullptr; }
-  int panels() const { return (packed.rows + kernels::kPanelRows - 1) / kernels::kPanelRows; }
+  int panels() const { return kernels::panels(packed.rows); }
 };
 
 struct LayerWeights {

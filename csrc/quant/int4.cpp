@@ -111,7 +111,7 @@ size_t panel_bytes(WeightType type, int cols, int group) {
     return static_cast<size_t>(cols / group) * kernels::int4_superblock_bytes(type, group);
   case WeightType::kInt8:
     require(cols % kBlock == 0, "cols=", cols, " is not a multiple of 32");
-    return static_cast<size_t>(cols / kBlock) * 544;
+    return static_cast<size_t>(cols / kBlock) * kernels::kInt8BlockBytes;
   case WeightType::kF16:
     return static_cast<size_t>(cols) * kPanelRows * 2;
   case WeightType::kF32:
@@ -162,7 +162,7 @@ void pack_int8(const int8_t* codes, const uint16_t* scales, int rows, int cols, 
       const int8_t* block = codes + static_cast<size_t>(r) * cols + b * kBlock;
       require(std::find(block, block + kBlock, int8_t{-128}) == block + kBlock,
               "INT8 code -128 in row ", r, " is outside -127..127");
-      uint8_t* to = panel + static_cast<size_t>(b) * 544;
+      uint8_t* to = panel + static_cast<size_t>(b) * kernels::kInt8BlockBytes;
       for (int c = 0; c < 8; ++c)
         std::memcpy(to + c * 64 + lane * 4, block + 4 * c, 4);
       std::memcpy(to + 512 + 2 * lane, scales + static_cast<size_t>(r) * blocks + b, 2);

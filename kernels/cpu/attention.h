@@ -13,8 +13,6 @@
 namespace ptmo::kernels {
 namespace {
 
-constexpr float kLog2e = 1.44269504088896341f;
-
 // Spreads the prefetches of `next` evenly over `steps` calls.
 class Prefetcher {
 public:

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "../half.h"
 #include "../reference/head_norm.h"
 #include "../reference/panels.h"
 #include "../reference/reference.h"

@@ -9,8 +9,6 @@
 namespace ptmo::kernels::ref {
 namespace {
 
-constexpr float kLog2e = 1.44269504088896341f;
-
 float element(const uint8_t* row, int i, const uint16_t*) {
   return half_to_float(reinterpret_cast<const uint16_t*>(row)[i]);
 }

@@ -7,13 +7,6 @@ namespace {
 
 constexpr int kVocab = 50;
 
-std::vector<int32_t> tokens_of(int seed, int n) {
-  std::vector<int32_t> out;
-  for (int i = 0; i < n; ++i)
-    out.push_back((seed * 31 + i * 7) % kVocab);
-  return out;
-}
-
 std::vector<float> alone(const TinyModel& model, KvType type, const std::vector<int32_t>& tokens) {
   const auto decoder = model.decoder(type, 1, true, 128);
   PageArena pages(model.layout(type), 8);

@@ -14,13 +14,6 @@ namespace {
 
 constexpr int kVocab = 50, kPrompt = 21, kSteps = 6;
 
-std::vector<int32_t> tokens_of(int seed, int n) {
-  std::vector<int32_t> out;
-  for (int i = 0; i < n; ++i)
-    out.push_back((seed * 31 + i * 7) % kVocab);
-  return out;
-}
-
 // What one engine holds.
 struct TinyEngine {
   std::unique_ptr<Decoder> decoder;

@@ -1,7 +1,7 @@
 // Which kernel levels there are, what picks one, and that levels of one arithmetic agree bit for
 // bit.
 #include "check.h"
-#include "samples.h"
+#include "random_adapter.h"
 
 #include "crypto/aes_ctr.h"
 
@@ -76,13 +76,55 @@ TEST(avx2_and_avxvnni_multiply_to_the_same_bits) {
     if (trial % 10 == 0)
       std::fill(x.begin(), x.end(), -1.0f);
     const PanelMatrix panels(w);
-    const Inputs in(*one, x, cols), again(*other, x, cols);
-    set_context("trial ", trial, " group ", group, " rows ", rows, " cols ", cols);
-    CHECK(same_bits(in.codes, again.codes));
-    std::vector<float> y(static_cast<size_t>(tokens) * rows), z(y.size());
+    for (const int bits : {8, 16}) {
+      const Inputs in(*one, x, cols, bits), again(*other, x, cols, bits);
+      set_context("trial ", trial, " bits ", bits, " group ", group, " rows ", rows, " cols ",
+                  cols);
+      CHECK(same_bits(in.codes, again.codes));
+      CHECK(same_bits(in.low, again.low));
+      std::vector<float> y(static_cast<size_t>(tokens) * rows), z(y.size());
+      const auto stride = static_cast<size_t>(rows);
+      one->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, y.data(), stride);
+      other->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, z.data(), stride);
+      CHECK(same_bits(y, z));
+    }
+  }
+}
+
+TEST(avx2_and_avxvnni_add_low_rank_updates_to_the_same_bits) {
+  const kernels::Table *one = kernels::avx2(), *other = kernels::avxvnni();
+  if (one == nullptr || other == nullptr) {
+    std::printf("     (this CPU has not both: nothing to compare)\n");
+    return;
+  }
+  Random random(72);
+  for (int trial = 0; trial < 40; ++trial) {
+    const int rows = 16 * random.between(1, 5), rank = random.between(1, 64);
+    const int chunks = kernels::rank_chunks(rank), tokens = random.between(1, 9);
+    const RandomAdapter adapter(ModelConfig{1, 64, 4, 2, 16, rows, 50, 300, 1e-5f},
+                                static_cast<uint64_t>(trial), rank, true, {Linear::kUp});
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    std::vector<int32_t> code_sums;
+    for (int chunk = 0; chunk < tokens * chunks; ++chunk) {
+      scales.push_back(random.uniform(0.001f, 0.1f));
+      code_sums.push_back(0);
+      for (int k = 0; k < kernels::kRankChunk; ++k) {
+        const bool extreme = trial % 4 == 0,
+                   padding = chunk % chunks * kernels::kRankChunk + k >= rank;
+        codes.push_back(static_cast<int8_t>(padding   ? 0
+                                            : extreme ? -127
+                                                      : random.between(-127, 127)));
+        code_sums.back() += codes.back();
+      }
+    }
+    const kernels::LowRankTerm term{adapter.adapter->find(0, Linear::kUp)->b,
+                                    {nullptr, codes.data(), scales.data(), code_sums.data()}};
+    std::vector<float> y = random.normals(static_cast<size_t>(tokens) * rows), z = y;
     const auto stride = static_cast<size_t>(rows);
-    one->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, y.data(), stride);
-    other->matmul(panels.packed, 0, (rows + 15) / 16, in.integers(), tokens, z.data(), stride);
+    one->low_rank_add(&term, 1, 0, rows / 16, tokens, y.data(), stride);
+    other->low_rank_add(&term, 1, 0, rows / 16, tokens, z.data(), stride);
+    set_context("trial ", trial, " rows ", rows, " rank ", rank, " tokens ", tokens);
     CHECK(same_bits(y, z));
   }
 }

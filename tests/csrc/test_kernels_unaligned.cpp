@@ -121,11 +121,28 @@ TEST(low_rank_updates_do_not_depend_on_alignment) {
 TEST(quantisers_do_not_depend_on_alignment) {
   Random random(52);
   const std::vector<float> x = random.normals(96);
+  std::vector<uint8_t> nibbles(3 * 48);
+  for (uint8_t& byte : nibbles)
+    byte = static_cast<uint8_t>(random.between(1, 15) + 16 * random.between(1, 15));
   for (const kernels::Table* level : levels()) {
     const std::string name = level->name;
     check_quantise_row<int8_t>(name + " row i8", level->quantize_row_i8, x);
     check_quantise_row<int16_t>(name + " row i16", level->quantize_row_i16, x);
     check_quantise_row<uint16_t>(name + " f16", level->to_f16, x);
+    check_shifts(name + " row i4", [&](int shift) {
+      const Shifted<float> in(x, shift);
+      const Shifted<uint8_t> out(96, shift);
+      level->quantize_row_i4(in.data(), 96, out.data());
+      std::vector<uint8_t> codes = out.values();
+      codes.resize(48); // the rest is scratch
+      return codes;
+    });
+    check_shifts(name + " unpack i4", [&](int shift) {
+      const Shifted<uint8_t> packed(nibbles, shift);
+      const Shifted<int8_t> codes(2 * nibbles.size(), shift);
+      level->unpack_rows_i4(packed.data(), 3, 96, codes.data());
+      return codes.values();
+    });
     for (const bool wide : {false, true})
       check_shifts(name + " blocks", [&](int shift) {
         const Shifted<float> in(x, shift), scales(3, shift), sums(3, shift);
@@ -190,7 +207,8 @@ TEST(elementwise_kernels_do_not_depend_on_alignment) {
   Random random(54);
   const int n = 45; // whole registers and a tail
   const std::vector<float> a = random.normals(n), b = random.normals(n), c = random.normals(n),
-                           pairs = random.normals(2 * n);
+                           pairs = random.normals(2 * n), head = random.normals(80),
+                           head_weight = random.normals(80);
   for (const kernels::Table* level : levels()) {
     const std::string name = level->name;
     check_shifts(name + " rms_norm", [&](int shift) {
@@ -202,6 +220,16 @@ TEST(elementwise_kernels_do_not_depend_on_alignment) {
       const Shifted<float> gate(a, shift), up(b, shift), out(n, shift);
       level->swiglu(gate.data(), up.data(), n, out.data());
       return out.values();
+    });
+    check_shifts(name + " geglu", [&](int shift) {
+      const Shifted<float> gate(a, shift), up(b, shift), out(n, shift);
+      level->geglu(gate.data(), up.data(), n, out.data());
+      return out.values();
+    });
+    check_shifts(name + " head_rms_norm", [&](int shift) {
+      const Shifted<float> x(head, shift), weight(head_weight, shift);
+      level->head_rms_norm(x.data(), weight.data(), static_cast<int>(head.size()), 1e-5f);
+      return x.values();
     });
     check_shifts(name + " add", [&](int shift) {
       const Shifted<float> x(a, shift), y(b, shift);

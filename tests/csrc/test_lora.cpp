@@ -48,15 +48,6 @@ std::vector<float> logits_of(const TinyModel& model, const AdapterSet* set, cons
   return out;
 }
 
-double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
-  double error = 0.0, size = 0.0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return std::sqrt(error / size);
-}
-
 // Logits with these adapters against those of the merged weights in float64. The bounds are the
 // base model's own (test_decoder.cpp); without the adapters the logits are somewhere else.
 void check_merged(const TinyModel& model, const std::vector<const RandomAdapter*>& adapters,

@@ -19,14 +19,11 @@ std::unique_ptr<PageStorage> storage(SecretArena& secrets, uint64_t key_seed = k
   return std::make_unique<PageStorage>(secrets, slot);
 }
 
-int rows_of(const KvSession& session, int page) {
-  return std::min(session.layout().rows, session.length() - page * session.layout().rows);
-}
-
 std::vector<Bytes> saved(PageStorage& to, const KvSession& session, const RowOrder& order = {}) {
   std::vector<Bytes> out;
   for (int i = 0; i < session.page_count(); ++i) {
-    out.emplace_back(PageStorage::sealed_bytes(session.layout(), rows_of(session, i)));
+    out.emplace_back(
+        PageStorage::sealed_bytes(session.layout(), PageStorage::page_rows(session, i)));
     to.seal_page(session, i, kHeader, order, out.back().data());
   }
   return out;
@@ -118,6 +115,31 @@ TEST(a_page_that_was_changed_moved_or_sealed_elsewhere_is_refused_and_nothing_is
   from->open_page(*fresh, 1, 16, kHeader, {}, pages[1].data());
   from->open_page(*fresh, 2, 1, kHeader, {}, pages[2].data());
   check_rows(*fresh);
+}
+
+// 2^28 pages of 16 rows begin at row 0 of 2^32.
+TEST(pages_that_a_session_does_not_have_are_refused) {
+  SecretArena secrets(4096);
+  PageArena arena(PageLayout(1, 1, 16, 16, KvType::kInt8), 4);
+  const auto session = sealed_session(arena, secrets, 1, 42),
+             fresh = sealed_session(arena, secrets, 2, 43);
+  append_rows(*session, 20);
+  const std::vector<Bytes> pages = saved(*storage(secrets), *session);
+  const auto keys = storage(secrets);
+  CHECK_EQ(PageStorage::page_rows(*session, 0), 16);
+  CHECK_EQ(PageStorage::page_rows(*session, 1), 4);
+  for (const int index : {-1, 2, 1 << 28, -(1 << 28)}) {
+    Bytes out(pages[0].size());
+    const std::string named = "page " + std::to_string(index);
+    set_context(named);
+    CHECK_THROWS(PageStorage::page_rows(*session, index), std::invalid_argument, named);
+    CHECK_THROWS(keys->seal_page(*session, index, kHeader, {}, out.data()), std::invalid_argument,
+                 named);
+    CHECK_THROWS(keys->open_page(*fresh, index, 16, kHeader, {}, pages[0].data()),
+                 std::invalid_argument, named + " does not follow 0 rows");
+  }
+  CHECK_THROWS(keys->open_page(*session, 1, 4, kHeader, {}, pages[1].data()), std::invalid_argument,
+               "page 1 does not follow 20 rows");
 }
 
 TEST(a_reordered_session_is_stored_in_the_models_order) {

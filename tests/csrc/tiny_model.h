@@ -17,6 +17,24 @@ inline void feed(Decoder& decoder, KvSession& session, const int32_t* tokens, in
   decoder.forward(&sequence, 1, restore);
 }
 
+// A prompt within the vocabulary of 50 tokens.
+inline std::vector<int32_t> tokens_of(int seed, int n) {
+  std::vector<int32_t> out;
+  for (int i = 0; i < n; ++i)
+    out.push_back((seed * 31 + i * 7) % 50);
+  return out;
+}
+
+// Root mean square of the difference over that of the float64 logits.
+inline double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
 // A family's departures from Llama, as tests of the decoder want them: small windows, both kinds of
 // layer among the first two.
 inline ModelConfig qwen3_config(int head_dim) {
