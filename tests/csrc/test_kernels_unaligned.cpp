@@ -16,7 +16,8 @@ public:
       : bytes_(128 + (values.size() + static_cast<size_t>(shift)) * sizeof(T)),
         at_(64 + static_cast<size_t>(shift) * sizeof(T)), count_(values.size()) {
     std::memset(bytes_.data(), 0xa5, bytes_.size());
-    std::memcpy(bytes_.data() + at_, values.data(), count_ * sizeof(T));
+    if (!values.empty()) // data() may be null then
+      std::memcpy(bytes_.data() + at_, values.data(), count_ * sizeof(T));
   }
   Shifted(size_t count, int shift) : Shifted(std::vector<T>(count), shift) {}
   T* data() const { return reinterpret_cast<T*>(bytes_.data() + at_); }
