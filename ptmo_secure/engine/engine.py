@@ -303,23 +303,32 @@ class Engine(AdapterMethods):
             return None if current is None or current.closed else current
 
     def resume(self, path: str | os.PathLike[str], adapters: Sequence[str] = ()) -> Session:
-        """Drop the current session and return the one saved at `path` (`Session.save`).
+        """Put the session saved at `path` (`Session.save`) in the current one's place; return it.
 
         Its rows are sealed anew, under a new key. `generate` continues the conversation. The
         adapters must be those it was saved with.
 
+        A file is believed only when the last of its rows has been authenticated, so the cache
+        holds both conversations for a moment. Whatever raises, the current one goes on; only a TEE
+        that is gone ends it.
+
         Raises:
             InputError: no such file, not a saved session, cut short, another model, layout or set
                 of adapters.
-            SecurityError: the file was changed, or it was saved under another TEE. No session.
+            SecurityError: the file was changed, or it was saved under another TEE.
+            CapacityError: no pages or no key slot are free beside the current conversation's:
+                `reset()` gives those back first.
             EngineError: the TEE is gone, or the engine is closed.
         """
         with self.sessions.lock:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
             saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
-            session = self.start_session(adapters)
+            session = self.sessions.open(adapters)
             session.load(saved)
+            self._runs += 1
+            self._drop_session()
+            self._session = session
             return session
 
     def open_session(self, adapters: Sequence[str] = ()) -> Session:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure.engine.token_ids import checked_ids
-from ptmo_secure.errors import EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import EngineError, InputError, TeeDiedError, native_error
 from tee_sim.client import TeeError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _forward(
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:
-        raise EngineError(str(error)) from None
+        raise native_error(error) from None
     finally:
         if attention is not None:
             attention.wipe()

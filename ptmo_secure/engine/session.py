@@ -16,7 +16,7 @@ from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.token_ids import checked_index, shared_prefix
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError, native_error
 from tee_sim.client import TeeError
 
 NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
@@ -101,8 +101,8 @@ class Session:
 
         Raises:
             InputError: an id out of range or too many tokens; the session is unchanged.
-            EngineError: the TEE is gone or the cache is full. The session is closed and wiped when
-                the TEE is gone.
+            CapacityError: the cache is full; the session is unchanged.
+            EngineError: the TEE is gone; the session is closed and wiped.
         """
         return feed_batch([(self, token_ids)], all_logits=all_logits)[0]
 
@@ -168,15 +168,15 @@ class Session:
         Sessions share pages under equal sets only: a fork copies the pages it shares.
 
         Raises:
-            EngineError: the session is closed, or the cache has no room for the copies; it is
-                unchanged.
+            EngineError: the session is closed.
+            CapacityError: the cache has no room for the copies; the session is unchanged.
         """
         with self._lock:
             self._require_open()
             try:
                 self._native.adapter_tag = selection.tag
             except RuntimeError as error:
-                raise EngineError(str(error)) from None
+                raise native_error(error) from None
             self._adapters = selection
 
     def _rewind(self, keep: int, selection: AdapterSelection, *, new_rows: int = 0) -> None:
