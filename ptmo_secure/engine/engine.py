@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.engine.adapter_methods import AdapterMethods
+from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump
@@ -179,7 +180,7 @@ class Engine(AdapterMethods):
             max_tokens: tokens to generate at most, >= 1.
             sampling: None decodes greedily.
             stop: strings that end the answer; none of them is part of it.
-            adapters: loaded LoRA adapters, added up in this order.
+            adapters: loaded LoRA adapters, added up in this order; looked up now, kept to the end.
             keep_kv: reuse rows that other adapters computed (`Session.use_adapters`).
 
         Raises:
@@ -187,9 +188,9 @@ class Engine(AdapterMethods):
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
         with self.sessions.lock:
-            self.sessions.select(adapters)  # names are checked now, the set is chosen when it runs
+            selection = self.sessions.select(adapters)
         generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
-        return self._run(generation, tuple(adapters), keep_kv)
+        return self._run(generation, selection, keep_kv)
 
     def prepare(
         self,
@@ -226,7 +227,9 @@ class Engine(AdapterMethods):
             raise InputError(f"token id {max(ids)} is not in 0..{self.model.vocab_size - 1}")
         return ids
 
-    def _run(self, generation: Generation, adapters: Sequence[str], keep_kv: bool) -> Iterator[str]:
+    def _run(
+        self, generation: Generation, adapters: AdapterSelection, keep_kv: bool
+    ) -> Iterator[str]:
         started = time.perf_counter()
         ids = list(generation.history)
         with self.sessions.lock:
@@ -283,14 +286,14 @@ class Engine(AdapterMethods):
         if len(ids) > self.context_tokens:
             raise InputError(f"{len(ids)} tokens exceed the context of {self.context_tokens}")
         with self.sessions.lock:
-            self.sessions.select(adapters)
             return self.start_session(adapters).feed(ids, all_logits=True)
 
     def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
         with self.sessions.lock:
+            selection = self.sessions.select(adapters)  # a wrong name costs no conversation
             self._runs += 1
-            return self._session_for([], adapters)
+            return self._session_for([], selection)
 
     @property
     def session(self) -> Session | None:
@@ -371,7 +374,7 @@ class Engine(AdapterMethods):
         return self.sessions.tee
 
     def _session_for(
-        self, ids: list[int], adapters: Sequence[str], *, keep_kv: bool = False
+        self, ids: list[int], adapters: AdapterSelection, *, keep_kv: bool = False
     ) -> Session:
         """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
 
@@ -386,7 +389,7 @@ class Engine(AdapterMethods):
                 self._session = going_on
                 return going_on
         self._drop_session()
-        self._session = self.sessions.open(adapters)
+        self._session = self.sessions.open(selection)
         return self._session
 
     def _drop_session(self) -> None:
