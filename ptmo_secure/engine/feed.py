@@ -80,8 +80,10 @@ def require_open(sessions: "Sequence[Session]") -> None:
 
     Raises:
         TeeDiedError: the TEE of one is gone; all of them are closed and wiped.
-        EngineError: one is closed.
+        EngineError: one is closed, or their engine, which ended its TEE itself.
     """
+    if any(session._host.engine_closed() for session in sessions):
+        raise EngineError("the engine is closed")
     if not all(session._tee_alive() for session in sessions):
         _close_all(sessions)
         raise TeeDiedError(TEE_DIED)

@@ -35,6 +35,7 @@ class SessionHost:
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
     select_adapters: Callable[[Sequence[str]], AdapterSelection]
+    engine_closed: Callable[[], bool]
 
 
 @dataclass(slots=True)

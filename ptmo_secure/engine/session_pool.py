@@ -94,6 +94,7 @@ class SessionPool:
                     new_id=lambda: next(self._ids),
                     shape=self.saved_shape,
                     select_adapters=self.select,
+                    engine_closed=lambda: self._closed,
                 )
             )
             session.select(selection)
