@@ -18,7 +18,7 @@ from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
 
-_NAME = re.compile(r"[\w.-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,18 @@ class AdapterStore:
             EngineError: the TEE is gone, or memory is short.
         """
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise InputError(f"adapter name {name!a} is not 1 to 64 letters, digits, '_', '.', '-'")
+            raise InputError(
+                f"adapter name {name!a} is not 1 to 64 ASCII letters, digits, '_', '.', '-'"
+            )
         if name in self._loaded:
             raise InputError(f"an adapter {name!r} is loaded already: unload it first")
         if not is_number(scale):
             raise InputError(f"adapter {name!r}: its scale is not a number that a double holds")
-        scaled = weights.scaled(float(scale))
+        if not isinstance(weights, AdapterWeights):
+            raise InputError(f"adapter {name!r}: weights is no AdapterWeights")
         try:
             check_fits(weights, self.model)
+            scaled = weights.scaled(float(scale))
             tensors = self._compute_form(scaled)
             native = self._pack(tensors, link)
         except InputError as error:

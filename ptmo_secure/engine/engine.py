@@ -23,7 +23,7 @@ from ptmo_secure.engine.session import NO_STORAGE_KEY, Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.engine.token_ids import checked_ids
+from ptmo_secure.engine.token_ids import checked_ids, require_prompt
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.engine.weights import Progress, load_weights
 from ptmo_secure.errors import EngineError, InputError
@@ -172,8 +172,8 @@ class Engine(AdapterMethods):
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; no piece splits a character.
 
-        Rows shared with the last call (the turns so far) are reused. `last_run` holds the figures
-        once the iterator ends.
+        Rows shared with the last call (the turns so far) are reused; the very same prompt is
+        computed anew. `last_run` holds the figures once the iterator ends.
 
         Args:
             messages: the user's text, or a list of {"role", "content"}.
@@ -217,6 +217,7 @@ class Engine(AdapterMethods):
         return Generation(self.tokenizer, ids, max_tokens, self.context_tokens, sampling, stop)
 
     def _prompt_ids(self, prompt: Messages | Sequence[int]) -> list[int]:
+        require_prompt(prompt)
         if isinstance(prompt, str) or any(isinstance(part, Mapping) for part in prompt):
             return list(self.render(cast(Messages, prompt)).ids)
         return self._token_ids(cast(Sequence[int], prompt))
