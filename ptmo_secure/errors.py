@@ -25,6 +25,15 @@ class CapacityError(EngineError):
     """No room now: every KV page, key slot or place in the queue is taken. Later may do."""
 
 
+def native_error(error: RuntimeError) -> EngineError:
+    """Return what native code raised as an error of ours: a full cache is a matter of capacity.
+
+    Native code has one exception for all that fails at run time, so its text has to tell.
+    """
+    text = str(error)
+    return CapacityError(text) if text.startswith("the KV cache is full") else EngineError(text)
+
+
 class TeeDiedError(EngineError):
     """The TEE process is gone; every session that stood behind it was wiped."""
 

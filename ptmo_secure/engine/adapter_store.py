@@ -18,7 +18,7 @@ from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
 
-_NAME = re.compile(r"[\w.-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,16 @@ class AdapterInfo:
     scale: float  # the factor it was loaded with
 
 
+@dataclass(slots=True)
+class _Loaded:
+    info: AdapterInfo
+    digest: bytes
+    native: _native.Adapter
+    # Under `permute`: what to permute again, and the TEE whose permutation `native` has.
+    tensors: Mapping[str, LowRankTensors] | None = None
+    link: TeeLink | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterSelection:
     """A request's adapters: `native` is what the decoder takes, None for none.
@@ -43,19 +53,10 @@ class AdapterSelection:
     names: tuple[str, ...] = ()
     tag: int = 0
     native: _native.AdapterSet | None = None
+    members: tuple[_Loaded, ...] = field(default=(), repr=False, compare=False)
 
 
 NO_ADAPTERS = AdapterSelection()
-
-
-@dataclass(slots=True)
-class _Loaded:
-    info: AdapterInfo
-    digest: bytes
-    native: _native.Adapter
-    # Under `permute`: what to permute again, and the TEE whose permutation `native` has.
-    tensors: Mapping[str, LowRankTensors] | None = None
-    link: TeeLink | None = None
 
 
 @dataclass(slots=True)
@@ -83,14 +84,18 @@ class AdapterStore:
             EngineError: the TEE is gone, or memory is short.
         """
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise InputError(f"adapter name {name!a} is not 1 to 64 letters, digits, '_', '.', '-'")
+            raise InputError(
+                f"adapter name {name!a} is not 1 to 64 ASCII letters, digits, '_', '.', '-'"
+            )
         if name in self._loaded:
             raise InputError(f"an adapter {name!r} is loaded already: unload it first")
         if not is_number(scale):
             raise InputError(f"adapter {name!r}: its scale is not a number that a double holds")
-        scaled = weights.scaled(float(scale))
+        if not isinstance(weights, AdapterWeights):
+            raise InputError(f"adapter {name!r}: weights is no AdapterWeights")
         try:
             check_fits(weights, self.model)
+            scaled = weights.scaled(float(scale))
             tensors = self._compute_form(scaled)
             native = self._pack(tensors, link)
         except InputError as error:
@@ -133,16 +138,17 @@ class AdapterStore:
             raise InputError(f"adapters={names!r} is not a list of names")
         if len(set(key)) != len(key):
             raise InputError(f"an adapter is named twice: {', '.join(map(str, key))}")
-        members = [self._find(name) for name in key]
-        if any(self.config.permuted and loaded.link is not link for loaded in members):
-            self._permute_anew(members, link)
+        members = tuple(self._find(name) for name in key)
+        self._permute_for(members, link)
         selection = self._selections.get(key)
         if selection is None:
-            digest = hashlib.sha256(b"".join(loaded.digest for loaded in members)).digest()
-            tag = int.from_bytes(digest[:8], "little") or 1
-            native = _native.AdapterSet([loaded.native for loaded in members])
-            selection = self._selections[key] = AdapterSelection(key, tag, native)
+            selection = self._selections[key] = _selection(key, members)
         return selection
+
+    def renew(self, selection: AdapterSelection, link: TeeLink | None) -> AdapterSelection:
+        """Return the set as this TEE has it, also when its adapters have been unloaded since."""
+        self._permute_for(selection.members, link)
+        return _selection(selection.names, selection.members) if selection.names else selection
 
     def _find(self, name: str) -> _Loaded:
         loaded = self._loaded.get(name) if isinstance(name, str) else None
@@ -151,13 +157,13 @@ class AdapterStore:
             raise InputError(f"unknown adapter {name!a}: {there}")
         return loaded
 
-    def _permute_anew(self, members: Sequence[_Loaded], link: TeeLink | None) -> None:
+    def _permute_for(self, members: Sequence[_Loaded], link: TeeLink | None) -> None:
         """Give adapters the permutation of a TEE that was started after they were loaded."""
         for loaded in members:
-            if loaded.link is not link and loaded.tensors is not None:
+            if loaded.tensors is not None and loaded.link is not link:
                 loaded.native = self._pack(loaded.tensors, link)
                 loaded.link = link
-        self._selections.clear()
+                self._selections.clear()
 
     def _compute_form(self, weights: AdapterWeights) -> dict[str, LowRankTensors]:
         integer = self.config.activations == "int8"
@@ -188,6 +194,13 @@ class AdapterStore:
         except (RuntimeError, MemoryError) as error:
             raise EngineError(f"no room for the adapter: {error}") from None
         return native
+
+
+def _selection(names: tuple[str, ...], members: tuple[_Loaded, ...]) -> AdapterSelection:
+    digest = hashlib.sha256(b"".join(loaded.digest for loaded in members)).digest()
+    tag = int.from_bytes(digest[:8], "little") or 1
+    native = _native.AdapterSet([loaded.native for loaded in members])
+    return AdapterSelection(names, tag, native, members)
 
 
 def _fill(

@@ -18,7 +18,7 @@ import safetensors
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.engine.low_rank import MAX_RANK, LowRankPair
 from ptmo_secure.engine.paths import path_text
-from ptmo_secure.engine.peft_config import CONFIG_NAME, read_peft_config
+from ptmo_secure.engine.peft_config import CONFIG_NAME, is_number, read_peft_config
 from ptmo_secure.errors import InputError, ModelFormatError
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -34,7 +34,7 @@ _MODULES = {
 ROLES = tuple(_MODULES)  # the linear layers an adapter may change
 _ROLE_OF = {module: role for role, module in _MODULES.items()}
 _KEY = re.compile(
-    r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,3})\.(\w+\.\w+)\.lora_([AB])\.weight"
+    r"base_model\.model\.model\.layers\.(0|[1-9][0-9]{0,3})\.(\w+\.\w+)\.lora_([AB])\.weight"
 )
 _HEADER_BYTES = 16 << 20  # allowance for a weights file's header
 _deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
@@ -164,9 +164,13 @@ def check_fits(weights: AdapterWeights, model: LlamaConfig) -> None:
     if not weights.pairs:
         raise InputError("it changes nothing")
     for name, pair in weights.pairs.items():
-        found = re.fullmatch(r"layers\.(\d{1,4})\.(\w+)", name)
+        found = re.fullmatch(r"layers\.(0|[1-9][0-9]{0,3})\.(\w+)", name)
         if found is None or int(found[1]) >= model.n_layers or found[2] not in shapes:
             raise InputError(f"{name!a} is not a linear layer of this model")
+        if not (isinstance(pair.a, np.ndarray) and isinstance(pair.b, np.ndarray)):
+            raise InputError(f"{name}: A and B are not arrays")
+        if not is_number(pair.scale):
+            raise InputError(f"{name}: the scale {pair.scale!r} is no number or not finite")
         rows, cols = shapes[found[2]]
         if pair.a.ndim != 2 or not 1 <= pair.rank <= MAX_RANK:
             raise InputError(f"{name}: A has shape {list(pair.a.shape)}, ranks are 1..{MAX_RANK}")
@@ -179,8 +183,6 @@ def check_fits(weights: AdapterWeights, model: LlamaConfig) -> None:
             raise InputError(f"{name}: weights are {pair.a.dtype} and {pair.b.dtype}, not float32")
         if not (np.isfinite(pair.a).all() and np.isfinite(pair.b).all()):
             raise InputError(f"{name}: a weight is not finite")
-        if not np.isfinite(pair.scale):
-            raise InputError(f"{name}: the scale {pair.scale} is not finite")
 
 
 def _largest_file(model: LlamaConfig) -> int:

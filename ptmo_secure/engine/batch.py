@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.feed import feed_batch
 from ptmo_secure.engine.request import Request
@@ -22,7 +23,7 @@ class Job:
     """A request on its way through the scheduler; it has a session while it runs."""
 
     request: Request
-    adapters: tuple[str, ...] = ()
+    adapters: AdapterSelection = NO_ADAPTERS  # as submitted, whatever is unloaded since
     session: Session | None = None
     admitted: float = 0.0
     prefilled: float = 0.0
@@ -98,7 +99,6 @@ class Batch:
         """Give a job its session.
 
         Raises:
-            InputError: one of its adapters was unloaded.
             CapacityError: every key slot is in use.
             EngineError: the TEE does not start, or the engine is closed.
         """

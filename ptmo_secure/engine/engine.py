@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.engine.adapter_methods import AdapterMethods
+from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump
@@ -22,7 +23,7 @@ from ptmo_secure.engine.session import NO_STORAGE_KEY, Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.engine.token_ids import checked_ids
+from ptmo_secure.engine.token_ids import checked_ids, require_prompt
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.engine.weights import Progress, load_weights
 from ptmo_secure.errors import EngineError, InputError
@@ -171,15 +172,15 @@ class Engine(AdapterMethods):
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; no piece splits a character.
 
-        Rows shared with the last call (the turns so far) are reused. `last_run` holds the figures
-        once the iterator ends.
+        Rows shared with the last call (the turns so far) are reused; the very same prompt is
+        computed anew. `last_run` holds the figures once the iterator ends.
 
         Args:
             messages: the user's text, or a list of {"role", "content"}.
             max_tokens: tokens to generate at most, >= 1.
             sampling: None decodes greedily.
             stop: strings that end the answer; none of them is part of it.
-            adapters: loaded LoRA adapters, added up in this order.
+            adapters: loaded LoRA adapters, added up in this order; looked up now, kept to the end.
             keep_kv: reuse rows that other adapters computed (`Session.use_adapters`).
 
         Raises:
@@ -187,9 +188,9 @@ class Engine(AdapterMethods):
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
         with self.sessions.lock:
-            self.sessions.select(adapters)  # names are checked now, the set is chosen when it runs
+            selection = self.sessions.select(adapters)
         generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
-        return self._run(generation, tuple(adapters), keep_kv)
+        return self._run(generation, selection, keep_kv)
 
     def prepare(
         self,
@@ -216,6 +217,7 @@ class Engine(AdapterMethods):
         return Generation(self.tokenizer, ids, max_tokens, self.context_tokens, sampling, stop)
 
     def _prompt_ids(self, prompt: Messages | Sequence[int]) -> list[int]:
+        require_prompt(prompt)
         if isinstance(prompt, str) or any(isinstance(part, Mapping) for part in prompt):
             return list(self.render(cast(Messages, prompt)).ids)
         return self._token_ids(cast(Sequence[int], prompt))
@@ -226,7 +228,9 @@ class Engine(AdapterMethods):
             raise InputError(f"token id {max(ids)} is not in 0..{self.model.vocab_size - 1}")
         return ids
 
-    def _run(self, generation: Generation, adapters: Sequence[str], keep_kv: bool) -> Iterator[str]:
+    def _run(
+        self, generation: Generation, adapters: AdapterSelection, keep_kv: bool
+    ) -> Iterator[str]:
         started = time.perf_counter()
         ids = list(generation.history)
         with self.sessions.lock:
@@ -283,14 +287,14 @@ class Engine(AdapterMethods):
         if len(ids) > self.context_tokens:
             raise InputError(f"{len(ids)} tokens exceed the context of {self.context_tokens}")
         with self.sessions.lock:
-            self.sessions.select(adapters)
             return self.start_session(adapters).feed(ids, all_logits=True)
 
     def start_session(self, adapters: Sequence[str] = ()) -> Session:
         """Drop the current session and its forks; return a fresh, empty one (`Session.feed`)."""
         with self.sessions.lock:
+            selection = self.sessions.select(adapters)  # a wrong name costs no conversation
             self._runs += 1
-            return self._session_for([], adapters)
+            return self._session_for([], selection)
 
     @property
     def session(self) -> Session | None:
@@ -303,24 +307,32 @@ class Engine(AdapterMethods):
             return None if current is None or current.closed else current
 
     def resume(self, path: str | os.PathLike[str], adapters: Sequence[str] = ()) -> Session:
-        """Drop the current session and return the one saved at `path` (`Session.save`).
+        """Put the session saved at `path` (`Session.save`) in the current one's place; return it.
 
         Its rows are sealed anew, under a new key. `generate` continues the conversation. The
         adapters must be those it was saved with.
 
+        A file is believed only when the last of its rows has been authenticated, so the cache
+        holds both conversations for a moment. Whatever raises, the current one goes on; only a TEE
+        that is gone ends it.
+
         Raises:
             InputError: no such file, not a saved session, cut short, another model, layout or set
                 of adapters.
-            SecurityError: the file was changed, or it was saved under another TEE. No session.
-            CapacityError: fewer than three key slots are free. No session.
+            SecurityError: the file was changed, or it was saved under another TEE.
+            CapacityError: no pages, or fewer than three key slots, are free beside the current
+                conversation's: `reset()` gives those back first.
             EngineError: the TEE is gone, or the engine is closed.
         """
         with self.sessions.lock:
             if not self.config.needs_tee:
                 raise InputError(NO_STORAGE_KEY)
             saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
-            session = self.start_session(adapters)
+            session = self.sessions.open(adapters)
             session.load(saved)
+            self._runs += 1
+            self._drop_session()
+            self._session = session
             return session
 
     def open_session(self, adapters: Sequence[str] = ()) -> Session:
@@ -363,7 +375,7 @@ class Engine(AdapterMethods):
         return self.sessions.tee
 
     def _session_for(
-        self, ids: list[int], adapters: Sequence[str], *, keep_kv: bool = False
+        self, ids: list[int], adapters: AdapterSelection, *, keep_kv: bool = False
     ) -> Session:
         """Return a session whose rows are a proper prefix of `ids`: the current one, or a new.
 
@@ -378,7 +390,7 @@ class Engine(AdapterMethods):
                 self._session = going_on
                 return going_on
         self._drop_session()
-        self._session = self.sessions.open(adapters)
+        self._session = self.sessions.open(selection)
         return self._session
 
     def _drop_session(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure.engine.token_ids import checked_ids
-from ptmo_secure.errors import EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import EngineError, InputError, TeeDiedError, native_error
 from tee_sim.client import TeeError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def feed_batch(
     """Append tokens to several sessions of one engine in one pass over the weights.
 
     With integer activations and an INT8 cache each gets the bits it would get alone. Either all of
-    them take their tokens or none does.
+    them take their tokens or none does, also where a signal's handler raises in between.
 
     Args:
         feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.
@@ -36,33 +36,61 @@ def feed_batch(
             sessions are closed and wiped.
     """
     sessions = [session for session, _ in feeds]
-    ids = [checked_ids(token_ids) for _, token_ids in feeds]
     if not sessions:
         raise InputError("no sessions to run")
     if any(session._lock is not sessions[0]._lock for session in sessions):
         raise InputError("the sessions of a batch belong to different engines")
     with sessions[0]._lock:
+        before = [len(session.tokens) for session in sessions]
+        try:
+            return compute_rows(feeds, all_logits=all_logits)
+        except BaseException:
+            for session, rows in zip(sessions, before, strict=True):
+                session.settle(rows)
+            raise
+
+
+def compute_rows(
+    feeds: "Sequence[tuple[Session, Sequence[int]]]", *, all_logits: bool = False
+) -> list[npt.NDArray[np.float32]]:
+    """Do what `feed_batch` does, but keep rows that are there when an interrupt raises.
+
+    `tokens` is then what has rows. The ids are written down first, so that an interrupt after the
+    pass, which has no logits to return, loses none of them.
+    """
+    sessions = [session for session, _ in feeds]
+    ids = [checked_ids(token_ids) for _, token_ids in feeds]
+    with sessions[0]._lock:
         require_open(sessions)
-        logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
-        for session, part in zip(sessions, ids, strict=True):
-            session.tokens.extend(part)
-            session.row_tags.extend([session.adapter_tag] * len(part))
+        try:
+            for session, part in zip(sessions, ids, strict=True):
+                session.tokens.extend(part)
+                session.row_tags.extend([session.adapter_tag] * len(part))
+            logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
+        except BaseException:
+            for session in sessions:
+                session.settle()
+            raise
     ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
     return np.split(logits, ends[:-1])
 
 
 def require_open(sessions: "Sequence[Session]") -> None:
-    """Fail closed: no TEE, no further row.
+    """Fail closed: no TEE, no further row. What an interrupt left unequal is settled.
 
     Raises:
         TeeDiedError: the TEE of one is gone; all of them are closed and wiped.
-        EngineError: one is closed.
+        EngineError: one is closed, or their engine, which ended its TEE itself.
     """
+    if any(session._host.engine_closed() for session in sessions):
+        raise EngineError("the engine is closed")
     if not all(session._tee_alive() for session in sessions):
         _close_all(sessions)
         raise TeeDiedError(TEE_DIED)
     if any(session.closed for session in sessions):
         raise EngineError("the session is closed")
+    for session in sessions:
+        session.settle()
 
 
 def _forward(
@@ -86,7 +114,7 @@ def _forward(
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:
-        raise EngineError(str(error)) from None
+        raise native_error(error) from None
     finally:
         if attention is not None:
             attention.wipe()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
+
 from ptmo_secure.engine.low_rank import MAX_RANK
 from ptmo_secure.errors import InputError, ModelFormatError
 
@@ -114,8 +116,9 @@ def _checked(settings: dict[str, object]) -> PeftConfig:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is an int or float that a double holds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Whether it is an int or float, numpy's too, that a double holds."""
+    kinds = int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds):
         return False
     try:
         return math.isfinite(float(value))

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.owner import Owner
+from ptmo_secure.engine.peft_config import is_number
 from ptmo_secure.engine.stats import GenerationStats
-from ptmo_secure.errors import EngineError, PtmoError
+from ptmo_secure.errors import EngineError, InputError, PtmoError
 
 
 class Request:
@@ -79,6 +80,7 @@ class Request:
         """Wait for the end and return the whole text.
 
         Raises:
+            InputError: `timeout_s` is neither None nor a number.
             EngineError: the run failed, did not end in `timeout_s`, or this is a forked child.
         """
         if not self.wait(timeout_s):
@@ -90,9 +92,12 @@ class Request:
         """Wait for the end, whichever; True once its pages are zeroed and its key is wiped.
 
         Raises:
+            InputError: `timeout_s` is neither None nor a number.
             EngineError: in a forked child, where it would never come.
         """
         self._owner.require()
+        if timeout_s is not None and not is_number(timeout_s):
+            raise InputError(f"timeout_s={timeout_s!r} is not a number of seconds")
         with self._changed:
             return self._changed.wait_for(lambda: self._ended, timeout_s)
 

@@ -28,7 +28,14 @@ from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.paths import path_text
 from ptmo_secure.engine.tee_link import TeeLink
-from ptmo_secure.errors import EngineError, InputError, SecurityError
+from ptmo_secure.errors import (
+    EngineError,
+    InputError,
+    PtmoError,
+    SecurityError,
+    native_error,
+)
+from tee_sim.client import TeeError
 
 _MAGIC = b"PTMOKVS1"
 _HEADER = struct.Struct("<8s16s32s4I8sIIQ")
@@ -167,7 +174,8 @@ class SavedSession:
         Raises:
             InputError: the file has not the length its header says.
             SecurityError: a record does not authenticate.
-            EngineError: the TEE refuses or is gone, or the cache is full.
+            CapacityError: the cache is full.
+            EngineError: the TEE refuses or is gone.
         """
         n, per_page = self._n_tokens, layout.rows
         lengths = [min(per_page, n - first) for first in range(0, n, per_page)]
@@ -215,6 +223,10 @@ class SavedSession:
             raise SecurityError(
                 f"{self._path}: {error}: the file was changed, or another TEE saved it"
             ) from None
+        except (PtmoError, TeeError):
+            raise
+        except RuntimeError as error:
+            raise native_error(error) from None
 
 
 @contextlib.contextmanager

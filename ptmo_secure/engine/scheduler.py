@@ -85,7 +85,9 @@ class Scheduler:
         Args:
             prompt: messages as `Engine.generate`'s, or token ids.
             max_tokens, sampling, stop: as `Engine.generate`'s; each request draws by its own seed.
-            adapters: as `Engine.generate`'s; each request has its own.
+            adapters: as `Engine.generate`'s; each request has its own. Names are looked up now: the
+                request is answered with these adapters, also if they are unloaded or replaced while
+                it waits.
 
         Raises:
             InputError: a bad argument, an unknown adapter, or a prompt longer than the context.
@@ -93,7 +95,7 @@ class Scheduler:
             EngineError: the scheduler is closed, or this is a forked child of its process.
         """
         self._engine.sessions.owner.require()
-        self._engine.sessions.select(adapters)
+        selection = self._engine.sessions.select(adapters)
         generation = self._engine.prepare(prompt, max_tokens, sampling=sampling, stop=stop)
         request = Request(generation)
         with self._changed:
@@ -103,7 +105,7 @@ class Scheduler:
                 raise CapacityError(
                     f"{len(self._waiting)} requests are waiting, at most {self._max_waiting} may"
                 )
-            self._waiting.append(Job(request, tuple(adapters)))
+            self._waiting.append(Job(request, selection))
             self._changed.notify()
         return request
 
@@ -187,9 +189,6 @@ class Scheduler:
             except CapacityError as error:
                 if batch.jobs:
                     return
-                self._refuse(error)
-                continue
-            except InputError as error:  # an adapter was unloaded since
                 self._refuse(error)
                 continue
             with self._changed:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
-from ptmo_secure.engine.feed import TEE_DIED, feed_batch, require_open
+from ptmo_secure.engine.feed import TEE_DIED, compute_rows, feed_batch, require_open
 from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.token_ids import checked_index, shared_prefix
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError, native_error
 from tee_sim.client import TeeError
 
 NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
@@ -35,6 +35,7 @@ class SessionHost:
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
     select_adapters: Callable[[Sequence[str]], AdapterSelection]
+    engine_closed: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -101,8 +102,8 @@ class Session:
 
         Raises:
             InputError: an id out of range or too many tokens; the session is unchanged.
-            EngineError: the TEE is gone or the cache is full. The session is closed and wiped when
-                the TEE is gone.
+            CapacityError: the cache is full; the session is unchanged.
+            EngineError: the TEE is gone; the session is closed and wiped.
         """
         return feed_batch([(self, token_ids)], all_logits=all_logits)[0]
 
@@ -116,8 +117,24 @@ class Session:
         with self._lock:
             self._require_open()
             n_tokens = checked_index("n_tokens", n_tokens, len(self.tokens))
-            self._native.truncate(n_tokens)
-            del self.tokens[n_tokens:], self.row_tags[n_tokens:]
+            self.settle(n_tokens)
+
+    def settle(self, at_most: int | None = None) -> None:
+        """Cut rows, ids and tags to the shortest of them, and to `at_most` if it is given.
+
+        They differ only where an interrupt (Ctrl-C) came between two steps. Unequal, every later
+        row would stand at a wrong position.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            lengths = [self._native.length, len(self.tokens), len(self.row_tags)]
+            rows = min(lengths if at_most is None else [*lengths, at_most])
+            if rows < self._native.length:
+                self._native.truncate(rows)
+            del self.tokens[rows:], self.row_tags[rows:]
+            if self._native.adapter_tag != self.adapter_tag:  # `select`, cut short
+                self._native.adapter_tag = self.adapter_tag  # needs no page: no page is shared now
 
     def use_adapters(self, names: Sequence[str], *, keep_kv: bool = False) -> None:
         """Change the adapters; rows that others computed are computed anew.
@@ -127,6 +144,9 @@ class Session:
             keep_kv: keep the rows as they are, and use the new adapters for later ones alone. The
                 logits are then those of no single model, as an activated LoRA has them
                 (arXiv 2504.12397): quick, and right for adapters trained that way.
+
+        An interrupt (Ctrl-C) raises once the rows are computed; where it stops the pass itself, as
+        it may while the TEE restores an output, the rows up to the first changed one are left.
 
         Raises:
             InputError: an unknown name; the session is unchanged.
@@ -141,7 +161,7 @@ class Session:
             stale = self.tokens[keep:]
             self._rewind(keep, selection, new_rows=len(stale))
             if stale:
-                self.feed(stale)
+                compute_rows([(self, stale)])
 
     def select(self, selection: AdapterSelection) -> None:
         """Use these adapters for the rows fed from now on.
@@ -149,13 +169,15 @@ class Session:
         Sessions share pages under equal sets only: a fork copies the pages it shares.
 
         Raises:
-            EngineError: the cache has no room for the copies; the session is unchanged.
+            EngineError: the session is closed.
+            CapacityError: the cache has no room for the copies; the session is unchanged.
         """
         with self._lock:
+            self._require_open()
             try:
                 self._native.adapter_tag = selection.tag
             except RuntimeError as error:
-                raise EngineError(str(error)) from None
+                raise native_error(error) from None
             self._adapters = selection
 
     def _rewind(self, keep: int, selection: AdapterSelection, *, new_rows: int = 0) -> None:
@@ -230,6 +252,7 @@ class Session:
         with self._lock:
             best, kept = None, 0
             for member in self._family.members:
+                member.settle()
                 shared = shared_prefix(member.tokens, ids)
                 if not keep_kv:
                     shared = min(shared, member._rows_under(selection.tag))
@@ -294,13 +317,12 @@ class Session:
         if self._host.owner.inherited:
             return
         with self._lock:
-            if self.closed:
-                return
             self._native.close()
             self.tokens.clear()
             self.row_tags.clear()
             family = self._family
-            family.members.remove(self)
+            if self in family.members:  # each step is done again after an interrupt, none twice
+                family.members.remove(self)
             if not family.members and self._tee is not None and family.tee_handle is not None:
                 handle, family.tee_handle = family.tee_handle, None
                 self._tee.drop_epoch(handle)

@@ -67,11 +67,12 @@ class SessionPool:
         """
         return self.owner.lock
 
-    def open(self, adapters: Sequence[str] = ()) -> Session:
+    def open(self, adapters: Sequence[str] | AdapterSelection = ()) -> Session:
         """Return a fresh, empty session beside those that are open.
 
         Args:
-            adapters: loaded LoRA adapters that its rows are computed under, added up in this order.
+            adapters: loaded LoRA adapters that its rows are computed under, added up in this order;
+                or what `select` returned for them, which holds on to adapters unloaded since.
 
         Raises:
             InputError: an unknown adapter.
@@ -93,20 +94,26 @@ class SessionPool:
                     new_id=lambda: next(self._ids),
                     shape=self.saved_shape,
                     select_adapters=self.select,
+                    engine_closed=lambda: self._closed,
                 )
             )
             session.select(selection)
             self._sessions.append(session)
             return session
 
-    def select(self, names: Sequence[str]) -> AdapterSelection:
+    def select(self, adapters: Sequence[str] | AdapterSelection) -> AdapterSelection:
         """Return the set of these adapters, permuted as the living TEE asks for.
+
+        Args:
+            adapters: names, or an earlier set: it is returned as the living TEE has it.
 
         Raises:
             InputError: an unknown or repeated name, or too many.
         """
         with self.lock:
-            return self.adapters.select(names, self.tee)
+            if isinstance(adapters, AdapterSelection):
+                return self.adapters.renew(adapters, self.tee)
+            return self.adapters.select(adapters, self.tee)
 
     def close_sessions(self) -> None:
         """Zero every page, wipe every key."""

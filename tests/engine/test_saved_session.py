@@ -132,7 +132,7 @@ def test_an_empty_session_is_saved_and_resumed(model, tmp_path):
 
 
 def test_a_saved_fork_holds_its_own_rows(model, tmp_path):
-    with load(model) as engine:
+    with load(model, cache_tokens=256) as engine:
         session = engine.start_session()
         session.feed(IDS)
         fork = session.fork()

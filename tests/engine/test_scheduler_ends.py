@@ -199,3 +199,14 @@ def test_a_process_ends_cleanly_with_a_scheduler_open_and_its_fork_is_refused(mo
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("load one of your own after a fork\n")
     assert done.stdout.count("\n") == 1
+
+
+def test_an_engine_that_closes_beside_a_scheduler_is_not_taken_for_a_dead_tee(model):
+    with Engine.load(model, threads=1, shield="seal", context_tokens=128) as engine:
+        with SteppedScheduler(engine) as scheduler:
+            request = scheduler.submit("hello", 24)
+            scheduler.step()
+            engine.close()
+            scheduler.step()
+            with pytest.raises(EngineError, match=r"^the engine is closed$"):
+                request.result(0)

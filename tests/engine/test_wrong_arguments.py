@@ -8,6 +8,7 @@ import pytest
 from ptmo_secure.engine.adapters import AdapterWeights, random_adapter
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.low_rank import LowRankPair
+from ptmo_secure.engine.scheduler import Scheduler
 from ptmo_secure.errors import EngineError, InputError
 from tests.tiny_models import make_tiny_model
 
@@ -109,3 +110,47 @@ def test_weights_that_do_not_fit_are_named_with_their_adapter(engine):
     pairs["layers.0.q"] = LowRankPair(wide.b, wide.a, 1.0)
     with pytest.raises(InputError, match=r"^adapter 'odd': layers\.0\.q: A"):
         engine.add_adapter("odd", AdapterWeights(pairs))
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"abc", {"a": 1}], ids=repr)
+def test_what_is_no_prompt_is_refused_by_name(engine, prompt):
+    expected = f"the prompt {prompt!a} is no text, list of messages or list of ids"
+    assert refusal(engine.generate, prompt) == expected
+    with Scheduler(engine) as scheduler:
+        assert refusal(scheduler.submit, prompt) == expected
+
+
+def test_a_timeout_that_is_no_number_is_refused_by_name(engine):
+    with Scheduler(engine) as scheduler, scheduler.submit("hello", 2) as request:
+        assert refusal(request.result, "x") == "timeout_s='x' is not a number of seconds"
+        assert request.result(60)
+
+
+def pair_of(model, a=None, b=None, scale=1.0):
+    whole = random_adapter(model, 4, 1).pairs["layers.0.q"]
+    return LowRankPair(whole.a if a is None else a, whole.b if b is None else b, scale)
+
+
+def test_weights_of_a_wrong_kind_are_refused_by_name(engine):
+    add, pair = engine.add_adapter, pair_of(engine.model)
+    assert refusal(add, "w", {"layers.0.q": pair}) == "adapter 'w': weights is no AdapterWeights"
+    for wrong, says in (
+        (pair_of(engine.model, a=[[0.0]]), "A and B are not arrays"),
+        (pair_of(engine.model, scale="1"), "the scale '1' is no number or not finite"),
+    ):
+        weights = AdapterWeights({"layers.0.q": wrong})
+        assert refusal(add, "w", weights) == f"adapter 'w': layers.0.q: {says}"
+    for layer in ("00", "\u0660"):
+        weights = AdapterWeights({f"layers.{layer}.q": pair})
+        assert "is not a linear layer of this model" in refusal(add, "w", weights)
+    weights = AdapterWeights({"layers.0.q": pair})
+    assert "is not 1 to 64 ASCII letters" in refusal(add, "\xe9", weights)
+    assert add("w", weights, scale=np.float32(2)).scale == 2.0
+    engine.unload_adapter("w")
+
+
+def test_a_closed_session_takes_no_adapters(engine):
+    session = engine.open_session()
+    session.close()
+    with pytest.raises(EngineError, match="the session is closed"):
+        session.select(engine.sessions.select([]))
