@@ -370,9 +370,8 @@ def test_without_two_free_key_slots_nothing_is_saved_and_nothing_lost(model, tmp
         others.pop().close()
         session.save(path)
         expected = one_by_one(session, MORE)
-        others.append(engine.open_session())
         with pytest.raises(CapacityError, match="slots are all in use: close a session first"):
-            engine.resume(path)  # in place of `session`: its own slot, and one of two
-        assert engine.session is None
+            engine.resume(path)  # beside `session`: its own slot, and one of two
+        assert engine.session is session
         others.pop().close()
         assert np.array_equal(one_by_one(engine.resume(path), MORE), expected)

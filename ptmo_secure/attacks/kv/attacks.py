@@ -15,9 +15,10 @@ The last three exist for sealed pages: an attacker who knows the format tries ev
 its own, so a result at chance is not the artefact of one broken part. The verdict on a shield is
 that of the best of them all.
 
-The dictionary is computed in float32. The engine's own rows come from 16-bit activations, so a scale
-differs from the dictionary's by a rounding that `layer0_scales` does not model: an attacker who runs
-the public engine's kernels over the vocabulary has the exact scales, and does at least as well.
+The dictionary is computed in float32. The engine's own rows come from 16-bit activations, so a
+scale differs from the dictionary's by a rounding that `layer0_scales` does not model: an attacker
+who runs the public engine's kernels over the vocabulary has the exact scales, and does at least as
+well.
 
 Sources: the scheme is KV-Shield (H. Yang et al., arXiv 2409.04040). Matching against a vocabulary,
 and sorting to undo a permutation, are those of "Hidden No More" (ICML 2025, arXiv 2505.18332),
