@@ -9,15 +9,11 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """What two sides gave in the same rounds."""
+    """What two sides gave in the same rounds: medians of their turns, and of the turns' ratios."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
-
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """a / b, round by round."""
-        return tuple(x / y for x, y in zip(self.a, self.b, strict=True))
+    ratios: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
@@ -52,6 +48,10 @@ def interleave(
 def compare(
     a: Callable[[], float], b: Callable[[], float], rounds: int = ROUNDS, runs: int = 1
 ) -> Paired:
-    """Measure two sides in turn."""
-    found = interleave({"a": a, "b": b}, rounds, runs)
-    return Paired(found["a"], found["b"])
+    """Measure two sides in turn. A turn of `a` is set against the turn of `b` that follows it."""
+    taken = [[(a(), b()) for _ in range(runs)] for _ in range(rounds)]
+    return Paired(
+        tuple(statistics.median(x for x, _ in turns) for turns in taken),
+        tuple(statistics.median(y for _, y in turns) for turns in taken),
+        tuple(statistics.median(x / y for x, y in turns) for turns in taken),
+    )

@@ -70,7 +70,7 @@ def test_attention_prefill(benchmark: Any, model: ModelShape, sealed: bool, thre
     run(benchmark, Case(model, "int8", sealed, context=1024, tokens=128, threads=threads))
 
 
-@pytest.mark.parametrize("record_bytes", [8, 32, 64, 128, 256], ids=lambda size: f"{size}B-rows")
+@pytest.mark.parametrize("row_bytes", [32, 64, 128, 256], ids=lambda size: f"{size}B-rows")
 @pytest.mark.parametrize("level", _native.aes_levels())
-def test_keystream(benchmark: Any, level: str, record_bytes: int) -> None:
-    time_kernel(benchmark, _native.KeystreamBench(PAGE_ROWS, record_bytes, level), threads=1)
+def test_keystream(benchmark: Any, level: str, row_bytes: int) -> None:
+    time_kernel(benchmark, _native.KeystreamBench(PAGE_ROWS, row_bytes, level), threads=1)

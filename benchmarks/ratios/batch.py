@@ -13,24 +13,26 @@ from ratios.measured import Measured, Settings, median_of
 BATCH = 8
 CONTEXT = 16
 PREFILL_TOKENS = 512
+TOKENS = 64  # of a request
+RUNS = 3
 
 
 def batch_8(settings: Settings, threads: int) -> Measured:
     """Tokens/s of eight requests together / min(2.5 x one's, 0.8 x tokens/s of a 512 prompt)."""
-    rows = CONTEXT + settings.decode_tokens
+    rows = CONTEXT + TOKENS
     fields = {"context_tokens": max(rows, PREFILL_TOKENS), "cache_tokens": 4 * PREFILL_TOKENS}
     with Engine.load(settings.model, threads=threads, shield="none", **fields) as engine:
         batch, single = BatchDecoding(engine, BATCH, CONTEXT), BatchDecoding(engine, 1, CONTEXT)
         for side in (batch, single):
-            side.tokens_per_second(settings.decode_tokens)  # warms up
+            side.tokens_per_second(TOKENS)  # warms up
         found = interleave(
             {
-                "batch": lambda: batch.tokens_per_second(settings.decode_tokens),
-                "single": lambda: single.tokens_per_second(settings.decode_tokens),
+                "batch": lambda: batch.tokens_per_second(TOKENS),
+                "single": lambda: single.tokens_per_second(TOKENS),
                 "prefill": lambda: _prefill_tokens_per_second(engine),
             },
             settings.rounds,
-            settings.runs,
+            RUNS,
         )
     ratios = [
         together / min(2.5 * one, 0.8 * prefill)

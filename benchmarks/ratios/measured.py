@@ -15,8 +15,10 @@ class Settings:
 
     model: str = DEFAULT_MODEL
     rounds: int = ROUNDS
-    runs: int = 3  # turns each side has in a round
-    decode_tokens: int = 64  # a turn
+    # Turns each side has in a round, and tokens a turn: short ones, for a shared machine keeps its
+    # speed for a second or two, and both sides must meet each of its speeds.
+    runs: int = 18
+    decode_tokens: int = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,24 +125,29 @@ void AttentionBench::run(int repeats) {
       attention_.run(kernels_, pool_, &job, 1, layer, 0, scale);
 }
 
-KeystreamBench::KeystreamBench(int records, size_t record_bytes, const std::string& level)
-    : record_bytes_(record_bytes) {
-  require(records >= 1 && record_bytes >= 1, "records=", records, " of ", record_bytes, " bytes");
+KeystreamBench::KeystreamBench(int rows, size_t row_bytes, const std::string& level)
+    : row_bytes_(row_bytes) {
+  require(rows >= 1 && row_bytes >= 1, "rows=", rows, " of ", row_bytes, " bytes");
   for (const AesLevel& one : aes_hardware_levels())
     if (one.name == level)
       level_ = one;
   require(level_.ctr_xor != nullptr, "level=", level, " is none of this CPU's AES levels");
   const uint8_t key[16] = {1};
   aes128_expand(key, &keys_);
-  for (int i = 0; i < records; ++i)
+  for (int i = 0; i < rows; ++i)
     seqs_.push_back(static_cast<uint64_t>(i));
-  tile_.resize(static_cast<size_t>(records) * record_bytes);
+  tile_ = AlignedBuffer(static_cast<size_t>(rows) * (2 * row_bytes + 8));
 }
 
 void KeystreamBench::run(int repeats) {
+  const size_t tile = seqs_.size() * row_bytes_;
+  uint8_t* at = tile_.data();
+  const KvRows rows{seqs_.data(),
+                    static_cast<int>(seqs_.size()),
+                    {at, at + tile, at + 2 * tile},
+                    {at, at + tile, at + 2 * tile}};
   for (int i = 0; i < repeats; ++i)
-    level_.ctr_xor(keys_, seqs_.data(), static_cast<int>(seqs_.size()), 0, 0, tile_.data(),
-                   record_bytes_, tile_.data());
+    level_.ctr_xor(keys_, 0, 0, &rows, 1, row_bytes_);
 }
 
 } // namespace ptmo

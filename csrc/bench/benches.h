@@ -129,11 +129,11 @@ private:
   std::vector<float> q_, out_;
 };
 
-// The sealed cache's keystream over a tile of `records` records in the first cache, by one of the
-// CPU's levels of AES instructions (aes_hardware_levels()).
+// The sealed cache's keystream over a tile of `rows` rows (K, V and INT8's scales) in the first
+// cache, by one of the CPU's levels of AES instructions (aes_hardware_levels()).
 class KeystreamBench {
 public:
-  KeystreamBench(int records, size_t record_bytes, const std::string& level);
+  KeystreamBench(int rows, size_t row_bytes, const std::string& level);
   void run(int repeats);
   size_t call_bytes() const { return tile_.size(); }
   size_t working_set_bytes() const { return tile_.size(); }
@@ -142,8 +142,8 @@ private:
   AesLevel level_{};
   AesRoundKeys keys_;
   std::vector<uint64_t> seqs_;
-  const size_t record_bytes_;
-  std::vector<uint8_t> tile_;
+  const size_t row_bytes_;
+  AlignedBuffer tile_;
 };
 
 } // namespace ptmo

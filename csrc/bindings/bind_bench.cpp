@@ -59,7 +59,7 @@ void register_bench(py::module_& m) {
       .def(py::init<KvSession&, int, int, int, int>(), py::arg("session"), py::arg("n_heads"),
            py::arg("context"), py::arg("tokens"), py::arg("threads"), py::keep_alive<1, 2>());
   bench_class<KeystreamBench>(m, "KeystreamBench")
-      .def(py::init<int, size_t, const std::string&>(), py::arg("records"), py::arg("record_bytes"),
+      .def(py::init<int, size_t, const std::string&>(), py::arg("rows"), py::arg("row_bytes"),
            py::arg("level"));
 }
 

@@ -28,24 +28,6 @@ py::tuple quantize(const Array<float>& x, int group, bool symmetric) {
   return py::make_tuple(codes, scales.attr("view")(half), mins.attr("view")(half));
 }
 
-py::bytes ctr_xor(const py::bytes& key, const std::vector<uint64_t>& seqs, int layer, int kind,
-                  int head, const py::bytes& data, bool portable) {
-  const std::string k = key, in = data;
-  require(k.size() == 16, "the key has ", k.size(), " bytes, not 16");
-  require(!seqs.empty() && in.size() % seqs.size() == 0, in.size(), " bytes are not ", seqs.size(),
-          " equal records");
-  require(kind >= 0 && kind <= 2, "kind=", kind, " is not 0, 1 or 2");
-  AesRoundKeys round_keys;
-  aes128_expand(reinterpret_cast<const uint8_t*>(k.data()), &round_keys);
-  std::string out(in.size(), '\0');
-  (portable ? aes128_ctr_xor_portable : aes128_ctr_xor)(
-      round_keys, seqs.data(), static_cast<int>(seqs.size()), static_cast<uint16_t>(layer),
-      static_cast<StreamKind>(kind), static_cast<uint16_t>(head),
-      reinterpret_cast<const uint8_t*>(in.data()), in.size() / seqs.size(),
-      reinterpret_cast<uint8_t*>(out.data()));
-  return out;
-}
-
 } // namespace
 
 void register_ops(py::module_& m) {
@@ -65,10 +47,6 @@ void register_ops(py::module_& m) {
   m.def("quantize_int4", &quantize, py::arg("x"), py::arg("group") = 32,
         py::arg("symmetric") = false,
         "Group-wise INT4 of x [N, K] float32: (codes u8 [N, K/2], scales f16, mins f16 [N, K/g]).");
-  m.def(
-      "aes128_ctr_xor", &ctr_xor, py::arg("key"), py::arg("seqs"), py::arg("layer"),
-      py::arg("kind"), py::arg("head"), py::arg("data"), py::arg("portable") = false,
-      "The sealed cache's keystream under a key given in the clear: for tests, never for secrets.");
 }
 
 } // namespace ptmo

@@ -48,9 +48,9 @@ bool aes_armv8_supported() {
   return (getauxval(AT_HWCAP) & HWCAP_AES) != 0;
 }
 
-void aes_armv8_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                       uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
-  xor_records<Armv8Aes>(keys, seqs, records, layer, stream, in, record_bytes, out);
+void aes_armv8_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                       int count, size_t row_bytes) {
+  xor_rows<Armv8Aes>(keys, layer, head, parts, count, row_bytes);
   wipe_registers();
 }
 

@@ -7,9 +7,10 @@
 namespace ptmo {
 
 struct AesRoundKeys;
+struct KvRows;
 
 bool aes_armv8_supported();
-void aes_armv8_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                       uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out);
+void aes_armv8_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                       int count, size_t row_bytes);
 
 } // namespace ptmo

@@ -16,27 +16,42 @@ void aes128_expand(const uint8_t key[16], AesRoundKeys* out) {
   aes_expand(key, 16, out->bytes);
 }
 
-void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int records,
-                             uint16_t layer, StreamKind kind, uint16_t head, const uint8_t* in,
-                             size_t record_bytes, uint8_t* out) {
+namespace {
+void xor_record(const AesRoundKeys& keys, uint64_t seq, uint16_t layer, StreamKind kind,
+                uint16_t head, const uint8_t* in, size_t bytes, uint8_t* out) {
   const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
-  for (int i = 0; i < records; ++i) {
-    for (size_t at = 0; at < record_bytes; at += 16) {
-      uint8_t block[16];
-      for (int b = 0; b < 8; ++b)
-        block[b] = static_cast<uint8_t>(seqs[i] >> (56 - 8 * b));
-      block[8] = static_cast<uint8_t>(layer >> 8);
-      block[9] = static_cast<uint8_t>(layer);
-      block[10] = static_cast<uint8_t>(stream >> 8);
-      block[11] = static_cast<uint8_t>(stream);
-      const auto counter = static_cast<uint32_t>(at / 16);
-      for (int b = 0; b < 4; ++b)
-        block[12 + b] = static_cast<uint8_t>(counter >> (24 - 8 * b));
-      aes_encrypt_block(keys.bytes, 10, block);
-      const size_t base = static_cast<size_t>(i) * record_bytes + at;
-      for (size_t b = 0; b < 16 && at + b < record_bytes; ++b)
-        out[base + b] = in[base + b] ^ block[b];
-      secure_wipe(block, sizeof(block));
+  for (size_t at = 0; at < bytes; at += 16) {
+    uint8_t block[16];
+    for (int b = 0; b < 8; ++b)
+      block[b] = static_cast<uint8_t>(seq >> (56 - 8 * b));
+    block[8] = static_cast<uint8_t>(layer >> 8);
+    block[9] = static_cast<uint8_t>(layer);
+    block[10] = static_cast<uint8_t>(stream >> 8);
+    block[11] = static_cast<uint8_t>(stream);
+    const auto counter = static_cast<uint32_t>(at / 16);
+    for (int b = 0; b < 4; ++b)
+      block[12 + b] = static_cast<uint8_t>(counter >> (24 - 8 * b));
+    aes_encrypt_block(keys.bytes, 10, block);
+    for (size_t b = 0; b < 16 && at + b < bytes; ++b)
+      out[at + b] = in[at + b] ^ block[b];
+    secure_wipe(block, sizeof(block));
+  }
+}
+} // namespace
+
+void aes128_ctr_xor_portable(const AesRoundKeys& keys, uint16_t layer, uint16_t head,
+                             const KvRows* parts, int count, size_t row_bytes) {
+  for (int part = 0; part < count; ++part) {
+    const KvRows& rows = parts[part];
+    for (int i = 0; i < rows.count; ++i) {
+      const auto record = [&](StreamKind kind, const uint8_t* in, size_t bytes, uint8_t* out) {
+        const size_t at = bytes * static_cast<size_t>(i);
+        xor_record(keys, rows.seqs[i], layer, kind, head, in + at, bytes, out + at);
+      };
+      record(StreamKind::kKey, rows.in.k, row_bytes, rows.out.k);
+      record(StreamKind::kValue, rows.in.v, row_bytes, rows.out.v);
+      if (rows.in.scales != nullptr)
+        record(StreamKind::kScales, rows.in.scales, 8, rows.out.scales);
     }
   }
 }
@@ -58,7 +73,7 @@ std::vector<AesLevel> aes_hardware_levels() {
 namespace {
 const AesLevel& best_level() {
   static const std::vector<AesLevel> levels = aes_hardware_levels();
-  static const AesLevel none{"portable", nullptr};
+  static const AesLevel none{"portable", aes128_ctr_xor_portable};
   return levels.empty() ? none : levels.front();
 }
 } // namespace
@@ -68,18 +83,12 @@ const char* aes_level() {
 }
 
 bool aes_hardware() {
-  return best_level().ctr_xor != nullptr;
+  return best_level().ctr_xor != aes128_ctr_xor_portable;
 }
 
-void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                    StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
-                    uint8_t* out) {
-  const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
-  if (const auto ctr_xor = best_level().ctr_xor) {
-    ctr_xor(keys, seqs, records, layer, stream, in, record_bytes, out);
-  } else {
-    aes128_ctr_xor_portable(keys, seqs, records, layer, kind, head, in, record_bytes, out);
-  }
+void aes128_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                    int count, size_t row_bytes) {
+  best_level().ctr_xor(keys, layer, head, parts, count, row_bytes);
 }
 
 } // namespace ptmo

@@ -20,11 +20,25 @@ struct alignas(16) AesRoundKeys {
 
 void aes128_expand(const uint8_t key[16], AesRoundKeys* out);
 
-// XORs `records` records of `record_bytes` each with their keystreams: record i uses seqs[i].
-// in == out is allowed. Reads the round keys, writes only `out`.
-void aes128_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                    StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
-                    uint8_t* out);
+// K, V and, or null, their pairs of scales, 8 bytes a row; in each, rows follow without a gap.
+template <typename Byte> struct KvRecords {
+  Byte *k, *v, *scales;
+};
+
+// Rows of one (layer, KV head), row i with the sequence number seqs[i], in ascending order (gaps are
+// allowed, as a rollback leaves them): what is read, what written.
+struct KvRows {
+  const uint64_t* seqs;
+  int count;
+  KvRecords<const uint8_t> in;
+  KvRecords<uint8_t> out;
+};
+
+// XORs the rows of `count` parts with their keystreams; K and V of a row have `row_bytes` bytes
+// each. All parts have scales or none has. in == out is allowed. Reads the round keys, writes only
+// `out`.
+void aes128_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                    int count, size_t row_bytes);
 
 // Whether that uses the CPU's AES instructions (constant time), and which.
 bool aes_hardware();
@@ -33,14 +47,12 @@ const char* aes_level();
 // The hardware levels this CPU has, best first; aes128_ctr_xor takes the first.
 struct AesLevel {
   const char* name;
-  void (*ctr_xor)(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                  uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out);
+  decltype(&aes128_ctr_xor) ctr_xor;
 };
 std::vector<AesLevel> aes_hardware_levels();
 
 // The portable version of the same, kept callable for the tests (aes_block.h: not constant time).
-void aes128_ctr_xor_portable(const AesRoundKeys& keys, const uint64_t* seqs, int records,
-                             uint16_t layer, StreamKind kind, uint16_t head, const uint8_t* in,
-                             size_t record_bytes, uint8_t* out);
+void aes128_ctr_xor_portable(const AesRoundKeys& keys, uint16_t layer, uint16_t head,
+                             const KvRows* parts, int count, size_t row_bytes);
 
 } // namespace ptmo

@@ -90,30 +90,48 @@ void xor_rest(const uint8_t* keys, uint64_t seq, uint64_t place, const uint8_t* 
   asm volatile("" : : "r"(rest) : "memory"); // keeps the wipe
 }
 
-// As AesLevel::ctr_xor.
+// One stream of the rows: records of `record_bytes`.
 template <typename Aes>
-void xor_records(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                 uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
-  // The asm hides that these are the same keys as in the last call: the compiler then cannot hoist
-  // and spill them across this function's callers.
-  const uint8_t* rk = keys.bytes;
-  asm volatile("" : "+r"(rk));
+void xor_records(const uint8_t* keys, const uint64_t* seqs, int records, uint16_t layer,
+                 StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
+                 uint8_t* out) {
+  const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
   const uint64_t place = static_cast<uint64_t>(layer) << 48 | static_cast<uint64_t>(stream) << 32;
   const size_t per = record_bytes / 16, rest = record_bytes % 16, whole = 16 * per;
   if (rest == 0) {
-    xor_blocks<Aes>(rk, seqs, static_cast<size_t>(records), place, in, per, out);
+    xor_blocks<Aes>(keys, seqs, static_cast<size_t>(records), place, in, per, out);
     return;
   }
   for (int r = 0; per > 0 && r < records; ++r)
-    xor_blocks<Aes>(rk, seqs + r, 1, place, in + record_bytes * r, per, out + record_bytes * r);
+    xor_blocks<Aes>(keys, seqs + r, 1, place, in + record_bytes * r, per, out + record_bytes * r);
   in += whole;
   out += whole;
   int r = 0;
   for (; rest == 8 && r + kInFlight <= records; r += kInFlight)
-    xor_halves<Aes, kInFlight>(rk, seqs + r, place | per, in + record_bytes * r, record_bytes,
+    xor_halves<Aes, kInFlight>(keys, seqs + r, place | per, in + record_bytes * r, record_bytes,
                                out + record_bytes * r);
   for (; r < records; ++r)
-    xor_rest<Aes>(rk, seqs[r], place | per, in + record_bytes * r, rest, out + record_bytes * r);
+    xor_rest<Aes>(keys, seqs[r], place | per, in + record_bytes * r, rest, out + record_bytes * r);
+}
+
+// As aes128_ctr_xor.
+template <typename Aes>
+void xor_rows(const AesRoundKeys& round_keys, uint16_t layer, uint16_t head, const KvRows* parts,
+              int count, size_t row_bytes) {
+  for (int i = 0; i < count; ++i) {
+    const KvRows& rows = parts[i];
+    const auto stream = [&](StreamKind kind, const uint8_t* from, size_t bytes, uint8_t* to) {
+      // The asm hides that these are the same keys as in the last call: the compiler then cannot
+      // hoist and spill them across this function's callers.
+      const uint8_t* keys = round_keys.bytes;
+      asm volatile("" : "+r"(keys));
+      xor_records<Aes>(keys, rows.seqs, rows.count, layer, kind, head, from, bytes, to);
+    };
+    stream(StreamKind::kKey, rows.in.k, row_bytes, rows.out.k);
+    stream(StreamKind::kValue, rows.in.v, row_bytes, rows.out.v);
+    if (rows.in.scales != nullptr)
+      stream(StreamKind::kScales, rows.in.scales, 8, rows.out.scales);
+  }
 }
 
 } // namespace

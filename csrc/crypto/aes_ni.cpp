@@ -56,9 +56,9 @@ bool aes_ni_supported() {
   return __builtin_cpu_supports("aes");
 }
 
-void aes_ni_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                    uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out) {
-  xor_records<AesNi>(keys, seqs, records, layer, stream, in, record_bytes, out);
+void aes_ni_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                    int count, size_t row_bytes) {
+  xor_rows<AesNi>(keys, layer, head, parts, count, row_bytes);
   wipe_registers();
 }
 
@@ -72,8 +72,7 @@ bool aes_ni_supported() {
   return false;
 }
 
-void aes_ni_ctr_xor(const AesRoundKeys&, const uint64_t*, int, uint16_t, uint16_t, const uint8_t*,
-                    size_t, uint8_t*) {
+void aes_ni_ctr_xor(const AesRoundKeys&, uint16_t, uint16_t, const KvRows*, int, size_t) {
   throw std::logic_error("AES instructions are not in this build");
 }
 

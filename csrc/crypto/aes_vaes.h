@@ -7,10 +7,11 @@
 namespace ptmo {
 
 struct AesRoundKeys;
+struct KvRows;
 
 bool aes_vaes_supported();
 // Rows of 32 bytes, of whole multiples of 64, and scales; other sizes go to aes_ni.
-void aes_vaes_ctr_xor(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                      uint16_t stream, const uint8_t* in, size_t record_bytes, uint8_t* out);
+void aes_vaes_ctr_xor(const AesRoundKeys& keys, uint16_t layer, uint16_t head, const KvRows* parts,
+                      int count, size_t row_bytes);
 
 } // namespace ptmo

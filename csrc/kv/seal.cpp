@@ -1,10 +1,20 @@
 #include "seal.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "counter_ledger.h"
 
 namespace ptmo {
+namespace {
+
+// The records of a head's block (page_table.h) at `at`.
+template <typename Byte> KvRecords<Byte> records(Byte* at, const PageLayout& layout) {
+  const size_t tile = layout.tile_bytes();
+  return {at, at + tile, layout.has_scales() ? at + 2 * tile : nullptr};
+}
+
+} // namespace
 
 void PlainShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
                             uint64_t /*seq*/, const uint8_t* k, const uint8_t* v,
@@ -16,11 +26,14 @@ void PlainShield::write_row(uint8_t* page, const PageLayout& layout, int layer, 
     std::memcpy(at + 2 * layout.tile_bytes() + 8 * row, scales, 8);
 }
 
-Tile PlainShield::open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head,
-                            int /*rows*/, uint8_t* /*scratch*/) const {
-  const uint8_t* at = page + layout.head_offset(layer, head);
-  const auto* scales = reinterpret_cast<const float*>(at + 2 * layout.tile_bytes());
-  return {at, at + layout.tile_bytes(), layout.has_scales() ? scales : nullptr};
+void PlainShield::open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout,
+                             int layer, int head, int /*last_rows*/, uint8_t* /*scratch*/,
+                             Tile* tiles) const {
+  for (int i = 0; i < count; ++i) {
+    const uint8_t* at = pages[i] + layout.head_offset(layer, head);
+    const auto* scales = reinterpret_cast<const float*>(at + 2 * layout.tile_bytes());
+    tiles[i] = {at, at + layout.tile_bytes(), layout.has_scales() ? scales : nullptr};
+  }
 }
 
 void SealShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
@@ -28,32 +41,35 @@ void SealShield::write_row(uint8_t* page, const PageLayout& layout, int layer, i
                            const float* scales) const {
   count_counters(keys_, seq, layer, head, layout.has_scales());
   uint8_t* at = page + layout.head_offset(layer, head);
-  const auto l = static_cast<uint16_t>(layer), h = static_cast<uint16_t>(head);
   const size_t bytes = layout.row_bytes();
-  aes128_ctr_xor(keys_, &seq, 1, l, StreamKind::kKey, h, k, bytes, at + row * bytes);
-  aes128_ctr_xor(keys_, &seq, 1, l, StreamKind::kValue, h, v, bytes,
-                 at + layout.tile_bytes() + row * bytes);
+  KvRows one{&seq, 1, {k, v, nullptr}, records(at, layout)};
   if (layout.has_scales()) {
-    aes128_ctr_xor(keys_, &seq, 1, l, StreamKind::kScales, h,
-                   reinterpret_cast<const uint8_t*>(scales), 8,
-                   at + 2 * layout.tile_bytes() + 8 * row);
+    one.in.scales = reinterpret_cast<const uint8_t*>(scales);
+    one.out.scales += 8 * row;
   }
+  one.out.k += row * bytes;
+  one.out.v += row * bytes;
+  aes128_ctr_xor(keys_, static_cast<uint16_t>(layer), static_cast<uint16_t>(head), &one, 1, bytes);
 }
 
-Tile SealShield::open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head,
-                           int rows, uint8_t* scratch) const {
-  const uint8_t* at = page + layout.head_offset(layer, head);
-  const auto* seqs = reinterpret_cast<const uint64_t*>(page + sizeof(PageHeader));
-  const auto l = static_cast<uint16_t>(layer), h = static_cast<uint16_t>(head);
-  const size_t bytes = layout.row_bytes(), tile = layout.tile_bytes();
-  aes128_ctr_xor(keys_, seqs, rows, l, StreamKind::kKey, h, at, bytes, scratch);
-  aes128_ctr_xor(keys_, seqs, rows, l, StreamKind::kValue, h, at + tile, bytes, scratch + tile);
-  if (layout.has_scales()) {
-    aes128_ctr_xor(keys_, seqs, rows, l, StreamKind::kScales, h, at + 2 * tile, 8,
-                   scratch + 2 * tile);
+void SealShield::open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout,
+                            int layer, int head, int last_rows, uint8_t* scratch,
+                            Tile* tiles) const {
+  constexpr int kTogether = 8;
+  KvRows parts[kTogether];
+  for (int done = 0; done < count; done += kTogether) {
+    const int now = std::min(count - done, kTogether);
+    for (int i = 0; i < now; ++i, scratch += layout.head_bytes()) {
+      const uint8_t* page = pages[done + i];
+      const KvRecords<uint8_t> out = records(scratch, layout);
+      parts[i] = {reinterpret_cast<const uint64_t*>(page + sizeof(PageHeader)),
+                  done + i + 1 == count ? last_rows : layout.rows,
+                  records(page + layout.head_offset(layer, head), layout), out};
+      tiles[done + i] = {out.k, out.v, reinterpret_cast<const float*>(out.scales)};
+    }
+    aes128_ctr_xor(keys_, static_cast<uint16_t>(layer), static_cast<uint16_t>(head), parts, now,
+                   layout.row_bytes());
   }
-  return {scratch, scratch + tile,
-          layout.has_scales() ? reinterpret_cast<const float*>(scratch + 2 * tile) : nullptr};
 }
 
 } // namespace ptmo

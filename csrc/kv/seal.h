@@ -15,8 +15,8 @@ public:
   void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
                  uint64_t seq, const uint8_t* k, const uint8_t* v,
                  const float* scales) const override;
-  Tile open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head, int rows,
-                 uint8_t* scratch) const override;
+  void open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout, int layer,
+                  int head, int last_rows, uint8_t* scratch, Tile* tiles) const override;
 
 private:
   const AesRoundKeys& keys_;

@@ -25,10 +25,19 @@ public:
   virtual void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
                          uint64_t seq, const uint8_t* k, const uint8_t* v,
                          const float* scales) const = 0;
-  // Gives rows [0, rows) of (layer, head). A shield that must decrypt uses `scratch` (at least
-  // layout.head_bytes(), 64-byte aligned), which the caller wipes when it is done.
-  virtual Tile open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head,
-                         int rows, uint8_t* scratch) const = 0;
+  // Gives the rows of (layer, head) of `count` pages: all of a page's, of the last one `last_rows`.
+  // A shield that must decrypt uses `scratch` (at least layout.head_bytes() a page, 64-byte
+  // aligned), which the caller wipes when it is done.
+  virtual void open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout,
+                          int layer, int head, int last_rows, uint8_t* scratch,
+                          Tile* tiles) const = 0;
+  // Of one page.
+  Tile open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head, int rows,
+                 uint8_t* scratch) const {
+    Tile tile;
+    open_tiles(&page, 1, layout, layer, head, rows, scratch, &tile);
+    return tile;
+  }
 };
 
 class PlainShield : public Shield {
@@ -36,8 +45,8 @@ public:
   void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
                  uint64_t seq, const uint8_t* k, const uint8_t* v,
                  const float* scales) const override;
-  Tile open_tile(const uint8_t* page, const PageLayout& layout, int layer, int head, int rows,
-                 uint8_t* scratch) const override;
+  void open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout, int layer,
+                  int head, int last_rows, uint8_t* scratch, Tile* tiles) const override;
 };
 
 } // namespace ptmo

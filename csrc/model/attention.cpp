@@ -219,12 +219,15 @@ CacheSpan Attention::open_span(const Pass& pass, const Block& block, int span, S
   out.rows = layout_.rows;
   out.pieces = (last + layout_.rows - 1) / layout_.rows;
   out.first_piece = first / layout_.rows;
+  const uint8_t* pages[kernels::kSpanPieces];
+  Tile tiles[kernels::kSpanPieces];
+  const int count = out.pieces - out.first_piece, page = span * (span_rows_ / layout_.rows);
+  for (int i = 0; i < count; ++i)
+    pages[i] = session.page(page + out.first_piece + i);
+  session.shield().open_tiles(pages, count, layout_, pass.layer, block.head,
+                              last - (out.pieces - 1) * layout_.rows, s.tile.data(), tiles);
   for (int piece = out.first_piece; piece < out.pieces; ++piece) {
-    const int begin = piece * layout_.rows;
-    const uint8_t* page = session.page((span * span_rows_ + begin) / layout_.rows);
-    const Tile tile = session.shield().open_tile(page, layout_, pass.layer, block.head,
-                                                 std::min(layout_.rows, last - begin),
-                                                 s.tile.data() + piece * layout_.head_bytes());
+    const Tile& tile = tiles[piece - out.first_piece];
     out.k[piece] = tile.k;
     out.v[piece] = tile.v;
     out.scales[piece] = tile.scales;

@@ -40,5 +40,10 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians()
 def test_a_machine_that_slows_both_sides_alike_does_not_change_the_ratio(
     speeds: list[float], factor: float
 ) -> None:
-    found = rounds.Paired(tuple(factor * s for s in speeds), tuple(speeds))
+    found = rounds.compare(
+        recorder([], "a", [factor * s for s in speeds]),
+        recorder([], "b", speeds),
+        rounds=1,
+        runs=len(speeds),
+    )
     assert found.ratio == pytest.approx(factor)

@@ -33,60 +33,102 @@ uint64_t big_endian(const Bytes& bytes, size_t from, size_t count) {
   return out;
 }
 
-// One record whose counter block starts with the 12 bytes of `prefix`.
-template <typename Cipher>
+using Cipher = decltype(&aes128_ctr_xor);
+
+// Rows of K, V and, if asked for, scales.
+struct Rows {
+  Bytes k, v, scales;
+
+  Rows(size_t rows, size_t row_bytes, bool scaled)
+      : k(rows * row_bytes), v(k.size()), scales(scaled ? 8 * rows : 0) {}
+  template <typename F> void each(F f) {
+    for (Bytes* part : {&k, &v, &scales})
+      f(*part);
+  }
+  void fill(Random& random) {
+    each([&](Bytes& part) {
+      for (uint8_t& b : part)
+        b = static_cast<uint8_t>(random.bits());
+    });
+  }
+  KvRecords<uint8_t> records() {
+    return {k.data(), v.data(), scales.empty() ? nullptr : scales.data()};
+  }
+  // To `out`, or in place.
+  void xor_with(Cipher cipher, const AesRoundKeys& keys, const std::vector<uint64_t>& seqs,
+                uint16_t layer, uint16_t head, size_t row_bytes, Rows* out = nullptr) {
+    const KvRecords<uint8_t> in = records();
+    const KvRows rows{seqs.data(),
+                      static_cast<int>(seqs.size()),
+                      {in.k, in.v, in.scales},
+                      out == nullptr ? in : out->records()};
+    cipher(keys, layer, head, &rows, 1, row_bytes);
+  }
+  bool operator==(const Rows& other) const {
+    return k == other.k && v == other.v && scales == other.scales;
+  }
+};
+
+// One record whose counter block starts with the 12 bytes of `prefix`: a K row, whose stream is the
+// head's number. Alone, and as the start of a longer one of whole registers.
 Bytes crypt(Cipher cipher, const Bytes& key, const Bytes& prefix, const Bytes& in) {
   const AesRoundKeys keys = expanded(key);
   const uint64_t seq = big_endian(prefix, 0, 8);
   const auto layer = static_cast<uint16_t>(big_endian(prefix, 8, 2));
-  const auto stream = static_cast<uint16_t>(big_endian(prefix, 10, 2));
-  Bytes out(in.size());
-  cipher(keys, &seq, 1, layer, static_cast<StreamKind>(stream >> 14),
-         static_cast<uint16_t>(stream & 0x3fff), in.data(), in.size(), out.data());
-  return out;
+  const auto head = static_cast<uint16_t>(big_endian(prefix, 10, 2));
+  Bytes out[2];
+  for (int i = 0; i < 2; ++i) {
+    const size_t bytes = i == 0 ? in.size() : (in.size() + 63) / 64 * 64;
+    Rows rows(1, bytes, false);
+    std::copy(in.begin(), in.end(), rows.k.begin());
+    rows.xor_with(cipher, keys, {seq}, layer, head, bytes);
+    out[i].assign(rows.k.begin(), rows.k.begin() + static_cast<long>(in.size()));
+  }
+  CHECK(same_bits(out[0], out[1]));
+  return out[0];
 }
 
-// Runs `body` deep in the stack of a thread, where nothing that follows it writes, and returns that
-// stack as it was left.
-Bytes stack_after(const std::function<void()>& body) {
-  AlignedBuffer stack(1 << 18);
-  pthread_attr_t attributes;
-  pthread_t thread;
-  const auto run = [](void* f) -> void* {
-    volatile uint8_t deep[1 << 16];
-    deep[0] = 0;
-    (*static_cast<const std::function<void()>*>(f))();
-    return deep[0] == 0 ? nullptr : f;
-  };
-  CHECK_EQ(pthread_attr_init(&attributes), 0);
-  CHECK_EQ(pthread_attr_setstack(&attributes, stack.data(), stack.size()), 0);
-  CHECK_EQ(pthread_create(&thread, &attributes, run, const_cast<std::function<void()>*>(&body)), 0);
-  CHECK_EQ(pthread_join(thread, nullptr), 0);
-  pthread_attr_destroy(&attributes);
-  return Bytes(stack.data(), stack.data() + stack.size());
-}
+// A stack that keeps what was left on it.
+class KeptStack {
+public:
+  // Runs `body` deep in it, on a thread of its own, where nothing that follows writes.
+  void run(const std::function<void()>& body) {
+    std::memset(stack_.data(), 0, stack_.size());
+    pthread_attr_t attributes;
+    pthread_t thread;
+    const auto start = [](void* f) -> void* {
+      volatile uint8_t deep[kDeep];
+      deep[0] = 0;
+      (*static_cast<const std::function<void()>*>(f))();
+      return deep[0] == 0 ? nullptr : f;
+    };
+    CHECK_EQ(pthread_attr_init(&attributes), 0);
+    CHECK_EQ(pthread_attr_setstack(&attributes, stack_.data(), stack_.size()), 0);
+    CHECK_EQ(pthread_create(&thread, &attributes, start, const_cast<std::function<void()>*>(&body)),
+             0);
+    CHECK_EQ(pthread_join(thread, nullptr), 0);
+    pthread_attr_destroy(&attributes);
+  }
+  // What lies below the frames of `run`'s own.
+  [[gnu::noinline]] Bytes left() const {
+    return Bytes(stack_.data(), stack_.data() + stack_.size() - kDeep);
+  }
+
+private:
+  static constexpr size_t kDeep = 1 << 16;
+  AlignedBuffer stack_{1 << 18};
+};
 
 bool holds(const Bytes& memory, const uint8_t* needle, size_t size) {
   return std::search(memory.begin(), memory.end(), needle, needle + size) != memory.end();
 }
-
-// A hardware level, called as aes128_ctr_xor is.
-struct Hardware {
-  AesLevel level;
-  void operator()(const AesRoundKeys& keys, const uint64_t* seqs, int records, uint16_t layer,
-                  StreamKind kind, uint16_t head, const uint8_t* in, size_t bytes,
-                  uint8_t* out) const {
-    const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
-    level.ctr_xor(keys, seqs, records, layer, stream, in, bytes, out);
-  }
-};
 
 template <typename Check> void with_each(Check check) {
   set_context("portable");
   check(aes128_ctr_xor_portable);
   for (const AesLevel& level : aes_hardware_levels()) {
     set_context(level.name);
-    check(Hardware{level});
+    check(level.ctr_xor);
   }
 }
 
@@ -145,72 +187,122 @@ TEST(the_aesavs_known_answers_hold) {
   });
 }
 
+// Sequence numbers as sessions have them, and others, ascending: in order from anywhere, over the
+// ends of the last byte and of more bytes, up to the last, with gaps (after a rollback), equal,
+// any.
+std::vector<std::vector<uint64_t>> numberings(Random& random, int rows) {
+  std::vector<std::vector<uint64_t>> out;
+  const auto count = [&](uint64_t first, auto step) {
+    std::vector<uint64_t> seqs;
+    for (int i = 0; i < rows; ++i, first += step())
+      seqs.push_back(first);
+    out.push_back(seqs);
+  };
+  for (const uint64_t first : {0ull, 1ull, 250ull, 0xfffaull, 0xffffffull, ~0ull - 32})
+    count(first, [] { return 1; });
+  for (const uint64_t gap : {0ull, 3ull, 100ull, 1ull << 16, 1ull << 40, 1ull << 56})
+    count(static_cast<uint64_t>(random.below(300)),
+          [&] { return random.below(2) == 0 ? uint64_t{1} : gap; });
+  std::vector<uint64_t> any;
+  for (int i = 0; i < rows; ++i)
+    any.push_back(static_cast<uint64_t>(random.bits()) << 32 | random.bits());
+  std::sort(any.begin(), any.end());
+  out.push_back(any);
+  return out;
+}
+
 TEST(every_hardware_level_agrees_with_the_portable_cipher_for_every_size_and_count) {
   Random random(61);
-  const auto random_bytes = [&](size_t n) {
-    Bytes out(n);
-    for (uint8_t& b : out)
-      b = static_cast<uint8_t>(random.bits());
-    return out;
-  };
-  const AesRoundKeys keys = expanded(random_bytes(16));
+  Bytes key(16);
+  for (uint8_t& b : key)
+    b = static_cast<uint8_t>(random.bits());
+  const AesRoundKeys keys = expanded(key);
   std::vector<size_t> sizes = {256, 320, 512, 1024, 2048, 4096, 4160};
   for (size_t bytes = 1; bytes <= 200; ++bytes)
     sizes.push_back(bytes);
   for (const size_t bytes : sizes) {
-    for (const int records : {0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33}) {
-      if (bytes > 200 && records > 9)
+    const bool registers = bytes == 32 || (bytes % 64 == 0 && bytes <= 256);
+    for (const int rows : {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33}) {
+      if (!registers && rows > 9)
         continue;
-      std::vector<uint64_t> seqs;
-      for (int i = 0; i < records; ++i)
-        seqs.push_back(random.bits());
-      const auto layer = static_cast<uint16_t>(random.bits());
-      const auto kind = static_cast<StreamKind>(random.below(3));
-      const auto head = static_cast<uint16_t>(random.below(1024));
-      const size_t total = bytes * static_cast<size_t>(records);
-      const Bytes in = random_bytes(total);
-      Bytes slow(total + 16, 0xa5);
-      aes128_ctr_xor_portable(keys, seqs.data(), records, layer, kind, head, in.data(), bytes,
-                              slow.data());
-      for (const AesLevel& level : aes_hardware_levels()) {
-        const Hardware cipher{level};
-        Bytes fast(total + 16, 0xa5), in_place = in;
-        cipher(keys, seqs.data(), records, layer, kind, head, in.data(), bytes, fast.data());
-        cipher(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
-               in_place.data());
-        set_context(level.name, " bytes ", bytes, " records ", records);
-        CHECK(same_bits(fast, slow)); // the 16 bytes behind the last record included
-        CHECK(total == 0 || std::memcmp(in_place.data(), fast.data(), total) == 0);
-        cipher(keys, seqs.data(), records, layer, kind, head, in_place.data(), bytes,
-               in_place.data());
-        CHECK(same_bits(in_place, in)); // decrypting is the same operation
+      const auto all = numberings(random, rows);
+      for (size_t n = registers ? 0 : all.size() - 1; n < all.size(); ++n) {
+        const auto layer = static_cast<uint16_t>(random.bits());
+        const auto head = static_cast<uint16_t>(random.below(1024));
+        Rows plain(static_cast<size_t>(rows), bytes, random.below(2) == 0);
+        plain.fill(random);
+        Rows slow = plain;
+        slow.each([](Bytes& part) { part.resize(part.size() + 16, 0xa5); });
+        if (plain.scales.empty())
+          slow.scales.clear();
+        Rows fast = slow;
+        plain.xor_with(aes128_ctr_xor_portable, keys, all[n], layer, head, bytes, &slow);
+        for (const AesLevel& level : aes_hardware_levels()) {
+          set_context(level.name, " bytes ", bytes, " rows ", rows, " numbering ", n);
+          plain.xor_with(level.ctr_xor, keys, all[n], layer, head, bytes, &fast);
+          CHECK(fast == slow); // the 16 bytes behind the last record included
+          Rows twice = plain;
+          for (int i = 0; i < 2; ++i) // decrypting is the same operation, and works in place
+            twice.xor_with(level.ctr_xor, keys, all[n], layer, head, bytes);
+          CHECK(twice == plain);
+        }
       }
+    }
+  }
+}
+
+TEST(parts_in_one_call_are_what_they_are_alone) {
+  Random random(63);
+  const AesRoundKeys keys = expanded(hex("000102030405060708090a0b0c0d0e0f"));
+  for (const AesLevel& level : aes_hardware_levels()) {
+    for (const size_t bytes : {32u, 48u, 64u, 128u}) {
+      set_context(level.name, " bytes ", bytes);
+      std::vector<Rows> together, alone;
+      std::vector<std::vector<uint64_t>> seqs;
+      std::vector<KvRows> parts;
+      for (const int count : {8, 0, 5, 32, 1, 16}) { // numbers go on, and start anew
+        seqs.push_back(numberings(random, count)[static_cast<size_t>(count) % 3]);
+        together.emplace_back(static_cast<size_t>(count), bytes, true);
+        together.back().fill(random);
+        alone.push_back(together.back());
+        alone.back().xor_with(aes128_ctr_xor_portable, keys, seqs.back(), 9, 4, bytes);
+      }
+      for (size_t i = 0; i < seqs.size(); ++i) {
+        const KvRecords<uint8_t> r = together[i].records();
+        parts.push_back(
+            {seqs[i].data(), static_cast<int>(seqs[i].size()), {r.k, r.v, r.scales}, r});
+      }
+      level.ctr_xor(keys, 9, 4, parts.data(), static_cast<int>(parts.size()), bytes);
+      for (size_t i = 0; i < seqs.size(); ++i)
+        CHECK(together[i] == alone[i]);
     }
   }
 }
 
 TEST(a_record_does_not_depend_on_its_neighbours_and_every_field_changes_the_stream) {
   const AesRoundKeys keys = expanded(hex("000102030405060708090a0b0c0d0e0f"));
-  const Bytes zeros(3 * 40, 0);
-  const auto stream = [&](std::vector<uint64_t> seqs, uint16_t layer, StreamKind kind,
-                          uint16_t head) {
-    Bytes out(seqs.size() * 40);
-    aes128_ctr_xor(keys, seqs.data(), static_cast<int>(seqs.size()), layer, kind, head,
-                   zeros.data(), 40, out.data());
-    return out;
+  const auto streams = [&](std::vector<uint64_t> seqs, uint16_t layer, uint16_t head) {
+    Rows rows(seqs.size(), 64, true);
+    rows.xor_with(aes128_ctr_xor, keys, seqs, layer, head, 64);
+    return rows;
   };
-  const Bytes all = stream({7, 8, 9}, 3, StreamKind::kKey, 1);
-  for (uint64_t i = 0; i < 3; ++i)
-    CHECK(same_bits(stream({7 + i}, 3, StreamKind::kKey, 1),
-                    Bytes(all.begin() + 40 * i, all.begin() + 40 * (i + 1))));
-  const std::vector<Bytes> others = {
-      stream({7}, 3, StreamKind::kKey, 1),    stream({8}, 3, StreamKind::kKey, 1),
-      stream({7}, 4, StreamKind::kKey, 1),    stream({7}, 3, StreamKind::kValue, 1),
-      stream({7}, 3, StreamKind::kScales, 1), stream({7}, 3, StreamKind::kKey, 2)};
-  for (size_t i = 0; i < others.size(); ++i)
+  const Rows all = streams({7, 8, 9}, 3, 1);
+  for (size_t i = 0; i < 3; ++i) {
+    const Rows alone = streams({7 + i}, 3, 1);
+    CHECK(std::memcmp(alone.k.data(), all.k.data() + 64 * i, 64) == 0);
+    CHECK(std::memcmp(alone.v.data(), all.v.data() + 64 * i, 64) == 0);
+    CHECK(std::memcmp(alone.scales.data(), all.scales.data() + 8 * i, 8) == 0);
+  }
+  std::vector<Bytes> halves; // of every block of each: all zeros before
+  for (const Rows& rows :
+       {streams({7}, 3, 1), streams({8}, 3, 1), streams({7}, 4, 1), streams({7}, 3, 2)})
+    for (const Bytes* part : {&rows.k, &rows.v, &rows.scales})
+      for (size_t at = 0; at < part->size(); at += 16)
+        halves.emplace_back(part->begin() + static_cast<long>(at),
+                            part->begin() + static_cast<long>(at) + 8);
+  for (size_t i = 0; i < halves.size(); ++i)
     for (size_t j = 0; j < i; ++j)
-      for (size_t b = 0; b < 32; b += 16) // no 16-byte block in common
-        CHECK(std::memcmp(others[i].data() + b, others[j].data() + b, 16) != 0);
+      CHECK(!same_bits(halves[i], halves[j]));
 }
 
 #if defined(PTMO_SANITIZED)
@@ -219,49 +311,49 @@ constexpr bool kSanitized = true; // such a build keeps everything in memory
 constexpr bool kSanitized = false;
 #endif
 
-// With the CPU's instructions, round keys, keystream and text pass through registers alone or are
-// wiped: records with and without a part of a block, and of more blocks than are in flight.
-TEST(the_stack_holds_no_key_no_keystream_and_no_text_afterwards) {
+// With the CPU's instructions, round keys, keystream, text and whatever else depends on them pass
+// through registers alone or are wiped: two runs with other keys and other texts leave the very
+// same stack. Rows with and without a part of a block, and more than are in flight.
+TEST(the_stack_holds_nothing_afterwards_that_depends_on_key_or_text) {
   if (!aes_hardware() || kSanitized) {
     std::printf("     (the portable cipher and sanitized builds promise no such thing)\n");
     return;
   }
-  constexpr size_t kRecords = 11;
   Random random(62);
-  Bytes key(16), plain(kRecords * 256);
-  for (Bytes* bytes : {&key, &plain})
-    for (uint8_t& b : *bytes)
+  AesRoundKeys keys;
+  KeptStack stack;
+  const auto draw_key = [&] {
+    Bytes key(16);
+    for (uint8_t& b : key)
       b = static_cast<uint8_t>(random.bits());
-  const AesRoundKeys keys = expanded(key);
-  std::vector<uint64_t> seqs;
-  for (size_t i = 0; i < kRecords; ++i)
-    seqs.push_back(random.bits());
+    keys = expanded(key);
+  };
   for (const AesLevel& level : aes_hardware_levels()) {
     for (const size_t bytes : {8u, 9u, 16u, 32u, 40u, 64u, 80u, 100u, 128u, 256u}) {
-      Bytes out(kRecords * bytes);
-      const Bytes left = stack_after([&] {
-        level.ctr_xor(keys, seqs.data(), kRecords, 5, 2, plain.data(), bytes, out.data());
-      });
-      set_context(level.name, " record bytes ", bytes);
-      for (size_t at = 0; at < sizeof(keys.bytes); at += 8)
-        CHECK(!holds(left, keys.bytes + at, 8));
-      for (size_t at = 0; at < out.size(); ++at)
-        out[at] ^= plain[at]; // the keystream
-      for (size_t record = 0; record < out.size(); record += bytes) {
-        for (size_t at = record; at + 8 <= record + bytes; ++at) {
-          CHECK(!holds(left, plain.data() + at, 8));
-          CHECK(!holds(left, out.data() + at, 8));
+      for (const int count : {1, 8, 11, 32}) {
+        std::vector<uint64_t> seqs;
+        for (int i = 0; i < count; ++i)
+          seqs.push_back(250 + static_cast<uint64_t>(i));
+        Rows rows(static_cast<size_t>(count), bytes, true), out = rows;
+        Bytes left[2];
+        for (Bytes& now : left) {
+          draw_key();
+          rows.fill(random);
+          stack.run([&] { rows.xor_with(level.ctr_xor, keys, seqs, 5, 2, bytes, &out); });
+          now = stack.left();
         }
+        set_context(level.name, " row bytes ", bytes, " rows ", count);
+        CHECK(same_bits(left[0], left[1]));
       }
     }
   }
-  // The search does find what a thread leaves there.
-  const Bytes left = stack_after([&] {
+  // What a thread does leave there is found.
+  stack.run([&] {
     uint8_t local[16];
-    std::memcpy(local, plain.data(), 16);
+    std::memcpy(local, keys.bytes, 16);
     asm volatile("" : : "r"(local) : "memory");
   });
-  CHECK(holds(left, plain.data(), 16));
+  CHECK(holds(stack.left(), keys.bytes, 16));
 }
 
 } // namespace ptmo::test

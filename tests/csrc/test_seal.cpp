@@ -75,12 +75,9 @@ TEST(the_sealed_row_format_is_counter_mode_over_the_documented_streams) {
   session.write(2, 1, 17, zeros.data(), zeros.data(), scales);
   const uint64_t seq = 17;
   Bytes k(48), v(48), s(8);
-  const auto stream = [&](StreamKind kind, Bytes& out) {
-    aes128_ctr_xor_portable(keys, &seq, 1, 2, kind, 1, zeros.data(), out.size(), out.data());
-  };
-  stream(StreamKind::kKey, k);
-  stream(StreamKind::kValue, v);
-  stream(StreamKind::kScales, s);
+  const KvRows row{
+      &seq, 1, {zeros.data(), zeros.data(), zeros.data()}, {k.data(), v.data(), s.data()}};
+  aes128_ctr_xor_portable(keys, 2, 1, &row, 1, 48);
   const uint8_t* at = session.page(1) + l.head_offset(2, 1);
   CHECK(std::memcmp(at + 48, k.data(), 48) == 0);
   CHECK(std::memcmp(at + l.tile_bytes() + 48, v.data(), 48) == 0);
