@@ -25,8 +25,8 @@ template <typename Byte> struct KvRecords {
   Byte *k, *v, *scales;
 };
 
-// Rows of one (layer, KV head), row i with the sequence number seqs[i], in ascending order (gaps are
-// allowed, as a rollback leaves them): what is read, what written.
+// Rows of one (layer, KV head), row i with the sequence number seqs[i], in ascending order (gaps
+// are allowed, as a rollback leaves them): what is read, what written.
 struct KvRows {
   const uint64_t* seqs;
   int count;
