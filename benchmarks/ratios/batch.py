@@ -45,6 +45,8 @@ def batch_8(settings: Settings, threads: int) -> Measured:
         batch_tokens_per_s=statistics.median(found["batch"]),
         single_tokens_per_s=statistics.median(found["single"]),
         prefill_tokens_per_s=statistics.median(found["prefill"]),
+        runs=RUNS,  # of this one; not the settings'
+        decode_tokens=TOKENS,
     )
 
 

@@ -95,6 +95,8 @@ template <typename Aes>
 void xor_records(const uint8_t* keys, const uint64_t* seqs, int records, uint16_t layer,
                  StreamKind kind, uint16_t head, const uint8_t* in, size_t record_bytes,
                  uint8_t* out) {
+  if (records == 0)
+    return;
   const auto stream = static_cast<uint16_t>(static_cast<uint16_t>(kind) << 14 | head);
   const uint64_t place = static_cast<uint64_t>(layer) << 48 | static_cast<uint64_t>(stream) << 32;
   const size_t per = record_bytes / 16, rest = record_bytes % 16, whole = 16 * per;

@@ -25,7 +25,7 @@ namespace ptmo {
 namespace {
 
 constexpr int kGroup = 8;               // rows in flight
-constexpr size_t kMaxRowBytes = 4096;   // 256 blocks: their numbers are one byte
+constexpr size_t kMaxRowBytes = 4096;   // far above any head's
 constexpr __mmask16 kColumn2 = 0x4444;  // of four blocks
 constexpr __mmask8 kUpperHalves = 0xaa; // layer | stream | block, of four blocks
 
@@ -76,7 +76,7 @@ inline int run_length(const uint64_t* seqs, int count) {
   if (alike(count - 1)) // then so are those between, for they ascend
     return count;
   int n = 1;
-  while (alike(n))
+  while (n < count && alike(n))
     ++n;
   return n;
 }
@@ -145,7 +145,8 @@ template <int kRowsEach, bool kScales>
       for (int i = 0; i < 2; ++i)
         c[2 * kEach + i] = _mm512_xor_si512(_mm512_load_si512(states.scale_base), diagonals[i]);
     seqs += groups > 1 ? kGroup : 0;
-    find_diagonals(keys, seqs, tails, states); // the next group's, while these blocks wait
+    // The next group's, while these blocks wait; the last group's own once more, to no use.
+    find_diagonals(keys, seqs, tails, states);
     for (int round = 3; round < 10; ++round) {
       const __m512i k = round_key(keys, round);
 #pragma GCC unroll 18

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/check.h"
 #include "counter_ledger.h"
 
 namespace ptmo {
@@ -12,6 +13,15 @@ namespace {
 template <typename Byte> KvRecords<Byte> records(Byte* at, const PageLayout& layout) {
   const size_t tile = layout.tile_bytes();
   return {at, at + tile, layout.has_scales() ? at + 2 * tile : nullptr};
+}
+
+// The cipher takes this for granted; debug builds look.
+void check_ascending([[maybe_unused]] const KvRows& rows) {
+#ifdef PTMO_COUNT_COUNTERS
+  for (int i = 1; i < rows.count; ++i)
+    require(rows.seqs[i - 1] < rows.seqs[i], "sequence number ", rows.seqs[i], " of row ", i,
+            " does not ascend");
+#endif
 }
 
 } // namespace
@@ -65,6 +75,7 @@ void SealShield::open_tiles(const uint8_t* const* pages, int count, const PageLa
       parts[i] = {reinterpret_cast<const uint64_t*>(page + sizeof(PageHeader)),
                   done + i + 1 == count ? last_rows : layout.rows,
                   records(page + layout.head_offset(layer, head), layout), out};
+      check_ascending(parts[i]);
       tiles[done + i] = {out.k, out.v, reinterpret_cast<const float*>(out.scales)};
     }
     aes128_ctr_xor(keys_, static_cast<uint16_t>(layer), static_cast<uint16_t>(head), parts, now,

@@ -4,27 +4,13 @@
 // A record's block numbers start at 0, so a vector needs an initial counter block whose last four
 // bytes are small: RFC 3686 (which starts at 1: block 0 is skipped here) and the AESAVS known
 // answers with zero there. The counters of SP 800-38A F.5.1 end in fcfdfeff and cannot be reached.
-#include "check.h"
+#include "cipher_rows.h"
 #include "hex.h"
-#include "samples.h"
-
-#include "crypto/aes_ctr.h"
-
-#include <pthread.h>
 
 #include <algorithm>
-#include <functional>
 
 namespace ptmo::test {
 namespace {
-
-using Bytes = std::vector<uint8_t>;
-
-AesRoundKeys expanded(const Bytes& key) {
-  AesRoundKeys keys;
-  aes128_expand(key.data(), &keys);
-  return keys;
-}
 
 uint64_t big_endian(const Bytes& bytes, size_t from, size_t count) {
   uint64_t out = 0;
@@ -32,42 +18,6 @@ uint64_t big_endian(const Bytes& bytes, size_t from, size_t count) {
     out = out << 8 | bytes[i];
   return out;
 }
-
-using Cipher = decltype(&aes128_ctr_xor);
-
-// Rows of K, V and, if asked for, scales.
-struct Rows {
-  Bytes k, v, scales;
-
-  Rows(size_t rows, size_t row_bytes, bool scaled)
-      : k(rows * row_bytes), v(k.size()), scales(scaled ? 8 * rows : 0) {}
-  template <typename F> void each(F f) {
-    for (Bytes* part : {&k, &v, &scales})
-      f(*part);
-  }
-  void fill(Random& random) {
-    each([&](Bytes& part) {
-      for (uint8_t& b : part)
-        b = static_cast<uint8_t>(random.bits());
-    });
-  }
-  KvRecords<uint8_t> records() {
-    return {k.data(), v.data(), scales.empty() ? nullptr : scales.data()};
-  }
-  // To `out`, or in place.
-  void xor_with(Cipher cipher, const AesRoundKeys& keys, const std::vector<uint64_t>& seqs,
-                uint16_t layer, uint16_t head, size_t row_bytes, Rows* out = nullptr) {
-    const KvRecords<uint8_t> in = records();
-    const KvRows rows{seqs.data(),
-                      static_cast<int>(seqs.size()),
-                      {in.k, in.v, in.scales},
-                      out == nullptr ? in : out->records()};
-    cipher(keys, layer, head, &rows, 1, row_bytes);
-  }
-  bool operator==(const Rows& other) const {
-    return k == other.k && v == other.v && scales == other.scales;
-  }
-};
 
 // One record whose counter block starts with the 12 bytes of `prefix`: a K row, whose stream is the
 // head's number. Alone, and as the start of a longer one of whole registers.
@@ -86,41 +36,6 @@ Bytes crypt(Cipher cipher, const Bytes& key, const Bytes& prefix, const Bytes& i
   }
   CHECK(same_bits(out[0], out[1]));
   return out[0];
-}
-
-// A stack that keeps what was left on it.
-class KeptStack {
-public:
-  // Runs `body` deep in it, on a thread of its own, where nothing that follows writes.
-  void run(const std::function<void()>& body) {
-    std::memset(stack_.data(), 0, stack_.size());
-    pthread_attr_t attributes;
-    pthread_t thread;
-    const auto start = [](void* f) -> void* {
-      volatile uint8_t deep[kDeep];
-      deep[0] = 0;
-      (*static_cast<const std::function<void()>*>(f))();
-      return deep[0] == 0 ? nullptr : f;
-    };
-    CHECK_EQ(pthread_attr_init(&attributes), 0);
-    CHECK_EQ(pthread_attr_setstack(&attributes, stack_.data(), stack_.size()), 0);
-    CHECK_EQ(pthread_create(&thread, &attributes, start, const_cast<std::function<void()>*>(&body)),
-             0);
-    CHECK_EQ(pthread_join(thread, nullptr), 0);
-    pthread_attr_destroy(&attributes);
-  }
-  // What lies below the frames of `run`'s own.
-  [[gnu::noinline]] Bytes left() const {
-    return Bytes(stack_.data(), stack_.data() + stack_.size() - kDeep);
-  }
-
-private:
-  static constexpr size_t kDeep = 1 << 16;
-  AlignedBuffer stack_{1 << 18};
-};
-
-bool holds(const Bytes& memory, const uint8_t* needle, size_t size) {
-  return std::search(memory.begin(), memory.end(), needle, needle + size) != memory.end();
 }
 
 template <typename Check> void with_each(Check check) {
@@ -303,57 +218,6 @@ TEST(a_record_does_not_depend_on_its_neighbours_and_every_field_changes_the_stre
   for (size_t i = 0; i < halves.size(); ++i)
     for (size_t j = 0; j < i; ++j)
       CHECK(!same_bits(halves[i], halves[j]));
-}
-
-#if defined(PTMO_SANITIZED)
-constexpr bool kSanitized = true; // such a build keeps everything in memory
-#else
-constexpr bool kSanitized = false;
-#endif
-
-// With the CPU's instructions, round keys, keystream, text and whatever else depends on them pass
-// through registers alone or are wiped: two runs with other keys and other texts leave the very
-// same stack. Rows with and without a part of a block, and more than are in flight.
-TEST(the_stack_holds_nothing_afterwards_that_depends_on_key_or_text) {
-  if (!aes_hardware() || kSanitized) {
-    std::printf("     (the portable cipher and sanitized builds promise no such thing)\n");
-    return;
-  }
-  Random random(62);
-  AesRoundKeys keys;
-  KeptStack stack;
-  const auto draw_key = [&] {
-    Bytes key(16);
-    for (uint8_t& b : key)
-      b = static_cast<uint8_t>(random.bits());
-    keys = expanded(key);
-  };
-  for (const AesLevel& level : aes_hardware_levels()) {
-    for (const size_t bytes : {8u, 9u, 16u, 32u, 40u, 64u, 80u, 100u, 128u, 256u}) {
-      for (const int count : {1, 8, 11, 32}) {
-        std::vector<uint64_t> seqs;
-        for (int i = 0; i < count; ++i)
-          seqs.push_back(250 + static_cast<uint64_t>(i));
-        Rows rows(static_cast<size_t>(count), bytes, true), out = rows;
-        Bytes left[2];
-        for (Bytes& now : left) {
-          draw_key();
-          rows.fill(random);
-          stack.run([&] { rows.xor_with(level.ctr_xor, keys, seqs, 5, 2, bytes, &out); });
-          now = stack.left();
-        }
-        set_context(level.name, " row bytes ", bytes, " rows ", count);
-        CHECK(same_bits(left[0], left[1]));
-      }
-    }
-  }
-  // What a thread does leave there is found.
-  stack.run([&] {
-    uint8_t local[16];
-    std::memcpy(local, keys.bytes, 16);
-    asm volatile("" : : "r"(local) : "memory");
-  });
-  CHECK(holds(stack.left(), keys.bytes, 16));
 }
 
 } // namespace ptmo::test

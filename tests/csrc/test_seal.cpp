@@ -123,6 +123,22 @@ TEST(slots_run_out_with_an_error_and_foreign_offsets_are_refused) {
   CHECK_THROWS(secrets.free_slot(256), std::invalid_argument, "offset=256");
 }
 
+#ifdef PTMO_COUNT_COUNTERS
+TEST(sequence_numbers_that_do_not_ascend_are_caught_where_rows_are_opened) {
+  SecretArena secrets(4096);
+  PageArena arena(PageLayout(1, 1, 32, 16, KvType::kInt8), 1);
+  const PageLayout& l = arena.layout();
+  const auto session = sealed_session(arena, secrets, 1, 2);
+  session->append(3);
+  AlignedBuffer scratch(l.head_bytes());
+  session->shield().open_tile(session->page(0), l, 0, 0, 3, scratch.data());
+  const uint64_t wrong[] = {0, 256, 1};
+  std::memcpy(session->page(0) + sizeof(PageHeader), wrong, sizeof(wrong));
+  CHECK_THROWS(session->shield().open_tile(session->page(0), l, 0, 0, 3, scratch.data()),
+               std::invalid_argument, "sequence number 1 of row 2 does not ascend");
+}
+#endif
+
 } // namespace ptmo::test
 
 PTMO_TEST_MAIN()
