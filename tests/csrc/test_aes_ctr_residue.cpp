@@ -98,16 +98,41 @@ template <typename Body> [[gnu::noinline]] Bytes registers_after(const Body& bod
   alignas(64) static uint8_t kept[kRegisterBytes];
   asm volatile("vzeroall" : : : "memory");
   body();
-#define PTMO_KEEP(i) asm volatile("vmovdqa64 %%zmm" #i ", %0" : "=m"(kept[64 * i]) : : "memory");
-  PTMO_KEEP(0)
-  PTMO_KEEP(1)
-  PTMO_KEEP(2) PTMO_KEEP(3) PTMO_KEEP(4) PTMO_KEEP(5) PTMO_KEEP(6) PTMO_KEEP(7) PTMO_KEEP(8)
-      PTMO_KEEP(9) PTMO_KEEP(10) PTMO_KEEP(11) PTMO_KEEP(12) PTMO_KEEP(13) PTMO_KEEP(14)
-          PTMO_KEEP(15) PTMO_KEEP(16) PTMO_KEEP(17) PTMO_KEEP(18) PTMO_KEEP(19) PTMO_KEEP(20)
-              PTMO_KEEP(21) PTMO_KEEP(22) PTMO_KEEP(23) PTMO_KEEP(24) PTMO_KEEP(25) PTMO_KEEP(26)
-                  PTMO_KEEP(27) PTMO_KEEP(28) PTMO_KEEP(29) PTMO_KEEP(30) PTMO_KEEP(31)
+#define PTMO_KEEP(i) asm volatile("vmovdqa64 %%zmm" #i ", %0" : "=m"(kept[64 * i]) : : "memory")
+  PTMO_KEEP(0);
+  PTMO_KEEP(1);
+  PTMO_KEEP(2);
+  PTMO_KEEP(3);
+  PTMO_KEEP(4);
+  PTMO_KEEP(5);
+  PTMO_KEEP(6);
+  PTMO_KEEP(7);
+  PTMO_KEEP(8);
+  PTMO_KEEP(9);
+  PTMO_KEEP(10);
+  PTMO_KEEP(11);
+  PTMO_KEEP(12);
+  PTMO_KEEP(13);
+  PTMO_KEEP(14);
+  PTMO_KEEP(15);
+  PTMO_KEEP(16);
+  PTMO_KEEP(17);
+  PTMO_KEEP(18);
+  PTMO_KEEP(19);
+  PTMO_KEEP(20);
+  PTMO_KEEP(21);
+  PTMO_KEEP(22);
+  PTMO_KEEP(23);
+  PTMO_KEEP(24);
+  PTMO_KEEP(25);
+  PTMO_KEEP(26);
+  PTMO_KEEP(27);
+  PTMO_KEEP(28);
+  PTMO_KEEP(29);
+  PTMO_KEEP(30);
+  PTMO_KEEP(31);
 #undef PTMO_KEEP
-                      return Bytes(kept, kept + kRegisterBytes);
+  return Bytes(kept, kept + kRegisterBytes);
 }
 #endif
 
