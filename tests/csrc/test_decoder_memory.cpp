@@ -57,7 +57,7 @@ std::array<Pattern, 2> row_patterns(const KvSession& session, int layer, int hea
   const PageLayout& l = session.layout();
   AlignedBuffer scratch(l.head_bytes());
   const Tile tile = session.shield().open_tile(session.page(position / l.rows), l, layer, head,
-                                               l.rows, scratch.data());
+                                               position % l.rows + 1, scratch.data());
   const size_t at = static_cast<size_t>(position % l.rows) * l.row_bytes();
   const std::array<Pattern, 2> out = {inverted(tile.k + at), inverted(tile.v + at)};
   secure_wipe(scratch.data(), scratch.size());
