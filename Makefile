@@ -9,10 +9,10 @@ BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
 
 NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
                 $(shell find csrc kernels -type f 2>/dev/null)
-CXX_FILES    := $(shell find csrc kernels tests/csrc -type f \( -name '*.h' -o -name '*.hpp' \
+CXX_FILES    := $(shell find csrc kernels tests/csrc tests/cuda -type f \( -name '*.h' -o -name '*.hpp' \
                 -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
-                -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF -DPTMO_COUNT_COUNTERS=ON
+                -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF -DPTMO_COUNT_COUNTERS=ON -DPTMO_CUDA=OFF
 CMAKE        := $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
 
@@ -23,7 +23,8 @@ DEV_STAMP  := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-tsan test-gpu \
-        lint types format bench bench-kernels bench-peers bench-ratios clean distclean
+        build-cuda lint types format bench bench-kernels bench-peers bench-ratios bench-gpu \
+        clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | \
@@ -96,8 +97,11 @@ test-py: setup  ## the Python tests (no GPU); those of the real model skip when 
 test-slow: setup  ## the full counts and the long fuzzing
 	$(PY) -m pytest -m slow
 
-test-gpu: setup  ## the tests that need a CUDA device
-	$(PY) -m pytest -m gpu
+build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources
+	$(PY) kernels/cuda/build_gate.py
+
+test-gpu: setup  ## the tests that need a CUDA device; one line says why where they cannot run
+	$(PY) tests/gpu/run.py
 
 test-asan: setup  ## the C++ tests under AddressSanitizer and UBSan
 	$(CMAKE) -S . -B build/asan $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
@@ -135,6 +139,15 @@ bench-ratios: setup  ## the ratios of benchmarks/floors.py; fails unless all flo
 	-$(PY) benchmarks/check_ratios.py --json > out/ratios.json
 	$(PY) benchmarks/check_ratios.py --from out/ratios.json
 
+# The module is built where there is a device (Jetsons have the second file), for that device.
+bench-gpu: setup  ## the CUDA kernels beside the device's ceilings and torch; fails on a missed floor
+	@mkdir -p out
+	@if ls /dev/nvidia0 /dev/nvhost-gpu >/dev/null 2>&1; then \
+	  $(CMAKE) -S . -B build/native -DPTMO_CUDA=ON -DPTMO_CUDA_ARCHS=native && \
+	  $(CMAKE) --build build/native --target _cuda --parallel; \
+	fi
+	$(PY) benchmarks/bench_gpu.py --output out/gpu.json
+
 format: setup  ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
@@ -142,7 +155,7 @@ format: setup  ## rewrite the sources in the house format
 
 clean:  ## remove what the build and the tools wrote (the venv stays)
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-	  .import_linter_cache .benchmarks ptmo_secure/_native*.so
+	  .import_linter_cache .benchmarks ptmo_secure/_native*.so ptmo_secure/_cuda*.so
 	find ptmo_secure tee_sim tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f $(CORE_STAMP) $(DEV_STAMP)
 

@@ -1,4 +1,6 @@
-"""Builds `ptmo_secure._native` with CMake; everything else about the package is in pyproject.toml.
+"""Builds `ptmo_secure._native` with CMake, and `_cuda` where there is a CUDA compiler.
+
+Everything else about the package is in pyproject.toml.
 
 CMake, Ninja and pybind11 come from PyPI (the build-system requirements), so the machine needs a
 C++17 compiler and Python with its headers, and nothing more.
@@ -79,7 +81,7 @@ class CMakeBuild(build_ext):
             *os.environ.get("PTMO_CMAKE_ARGS", "").split(),
         ]
         jobs = str(os.cpu_count() or 1)
-        build = [cmake, "--build", str(BUILD_DIR), "--target", "_native", "--parallel", jobs]
+        build = [cmake, "--build", str(BUILD_DIR), "--target", "modules", "--parallel", jobs]
         for command in (configure, build):
             if subprocess.run(command, check=False).returncode != 0:  # noqa: S603 - no shell
                 stop("the native module did not build; the compiler's own message is above")

@@ -1,4 +1,4 @@
-"""What every ratio must reach, and what it should: the one table of floors and goals."""
+"""What every ratio must reach, and what it should: the one place of floors and goals."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -108,6 +108,89 @@ METRICS = (
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 THREADS = tuple(sorted({threads for metric in METRICS for threads in metric.targets}))
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMetric:
+    """One ratio of a CUDA device: a row for each shape or length it is measured at."""
+
+    name: str
+    title: str
+    variants: tuple[str, ...]
+    target: Target
+
+
+LAYERS = ("14336x4096", "4096x14336")  # rows x columns of W_gate or W_up, of W_down in a 7-8B model
+
+GPU_METRICS = (
+    GpuMetric(
+        "gemv_g128",
+        "INT4 GEMV, group 128, bytes/s / measured copy bandwidth",
+        LAYERS,
+        Target(0.65, 0.80),
+    ),
+    GpuMetric(
+        "gemv_g32",
+        "INT4 GEMV, group 32, bytes/s / measured copy bandwidth",
+        LAYERS,
+        Target(0.60, 0.80),
+    ),
+    GpuMetric(
+        "gemv_bf16",
+        "time of cuBLAS bf16 / INT4 GEMV, batch 1",
+        LAYERS,
+        Target(2.8, 3.4),
+    ),
+    GpuMetric(
+        "gemv_torch_int4",
+        "time of torch int4 / INT4 GEMV, batch 1",
+        LAYERS,
+        Target(1.2, 1.5),
+    ),
+    GpuMetric(
+        "gemm_16",
+        "time of cuBLAS bf16 / INT4 product, 16 tokens",
+        LAYERS,
+        Target(2.0, 3.0),
+    ),
+    GpuMetric(
+        "gemm_128",
+        "time of cuBLAS bf16 / INT4 product, 128 tokens",
+        LAYERS,
+        Target(0.7, 1.0),
+    ),
+    GpuMetric(
+        "lora_fused",
+        "time with a fused rank-16 update / without",
+        LAYERS,
+        Target(1.08, 1.04, "at_most"),
+    ),
+    GpuMetric(
+        "attention_permuted",
+        "decode attention, angles per KV head / shared",
+        ("2048", "32768"),
+        Target(1.03, 1.01, "at_most"),
+    ),
+    GpuMetric(
+        "attention_sealed",
+        "decode attention, INT8 cache, sealed / in the clear",
+        ("8192",),
+        Target(1.25, 1.08, "at_most"),
+    ),
+    GpuMetric(
+        "attention_int8",
+        "decode attention, INT8 / FP16 cache",
+        ("32768",),
+        Target(0.60, 0.52, "at_most"),
+    ),
+    GpuMetric(
+        "smollm2_decode",
+        "SmolLM2-135M tokens/s / transformers eager",
+        ("batch 1",),
+        Target(3.0, 8.0),
+    ),
+)
+GPU_BY_NAME = {metric.name: metric for metric in GPU_METRICS}
 
 
 def with_targets(names: Iterable[str], threads: Iterable[int]) -> list[tuple[Metric, int]]:

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "host_device.h"
+
 namespace ptmo {
 
-inline float half_to_float(uint16_t h) {
+PTMO_HD inline float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t exponent = (h >> 10) & 0x1fu;
   uint32_t mantissa = h & 0x3ffu;
@@ -30,7 +32,7 @@ inline float half_to_float(uint16_t h) {
   return out;
 }
 
-inline uint16_t float_to_half(float f) {
+PTMO_HD inline uint16_t float_to_half(float f) {
   uint32_t bits;
   std::memcpy(&bits, &f, sizeof(bits));
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);

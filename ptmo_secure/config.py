@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from ptmo_secure.engine.config import KvDtype, Restore, Shield
+from ptmo_secure.engine.config import Device, KvDtype, Restore, Shield
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ DEFAULT_MODEL = "smollm2-135m"
 SHIELDS: tuple[str, ...] = get_args(Shield)
 RESTORES: tuple[str, ...] = get_args(Restore)
 KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
+DEVICES: tuple[str, ...] = get_args(Device)
 MAX_ADAPTERS = 8  # stacked in one request
 MANY_THREADS = 8  # more are used only when asked for
 

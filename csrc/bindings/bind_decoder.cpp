@@ -1,129 +1,11 @@
-// The decoder: parameters in (checked, packed), logits out.
-#include <cstdint>
-#include <string>
+// The CPU's decoder.
 #include <utility>
 #include <vector>
 
-#include "bindings.h"
-#include "common/check.h"
+#include "decoder_methods.h"
 #include "model/decoder.h"
 
 namespace ptmo {
-namespace {
-
-using kernels::WeightType;
-
-// A float buffer of another process's or library's making, e.g. memory registered with the TEE.
-struct FloatBuffer {
-  float* data;
-  size_t count;
-};
-
-FloatBuffer writable_floats(const py::buffer& buffer) {
-  const py::buffer_info info = buffer.request(true);
-  const size_t bytes = static_cast<size_t>(info.size) * static_cast<size_t>(info.itemsize);
-  require(reinterpret_cast<uintptr_t>(info.ptr) % sizeof(float) == 0,
-          "the attention buffer is not aligned to 4 bytes");
-  return {static_cast<float*>(info.ptr), bytes / sizeof(float)};
-}
-
-Matrix& begin_matrix(Decoder& d, const std::string& name, WeightType type, py::ssize_t rows,
-                     py::ssize_t cols, int group) {
-  require(rows <= INT32_MAX && cols <= INT32_MAX, name, " has shape [", rows, ", ", cols, "]");
-  return d.weights().prepare(name, type, static_cast<int>(rows), static_cast<int>(cols), group);
-}
-
-void set_int4(Decoder& d, const std::string& name, const Array<uint8_t>& codes,
-              const py::array& scales, const py::array& mins, int group) {
-  const Array<uint16_t> s = scales.attr("view")("uint16"), m = mins.attr("view")("uint16");
-  require(codes.ndim() == 2 && s.ndim() == 2 && m.ndim() == 2, name, ": arrays are not matrices");
-  const py::ssize_t rows = codes.shape(0), cols = codes.shape(1) * 2;
-  require(group > 0 && s.shape(0) == rows && m.shape(0) == rows && s.shape(1) * group == cols &&
-              m.shape(1) * group == cols,
-          name, ": codes [", rows, ", ", codes.shape(1), "] and scales [", s.shape(0), ", ",
-          s.shape(1), "] do not belong together at group=", group);
-  const WeightType type = int4_type(s.data(), m.data(), static_cast<size_t>(s.size()));
-  Matrix& out = begin_matrix(d, name, type, rows, cols, group);
-  pack_int4(codes.data(), s.data(), type == WeightType::kInt4 ? m.data() : nullptr,
-            static_cast<int>(rows), static_cast<int>(cols), group, out.data);
-}
-
-void set_int8(Decoder& d, const std::string& name, const Array<int8_t>& codes,
-              const py::array& scales) {
-  const Array<uint16_t> s = scales.attr("view")("uint16");
-  require(codes.ndim() == 2 && s.ndim() == 2 && s.shape(0) == codes.shape(0) &&
-              s.shape(1) * kernels::kBlock == codes.shape(1),
-          name, ": codes and scales do not belong together");
-  Matrix& out =
-      begin_matrix(d, name, WeightType::kInt8, codes.shape(0), codes.shape(1), kernels::kBlock);
-  pack_int8(codes.data(), s.data(), out.packed.rows, out.packed.cols, out.data);
-}
-
-void set_float(Decoder& d, const std::string& name, const py::array& values) {
-  const bool half = values.dtype().is(py::dtype("float16"));
-  if (values.ndim() == 1) {
-    const auto v = Array<float>::ensure(values.attr("astype")("float32"));
-    std::vector<float>* out = d.weights().vector(name);
-    require(out != nullptr, name, " is not a vector of this model");
-    d.weights().expect_shape(name, static_cast<int>(v.shape(0)), 1);
-    out->assign(v.data(), v.data() + v.shape(0));
-    return;
-  }
-  require(values.ndim() == 2, name, " has ", values.ndim(), " dimensions, not 1 or 2");
-  const WeightType type = half ? WeightType::kF16 : WeightType::kF32;
-  Matrix& out = begin_matrix(d, name, type, values.shape(0), values.shape(1), 0);
-  if (half) {
-    const Array<uint16_t> v = Array<uint16_t>::ensure(values.attr("view")("uint16"));
-    pack_f16(v.data(), out.packed.rows, out.packed.cols, out.data);
-  } else {
-    const auto v = Array<float>::ensure(values.attr("astype")("float32"));
-    pack_f32(v.data(), out.packed.rows, out.packed.cols, out.data);
-  }
-}
-
-// One forward pass over a batch. Rows of the result: one a sequence or one a token, in order.
-Array<float> forward_batch(Decoder& d, const std::vector<KvSession*>& sessions,
-                           const std::vector<Array<int32_t>>& tokens, bool all_logits,
-                           const py::object& buffer, const py::object& restore,
-                           const std::vector<std::shared_ptr<AdapterSet>>& adapters) {
-  require(sessions.size() == tokens.size(), sessions.size(), " sessions and ", tokens.size(),
-          " token_ids do not belong together");
-  require(adapters.empty() || adapters.size() == sessions.size(), sessions.size(), " sessions and ",
-          adapters.size(), " adapter sets do not belong together");
-  AttentionRestore hook;
-  if (!buffer.is_none()) {
-    const FloatBuffer floats = writable_floats(buffer);
-    hook.buffer = floats.data;
-    hook.max_tokens = static_cast<int>(floats.count / static_cast<size_t>(d.config().q_size()));
-    hook.restore = [&restore](int layer, int rows) {
-      py::gil_scoped_acquire acquire;
-      restore(layer, rows);
-    };
-  }
-  py::ssize_t rows = 0;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    require(sessions[i] != nullptr, "sessions[", i, "] is None");
-    require(tokens[i].ndim() == 1 && tokens[i].shape(0) > 0 && tokens[i].shape(0) <= INT32_MAX,
-            "token_ids[", i, "] is not a non-empty vector");
-    rows += all_logits ? tokens[i].shape(0) : 1;
-  }
-  Array<float> out({rows, static_cast<py::ssize_t>(d.config().vocab_size)});
-  float* logits = out.mutable_data();
-  std::vector<Sequence> batch;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    const int n = static_cast<int>(tokens[i].shape(0));
-    batch.push_back({sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast,
-                     logits, adapters.empty() ? nullptr : adapters[i].get()});
-    logits += static_cast<size_t>(all_logits ? n : 1) * static_cast<size_t>(d.config().vocab_size);
-  }
-  {
-    py::gil_scoped_release release;
-    d.forward(batch.data(), static_cast<int>(batch.size()), hook);
-  }
-  return out;
-}
-
-} // namespace
 
 void register_decoder(py::module_& m) {
   py::class_<ModelConfig>(m, "ModelConfig")
@@ -156,23 +38,11 @@ void register_decoder(py::module_& m) {
            py::arg("qk_norm"), py::arg("post_norms"), py::arg("gelu_tanh"), py::arg("embed_scale"),
            py::arg("sliding_window"), py::arg("local_layers"));
 
-  py::class_<Decoder>(m, "Decoder")
-      .def(py::init<const ModelConfig&, const PageLayout&, int, bool, int>(), py::arg("config"),
-           py::arg("layout"), py::arg("threads"), py::arg("integer_activations"),
-           py::arg("chunk_tokens"))
-      .def("set_int4", &set_int4, py::arg("name"), py::arg("codes"), py::arg("scales"),
-           py::arg("mins"), py::arg("group"))
-      .def("set_int8", &set_int8, py::arg("name"), py::arg("codes"), py::arg("scales"))
-      .def("set_float", &set_float, py::arg("name"), py::arg("values"))
-      .def_property_readonly("config", &Decoder::config, py::return_value_policy::copy)
-      .def("weights_bytes", [](Decoder& d) { return d.weights().bytes(); })
-      .def("weights_bytes_per_token", [](Decoder& d) { return d.weights().bytes_per_token(); })
-      .def("forward_batch", &forward_batch, py::arg("sessions"), py::arg("token_ids"),
-           py::arg("all_logits") = false, py::arg("attention_buffer") = py::none(),
-           py::arg("restore") = py::none(),
-           py::arg("adapters") = std::vector<std::shared_ptr<AdapterSet>>{},
-           "Appends token_ids[i] [n_i] int32 to sessions[i], all in one pass over the weights; "
-           "returns logits [count or sum of n_i, vocab_size] float32.");
+  py::class_<Decoder> decoder(m, "Decoder");
+  decoder.def(py::init<const ModelConfig&, const PageLayout&, int, bool, int>(), py::arg("config"),
+              py::arg("layout"), py::arg("threads"), py::arg("integer_activations"),
+              py::arg("chunk_tokens"));
+  bind_decoder_methods(decoder);
 }
 
 } // namespace ptmo

@@ -131,18 +131,21 @@ void register_layout(py::module_& m) {
       .def(
           "addresses",
           [](const PageArena& a) {
-            std::vector<uintptr_t> out;
+            std::vector<uint64_t> out;
             for (const int page : a.pages_in_use())
-              out.push_back(reinterpret_cast<uintptr_t>(a.page(page)));
+              out.push_back(a.address(page));
             return out;
           },
-          "Virtual address of every page in use, ascending by page.")
+          "Where every page in use stands, ascending by page.")
       .def(
           "dump",
           [](const PageArena& a) {
             std::string out;
-            for (const int page : a.pages_in_use())
-              out.append(reinterpret_cast<const char*>(a.page(page)), a.layout().page_bytes());
+            const size_t bytes = a.layout().page_bytes();
+            for (const int page : a.pages_in_use()) {
+              out.resize(out.size() + bytes);
+              a.read(page, 0, bytes, reinterpret_cast<uint8_t*>(&out[out.size() - bytes]));
+            }
             return py::bytes(out);
           },
           "The bytes of every page in use, as they stand in memory.");

@@ -18,5 +18,6 @@ void register_kv(py::module_& m);
 void register_lora(py::module_& m);
 void register_decoder(py::module_& m);
 void register_bench(py::module_& m);
+void register_cuda_bench(py::module_& m); // of _cuda
 
 } // namespace ptmo

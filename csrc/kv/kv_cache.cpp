@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "seal.h"
+#include "seal_chacha.h"
 
 namespace ptmo {
 
@@ -20,10 +21,14 @@ struct SessionFamily {
   explicit SessionFamily(uint32_t first_session) : id(first_session) {
     shield = std::make_unique<PlainShield>();
   }
-  SessionFamily(uint32_t first_session, uint32_t key_epoch, SecretArena& arena, size_t key_slot)
+  SessionFamily(uint32_t first_session, uint32_t key_epoch, SecretArena& arena, size_t key_slot,
+                bool on_device)
       : id(first_session), epoch(key_epoch), secrets(&arena), slot(key_slot) {
     try {
-      shield = std::make_unique<SealShield>(arena.expand_key(key_slot));
+      if (on_device)
+        shield = std::make_unique<ChaChaShield>(arena.expand_device_key(key_slot));
+      else
+        shield = std::make_unique<SealShield>(arena.expand_key(key_slot));
     } catch (...) {
       arena.free_slot(key_slot);
       throw;
@@ -68,7 +73,7 @@ KvSession::KvSession(PageArena& arena, uint32_t session_id)
 KvSession::KvSession(PageArena& arena, uint32_t session_id, uint32_t epoch, SecretArena& secrets,
                      size_t slot)
     : arena_(arena), session_id_(session_id), sealed_(true),
-      family_(std::make_shared<SessionFamily>(session_id, epoch, secrets, slot)),
+      family_(std::make_shared<SessionFamily>(session_id, epoch, secrets, slot, arena.on_device())),
       shield_(family_->shield.get()) {
   family_->members.push_back(this);
 }
@@ -132,25 +137,24 @@ void KvSession::tidy_page(int page, size_t i) {
   }
   if (user == nullptr)
     return;
-  uint8_t* at = arena_.page(page);
   for_rows(layout(), rows, static_cast<int>(h.length),
-           [at](size_t offset, size_t bytes) { secure_wipe(at + offset, bytes); });
+           [&](size_t offset, size_t bytes) { arena_.wipe(page, offset, bytes); });
   h.session = user->session_id_;
   h.length = static_cast<uint32_t>(rows);
+  arena_.publish(page);
 }
 
 // Makes `copy`, an empty page of the arena, page i of this session, with the rows page i holds.
 void KvSession::own_page(size_t i, int copy) {
   const int old = pages_[i], rows = rows_in(i);
-  const uint8_t* from = arena_.page(old);
-  uint8_t* to = arena_.page(copy);
-  std::memcpy(to, from, sizeof(PageHeader));
+  arena_.copy(old, copy, 0, sizeof(PageHeader));
   for_rows(layout(), 0, rows,
-           [=](size_t offset, size_t bytes) { std::memcpy(to + offset, from + offset, bytes); });
+           [&](size_t offset, size_t bytes) { arena_.copy(old, copy, offset, bytes); });
   PageHeader& h = header(copy);
   h.page_id = static_cast<uint32_t>(copy);
   h.session = session_id_;
   h.length = static_cast<uint32_t>(rows);
+  arena_.publish(copy);
   pages_[i] = copy;
   release_page(old, i);
 }
@@ -201,6 +205,8 @@ void KvSession::append(int rows) {
     h->length = static_cast<uint32_t>(position % per_page + 1);
     h->adapter_tag = adapter_tag_;
   }
+  for (size_t i = static_cast<size_t>(length_ / per_page); i < pages_.size(); ++i)
+    arena_.publish(pages_[i]);
   length_ += rows;
 }
 
@@ -211,7 +217,27 @@ void KvSession::write(int layer, int head, int position, const uint8_t* k, const
           " is no row of this session's own");
   uint8_t* at = arena_.page(pages_[i]);
   const int row = position % layout().rows;
-  shield_->write_row(at, layout(), layer, head, row, seqs_of(at)[row], k, v, scales);
+  const uint64_t seq = seqs_of(at)[row];
+  const size_t offset = layout().head_offset(layer, head);
+  if (!arena_.on_device()) {
+    shield_->write_row(at + offset, layout(), layer, head, row, seq, k, v, scales);
+    return;
+  }
+  std::vector<uint8_t> block(layout().head_bytes());
+  shield_->write_row(block.data(), layout(), layer, head, row, seq, k, v, scales);
+  for (const PageLayout::Record& r : layout().records()) {
+    const size_t place = r.offset + static_cast<size_t>(row) * r.bytes;
+    arena_.write(pages_[i], offset + place, r.bytes, block.data() + place);
+  }
+  secure_wipe(block.data(), block.size());
+}
+
+const uint8_t* KvSession::page_bytes(int i, std::vector<uint8_t>& copy) const {
+  if (!arena_.on_device())
+    return page(i);
+  copy.resize(layout().page_bytes());
+  arena_.read(page_id(i), 0, copy.size(), copy.data());
+  return copy.data();
 }
 
 void KvSession::truncate(int length) {

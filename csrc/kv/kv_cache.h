@@ -45,9 +45,13 @@ public:
   bool sealed() const { return sealed_; }
   const PageLayout& layout() const { return arena_.layout(); }
   const Shield& shield() const { return *shield_; }
+  const PageArena& arena() const { return arena_; }
   int page_count() const { return static_cast<int>(pages_.size()); }
   int page_id(int i) const { return pages_[static_cast<size_t>(i)]; }
   uint8_t* page(int i) const { return arena_.page(page_id(i)); }
+  // All bytes of page i: where it stands, or read from a device into `copy`, which the caller
+  // wipes.
+  const uint8_t* page_bytes(int i, std::vector<uint8_t>& copy) const;
 
   // Names the adapter set that rows appended from now on are computed under, and keeps those there
   // are. Pages are shared under equal adapter sets only: a fork that changes its set takes copies

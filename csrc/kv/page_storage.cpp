@@ -23,6 +23,7 @@ struct Scratch {
   AlignedBuffer tile;        // K | V | scales of one head
   AlignedBuffer ordered;     // K or V of one head, in the model's order
   std::vector<float> scales; // a layer's: they wait while its rows are put in order
+  std::vector<uint8_t> page; // of a device: as it stands there
   uint8_t* shared;
   size_t shared_bytes;
   Scratch(const PageLayout& l, const RowOrder& order)
@@ -33,6 +34,7 @@ struct Scratch {
     secure_wipe(tile.data(), tile.size());
     secure_wipe(ordered.data(), ordered.size());
     secure_wipe(scales.data(), scales.size() * sizeof(float));
+    secure_wipe(page.data(), page.size());
     if (shared != nullptr)
       secure_wipe(shared, shared_bytes);
   }
@@ -70,8 +72,9 @@ void for_pieces(const KvSession& session, int index, int rows, const RowOrder& o
   const PageLayout& l = session.layout();
   const auto n = static_cast<size_t>(rows), dim = static_cast<size_t>(l.head_dim);
   const size_t bytes = n * l.row_bytes(), element = l.element_bytes();
+  const uint8_t* page = session.page_bytes(index, s.page);
   const auto open = [&](int layer, int head) {
-    return session.shield().open_tile(session.page(index), l, layer, head, rows, s.tile.data());
+    return session.shield().open_tile(page, l, layer, head, rows, s.tile.data());
   };
   for (int layer = 0; layer < l.n_layers; ++layer) {
     if (order.buffer != nullptr) {

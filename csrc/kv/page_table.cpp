@@ -42,7 +42,10 @@ size_t PageLayout::bytes_per_token() const {
 }
 
 PageArena::PageArena(const PageLayout& layout, int capacity_pages)
-    : layout_(layout), stride_(layout.page_bytes()) {
+    : PageArena(layout, capacity_pages, layout.page_bytes()) {}
+
+PageArena::PageArena(const PageLayout& layout, int capacity_pages, size_t visible)
+    : layout_(layout), stride_(visible) {
   require(capacity_pages >= 1 && capacity_pages <= (1 << 20), "capacity_pages=", capacity_pages,
           " is not in 1..2^20");
   mapped_ = stride_ * static_cast<size_t>(capacity_pages);
@@ -80,8 +83,10 @@ void PageArena::share(int page) {
 
 bool PageArena::free(int page) {
   const bool last = users(page) == 1;
-  if (last)
-    secure_wipe(this->page(page), stride_);
+  if (last) {
+    wipe(page, 0, layout_.page_bytes());
+    publish(page);
+  }
   --users_[static_cast<size_t>(page)];
   return last;
 }
@@ -92,6 +97,26 @@ std::vector<int> PageArena::pages_in_use() const {
     if (users_[i] > 0)
       out.push_back(static_cast<int>(i));
   return out;
+}
+
+uint64_t PageArena::address(int page) const {
+  return reinterpret_cast<uintptr_t>(this->page(page));
+}
+
+void PageArena::wipe(int page, size_t offset, size_t bytes) {
+  secure_wipe(this->page(page) + offset, bytes);
+}
+
+void PageArena::copy(int from, int to, size_t offset, size_t bytes) {
+  std::memcpy(page(to) + offset, page(from) + offset, bytes);
+}
+
+void PageArena::read(int page, size_t offset, size_t bytes, uint8_t* out) const {
+  std::memcpy(out, this->page(page) + offset, bytes);
+}
+
+void PageArena::write(int page, size_t offset, size_t bytes, const uint8_t* in) {
+  std::memcpy(this->page(page) + offset, in, bytes);
 }
 
 } // namespace ptmo

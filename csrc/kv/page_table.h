@@ -62,12 +62,13 @@ struct PageLayout {
   size_t bytes_per_token() const;
 };
 
-// A fixed range of address space for pages; memory is touched as pages are used. A page may have
-// several users (forks of one session); it is zeroed at once when the last of them frees it.
+// The pages, and who uses them. A page may have several users (forks of one session); it is zeroed
+// at once when the last of them frees it. Here they are a fixed range of this process's address
+// space, touched as pages are used; `DevicePages` (csrc/cuda) keeps them in a device's memory.
 class PageArena {
 public:
   PageArena(const PageLayout& layout, int capacity_pages);
-  ~PageArena();
+  virtual ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
 
@@ -79,9 +80,27 @@ public:
   // One user less; zeroes the page when there is none left, and says whether it did.
   bool free(int page);
   int users(int page) const { return users_[static_cast<size_t>(page)]; }
-  uint8_t* page(int index) const { return base_ + static_cast<size_t>(index) * stride_; }
   std::vector<int> pages_in_use() const; // ascending
-  int capacity_pages() const { return static_cast<int>(mapped_ / stride_); }
+  int capacity_pages() const { return static_cast<int>(users_.size()); }
+
+  // What this process sees of a page: all of it, or of a page on a device a copy of what stands
+  // there in the clear, the header and the sequence numbers.
+  uint8_t* page(int index) const { return base_ + static_cast<size_t>(index) * stride_; }
+
+  virtual bool on_device() const { return false; }
+  // Where the page stands, in the address space that it is in.
+  virtual uint64_t address(int page) const;
+  // Whoever changed what `page()` shows of a page, wiped or copied some of it, says so: all of that
+  // is done when this returns.
+  virtual void publish(int /*page*/) {}
+  virtual void wipe(int page, size_t offset, size_t bytes);
+  virtual void copy(int from, int to, size_t offset, size_t bytes);
+  virtual void read(int page, size_t offset, size_t bytes, uint8_t* out) const;
+  virtual void write(int page, size_t offset, size_t bytes, const uint8_t* in);
+
+protected:
+  // `visible`: bytes of a page that this process sees.
+  PageArena(const PageLayout& layout, int capacity_pages, size_t visible);
 
 private:
   PageLayout layout_;

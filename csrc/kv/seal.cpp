@@ -26,14 +26,13 @@ void check_ascending([[maybe_unused]] const KvRows& rows) {
 
 } // namespace
 
-void PlainShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
-                            uint64_t /*seq*/, const uint8_t* k, const uint8_t* v,
+void PlainShield::write_row(uint8_t* block, const PageLayout& layout, int /*layer*/, int /*head*/,
+                            int row, uint64_t /*seq*/, const uint8_t* k, const uint8_t* v,
                             const float* scales) const {
-  uint8_t* at = page + layout.head_offset(layer, head);
-  std::memcpy(at + row * layout.row_bytes(), k, layout.row_bytes());
-  std::memcpy(at + layout.tile_bytes() + row * layout.row_bytes(), v, layout.row_bytes());
+  std::memcpy(block + row * layout.row_bytes(), k, layout.row_bytes());
+  std::memcpy(block + layout.tile_bytes() + row * layout.row_bytes(), v, layout.row_bytes());
   if (layout.has_scales())
-    std::memcpy(at + 2 * layout.tile_bytes() + 8 * row, scales, 8);
+    std::memcpy(block + 2 * layout.tile_bytes() + 8 * row, scales, 8);
 }
 
 void PlainShield::open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout,
@@ -46,13 +45,12 @@ void PlainShield::open_tiles(const uint8_t* const* pages, int count, const PageL
   }
 }
 
-void SealShield::write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
+void SealShield::write_row(uint8_t* block, const PageLayout& layout, int layer, int head, int row,
                            uint64_t seq, const uint8_t* k, const uint8_t* v,
                            const float* scales) const {
   count_counters(keys_, seq, layer, head, layout.has_scales());
-  uint8_t* at = page + layout.head_offset(layer, head);
   const size_t bytes = layout.row_bytes();
-  KvRows one{&seq, 1, {k, v, nullptr}, records(at, layout)};
+  KvRows one{&seq, 1, {k, v, nullptr}, records(block, layout)};
   if (layout.has_scales()) {
     one.in.scales = reinterpret_cast<const uint8_t*>(scales);
     one.out.scales += 8 * row;

@@ -12,7 +12,7 @@ class SealShield : public Shield {
 public:
   // `keys` stay in the secret arena; the shield only points at them.
   explicit SealShield(const AesRoundKeys& keys) : keys_(keys) {}
-  void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
+  void write_row(uint8_t* block, const PageLayout& layout, int layer, int head, int row,
                  uint64_t seq, const uint8_t* k, const uint8_t* v,
                  const float* scales) const override;
   void open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout, int layer,

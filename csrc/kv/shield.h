@@ -20,9 +20,9 @@ struct Tile {
 class Shield {
 public:
   virtual ~Shield() = default;
-  // Stores one row's record for (layer, head): `k` and `v` are row_bytes, `scales` two floats or
-  // null. `seq` is the row's sequence number.
-  virtual void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
+  // Stores one row's record in (layer, head)'s `block` of a page: `k` and `v` are row_bytes,
+  // `scales` two floats or null. `seq` is the row's sequence number.
+  virtual void write_row(uint8_t* block, const PageLayout& layout, int layer, int head, int row,
                          uint64_t seq, const uint8_t* k, const uint8_t* v,
                          const float* scales) const = 0;
   // Gives the rows of (layer, head) of `count` pages: all of a page's, of the last one `last_rows`.
@@ -42,7 +42,7 @@ public:
 
 class PlainShield : public Shield {
 public:
-  void write_row(uint8_t* page, const PageLayout& layout, int layer, int head, int row,
+  void write_row(uint8_t* block, const PageLayout& layout, int layer, int head, int row,
                  uint64_t seq, const uint8_t* k, const uint8_t* v,
                  const float* scales) const override;
   void open_tiles(const uint8_t* const* pages, int count, const PageLayout& layout, int layer,

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 
 #include "common/check.h"
 
@@ -12,11 +11,6 @@ namespace ptmo {
 namespace {
 
 const std::vector<float> kNoBias;
-
-bool same_layout(const PageLayout& a, const PageLayout& b) {
-  return a.n_layers == b.n_layers && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim &&
-         a.rows == b.rows && a.type == b.type;
-}
 
 } // namespace
 
@@ -60,7 +54,6 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
   output_slabs_.assign(
       static_cast<size_t>(threads),
       std::vector<float>(kOutputRows * kOutputPanels * static_cast<size_t>(kernels::kPanelRows)));
-  positions_.resize(n);
   // Of K and of V; INT4 packs a row of bytes.
   const size_t row_bytes = static_cast<size_t>(layout.head_dim) * layout.element_bytes();
   row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * row_bytes));
@@ -70,31 +63,10 @@ void Decoder::check(const Sequence* sequences, int count, const AttentionRestore
   ensure(static_cast<int>(getpid()) == owner_pid_, "this engine belongs to process ", owner_pid_,
          ": load one of your own after a fork");
   weights_.require_complete();
-  require(count >= 1, "count=", count, ": no sequences");
+  Batch::check(config_, layout_, sequences, count);
   int64_t rows = 0;
-  for (int i = 0; i < count; ++i) {
-    const Sequence& s = sequences[i];
-    require(!s.session->closed(), "the session is closed");
-    require(same_layout(s.session->layout(), layout_),
-            "the session's page layout is not the decoder's");
-    require(s.n >= 1, "n=", s.n, ": no tokens");
-    require(s.n <= config_.context_length - s.session->length(),
-            "the prompt does not fit: ", s.session->length(), " + ", s.n,
-            " tokens exceed the context of ", config_.context_length);
-    for (int t = 0; t < s.n; ++t) {
-      require(s.tokens[t] >= 0 && s.tokens[t] < config_.vocab_size, "token id ", s.tokens[t],
-              " is not in 0..", config_.vocab_size - 1);
-    }
-    if (s.adapters != nullptr) {
-      require(s.adapters->adapters.size() <= AdapterSet::kMax, "more than ", AdapterSet::kMax,
-              " adapters");
-      for (const auto& adapter : s.adapters->adapters)
-        adapter->require_complete(config_);
-    }
-    for (int j = 0; j < i; ++j)
-      require(sequences[j].session != s.session, "a session stands in the batch twice");
-    rows += s.n;
-  }
+  for (int i = 0; i < count; ++i)
+    rows += sequences[i].n;
   const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_));
   require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
           restore.max_tokens, " rows, a chunk has ", widest);
@@ -102,48 +74,25 @@ void Decoder::check(const Sequence* sequences, int count, const AttentionRestore
 
 void Decoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
   check(sequences, count, restore);
-  std::vector<int> lengths_before;
-  std::vector<const Sequence*> order; // requests with one adapter set side by side
-  for (int i = 0; i < count; ++i) {
-    lengths_before.push_back(sequences[i].session->length());
-    order.push_back(sequences + i);
-  }
-  std::stable_sort(order.begin(), order.end(), [](const Sequence* a, const Sequence* b) {
-    return std::less<const AdapterSet*>()(a->adapters, b->adapters);
-  });
-  int widest = 0;
+  Batch batch(sequences, count, chunk_);
   try {
-    for (int i = 0, begin = 0; i < count;) {
-      spans_.clear();
-      rows_ = 0;
-      while (i < count && rows_ < chunk_) {
-        const Sequence& s = *order[static_cast<size_t>(i)];
-        const int n = std::min(s.n - begin, chunk_ - rows_), first = s.session->length();
-        spans_.push_back({&s, begin, n, rows_, first});
-        for (int t = 0; t < n; ++t)
-          positions_[static_cast<size_t>(rows_ + t)] = first + t;
-        s.session->append(n);
-        rows_ += n;
-        begin += n;
-        if (begin == s.n) {
-          ++i;
-          begin = 0;
-        }
-      }
-      widest = std::max(widest, rows_);
-      forward_chunk(restore);
-      chunk_logits();
+    while (batch.next()) {
+      forward_chunk(batch, restore);
+      chunk_logits(batch);
     }
   } catch (...) {
-    wipe_scratch(std::max(widest, rows_)); // first: taking sessions back may need memory
-    for (int i = 0; i < count; ++i)
-      sequences[i].session->truncate(lengths_before[static_cast<size_t>(i)]);
+    wipe_scratch(batch.widest()); // first: taking sessions back may need memory
+    batch.roll_back();
     throw;
   }
-  wipe_scratch(widest);
+  wipe_scratch(batch.widest());
 }
 
-void Decoder::forward_chunk(const AttentionRestore& restore) {
+void Decoder::forward_chunk(const Batch& batch, const AttentionRestore& restore) {
+  spans_ = batch.spans();
+  positions_ = batch.positions();
+  rows_ = batch.rows();
+  adapter_rows_ = batch.adapter_rows();
   for (const Span& span : spans_) {
     for (int t = 0; t < span.n; ++t) {
       float* x = x_.data() + static_cast<size_t>(span.row + t) * config_.d_model;
@@ -157,7 +106,6 @@ void Decoder::forward_chunk(const AttentionRestore& restore) {
     if (config_.has_local_layers())
       fill_rotary_table(weights_.inv_freq_local, rotary_local_);
   }
-  find_adapter_rows();
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     normalise(x_, w.attn_norm);

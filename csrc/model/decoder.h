@@ -9,26 +9,13 @@
 #include <vector>
 
 #include "attention.h"
+#include "batch.h"
 #include "common/thread_pool.h"
-#include "kv/kv_cache.h"
 #include "kv/permute.h"
 #include "low_rank_pass.h"
 #include "weights.h"
 
 namespace ptmo {
-
-enum class Logits { kLast, kAll };
-
-// One session's share of a forward pass: `tokens` [n] are appended to it, `logits` [1 or n,
-// vocab_size] are computed of its last token or of every one.
-struct Sequence {
-  KvSession* session;
-  const int32_t* tokens;
-  int n;
-  Logits which;
-  float* logits;
-  const AdapterSet* adapters = nullptr; // null: none
-};
 
 class Decoder {
 public:
@@ -50,16 +37,6 @@ private:
   static constexpr int kOutputRows = 8;    // tokens whose logits are computed together
   static constexpr int kOutputPanels = 32; // panels of the head whose products a thread holds
 
-  // Rows [row, row + n) of the chunk in hand: tokens [begin, begin + n) of a sequence, at positions
-  // from `first` on.
-  struct Span {
-    const Sequence* sequence;
-    int begin, n, row, first;
-  };
-  struct OutputRow {
-    int row;
-    float* logits;
-  };
   // cos and sin of the chunk's angles, [rows, width]: head_dim / 2 values that serve every head, or
   // as many a KV head.
   struct RotaryTable {
@@ -75,15 +52,14 @@ private:
   };
 
   void check(const Sequence* sequences, int count, const AttentionRestore& restore) const;
-  void forward_chunk(const AttentionRestore& restore);
-  void find_adapter_rows();
+  void forward_chunk(const Batch& batch, const AttentionRestore& restore);
   void attention_layer(int layer, const AttentionRestore& restore);
   void mlp_layer(int layer, const Matrix& next);
   void fill_rotary_table(const std::vector<float>& freq, RotaryTable& table);
   const RotaryTable& rotary_table(int layer);
   void finish_heads(const LayerWeights& w, const RotaryTable& table);
   void store_kv(int layer);
-  void chunk_logits();
+  void chunk_logits(const Batch& batch);
   void output(const OutputRow* rows, int n);
 
   // Rows of a matrix product's input, quantised where a matrix reads integers: to 16 bits where the
@@ -122,12 +98,12 @@ private:
   Attention attention_;
   LowRankPass low_rank_;
 
-  std::vector<Span> spans_; // of the chunk in hand
-  int rows_ = 0;            // their rows
+  // Of the chunk in hand.
+  std::vector<Span> spans_;
+  std::vector<int32_t> positions_;
+  int rows_ = 0;
   std::vector<AdapterRows> adapter_rows_;
-  std::vector<int> positions_;
   std::vector<AttentionJob> jobs_;
-  std::vector<OutputRow> outputs_;
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, angles_;
   RotaryTable rotary_, rotary_local_;
   Input input_, hidden_;                         // of W_down: hidden_

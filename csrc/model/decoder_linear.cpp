@@ -12,21 +12,6 @@ constexpr size_t kPrefetchBytes = 4096; // of the matrix to come
 
 } // namespace
 
-// The segments of the chunk in hand: neighbours with one adapter set are one.
-void Decoder::find_adapter_rows() {
-  adapter_rows_.clear();
-  for (const Span& span : spans_) {
-    const AdapterSet* set = span.sequence->adapters;
-    if (set == nullptr)
-      continue;
-    AdapterRows* last = adapter_rows_.empty() ? nullptr : &adapter_rows_.back();
-    if (last != nullptr && last->set == set && last->row + last->n == span.row)
-      last->n += span.n;
-    else
-      adapter_rows_.push_back({set, span.row, span.n});
-  }
-}
-
 void Decoder::begin_input(Input& input, Bits bits, const float* x, int cols) const {
   const bool integers = integer_ && cols % kernels::kBlock == 0;
   input.view = {cols,

@@ -17,21 +17,11 @@ kernels::PackedMatrix panels_of(const Matrix& w, int first, int count) {
 } // namespace
 
 // The logits that the sequences want of the chunk in hand.
-void Decoder::chunk_logits() {
-  outputs_.clear();
-  for (const Span& span : spans_) {
-    const Sequence& s = *span.sequence;
-    if (s.which == Logits::kAll) {
-      for (int t = 0; t < span.n; ++t)
-        outputs_.push_back({span.row + t, s.logits + static_cast<size_t>(span.begin + t) *
-                                                         static_cast<size_t>(config_.vocab_size)});
-    } else if (span.begin + span.n == s.n) {
-      outputs_.push_back({span.row + span.n - 1, s.logits});
-    }
-  }
-  for (size_t done = 0; done < outputs_.size(); done += kOutputRows)
-    output(outputs_.data() + done,
-           static_cast<int>(std::min<size_t>(kOutputRows, outputs_.size() - done)));
+void Decoder::chunk_logits(const Batch& batch) {
+  const std::vector<OutputRow> outputs = batch.outputs(config_.vocab_size);
+  for (size_t done = 0; done < outputs.size(); done += kOutputRows)
+    output(outputs.data() + done,
+           static_cast<int>(std::min<size_t>(kOutputRows, outputs.size() - done)));
 }
 
 void Decoder::output(const OutputRow* rows, int n) {

@@ -11,17 +11,10 @@
 #include <initializer_list>
 #include <vector>
 
-#include "lora.h"
+#include "batch.h"
 #include "quant/int4.h"
 
 namespace ptmo {
-
-// Rows [row, row + n) of the activations belong to requests with this set: a segment, as in
-// Punica (Chen et al. 2023) and S-LoRA (Sheng et al. 2023).
-struct AdapterRows {
-  const AdapterSet* set;
-  int row, n;
-};
 
 class LowRankPass {
 public:

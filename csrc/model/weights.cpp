@@ -70,6 +70,13 @@ Matrix& Weights::prepare(const std::string& name, kernels::WeightType type, int 
   return *m;
 }
 
+void Weights::set_vector(const std::string& name, std::vector<float> values) {
+  std::vector<float>* out = vector(name);
+  require(out != nullptr, name, " is not a vector of this model");
+  expect_shape(name, static_cast<int>(values.size()), 1);
+  *out = std::move(values);
+}
+
 Matrix* Weights::matrix(const std::string& name) {
   const auto [layer, part] = split_name(name, layers.size());
   if (layer < 0)

@@ -40,6 +40,10 @@ struct Weights {
   // Makes room for the panels of matrix `name`; they are the caller's to fill. Set again in the
   // same form, a matrix keeps its place. Throws std::invalid_argument on a wrong name or shape.
   Matrix& prepare(const std::string& name, kernels::WeightType type, int rows, int cols, int group);
+  // The panels of `name` are filled.
+  void finish(const std::string& /*name*/) {}
+  // Throws std::invalid_argument on a wrong name or shape.
+  void set_vector(const std::string& name, std::vector<float> values);
   // The matrix or vector called `name` ("embed", "layers.3.q", "layers.3.q_bias"), or null.
   Matrix* matrix(const std::string& name);
   std::vector<float>* vector(const std::string& name);

@@ -1,5 +1,6 @@
 #include "secret_arena.h"
 
+#include <alloca.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 
 #include "common/check.h"
+#include "crypto/aes_block.h"
 
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
@@ -22,6 +24,25 @@ void secure_wipe(void* p, size_t bytes) {
     return;
   std::memset(p, 0, bytes);
   asm volatile("" : : "r"(p) : "memory");
+}
+
+void burn_stack(size_t bytes) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx"))
+    asm volatile("vzeroall"
+                 :
+                 :
+                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                   "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+  if (__builtin_cpu_supports("avx512f")) // memcpy uses the others too
+    asm volatile(".irp r, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31\n"
+                 "vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r\n"
+                 ".endr"
+                 :
+                 :
+                 : "memory");
+#endif
+  secure_wipe(alloca(bytes), bytes);
 }
 
 SecretArena::SecretArena(size_t bytes, bool allow_memfd_secret)
@@ -113,6 +134,21 @@ const AesRoundKeys& SecretArena::expand_key(size_t offset) {
   aes128_expand(key, round_keys);
   secure_wipe(key, 16);
   return *round_keys;
+}
+
+const kernels::ChaChaKey& SecretArena::expand_device_key(size_t offset) {
+  uint8_t* key = delivered_key(offset, 16, "seal");
+  auto* round_keys = reinterpret_cast<AesRoundKeys*>(key + kRoundKeysAt);
+  aes128_expand(key, round_keys);
+  for (int i = 0; i < 2; ++i) {
+    uint8_t* block = key + 16 * i;
+    secure_wipe(block, 16);
+    block[15] = static_cast<uint8_t>(i + 1);
+    aes_encrypt_block(round_keys->bytes, 10, block);
+  }
+  secure_wipe(round_keys, sizeof(*round_keys));
+  burn_stack(8192);
+  return *reinterpret_cast<kernels::ChaChaKey*>(key);
 }
 
 } // namespace ptmo

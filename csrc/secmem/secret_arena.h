@@ -10,11 +10,16 @@
 #include <vector>
 
 #include "crypto/aes_ctr.h"
+#include "kernels/chacha.h"
 
 namespace ptmo {
 
 // Overwrites with zeros in a way the compiler must keep.
 void secure_wipe(void* p, size_t bytes);
+
+// Zeroes the vector registers and what functions that have returned left below the caller's frame:
+// spilled keys, and registers, which the dynamic linker keeps there while it finds a function.
+[[gnu::noinline]] void burn_stack(size_t bytes);
 
 class SecretArena {
 public:
@@ -41,6 +46,9 @@ public:
   // Expands the key at the slot's start into its round keys and wipes the key itself.
   // Throws std::runtime_error if the slot still holds zeros: no key was delivered.
   const AesRoundKeys& expand_key(size_t offset);
+  // The same of a key for a device's pages, which needs 256 bits: the key's AES-128 encryptions of
+  // the blocks 1 and 2 (a key derivation in counter mode, NIST SP 800-108).
+  const kernels::ChaChaKey& expand_device_key(size_t offset);
   // The slot's bytes, for native code that keeps keys of other kinds there. Throws
   // std::runtime_error in a forked child.
   uint8_t* slot_bytes(size_t offset) const;

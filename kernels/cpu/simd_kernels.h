@@ -9,6 +9,8 @@
 #include "../reference/head_norm.h"
 #include "../reference/panels.h"
 #include "../reference/reference.h"
+#include "../rotary.h"
+#include "../row_codes.h"
 #include "simd.h"
 
 namespace ptmo::kernels {
@@ -90,40 +92,12 @@ void add(const float* x, int n, float* y) {
     y[i] += x[i];
 }
 
-// Quadrant reduction and polynomials (Cephes sin/cos) in double, so that angles of 10^5 radians
-// still give float-exact results; a plain loop without integers or branches, which the compiler
-// vectorises.
 void cos_sin(const float* __restrict angle, int n, float* __restrict cosine,
              float* __restrict sine) {
   for (int i = 0; i < n; ++i) {
-    const double x = angle[i];
-    constexpr double kRound = 6755399441055744.0; // 1.5 * 2^52: added and taken off, it rounds
-    const double quadrant = (x * 0.63661977236758134308 + kRound) - kRound;
-    const double r =
-        (x - quadrant * 1.57079632679489655800) - quadrant * 6.12323399573676603587e-17;
-    const double z = r * r;
-    const double s =
-        r +
-        r * z *
-            (-1.66666666666666307295e-1 +
-             z * (8.33333333332211858878e-3 +
-                  z * (-1.98412698295895385996e-4 +
-                       z * (2.75573136213857245213e-6 +
-                            z * (-2.50507477628578072866e-8 + z * 1.58962301576546568060e-10)))));
-    const double c =
-        1.0 - 0.5 * z +
-        z * z *
-            (4.16666666666665929218e-2 +
-             z * (-1.38888888888730564116e-3 +
-                  z * (2.48015872888517045348e-5 +
-                       z * (-2.75573141792967388112e-7 +
-                            z * (2.08757008419747316778e-9 - z * 1.13585365213876817300e-11)))));
-    // The quadrant modulo 4, then modulo 2.
-    const double turn = quadrant - 4.0 * ((quadrant * 0.25 - 0.375 + kRound) - kRound);
-    const double odd = turn - 2.0 * ((turn * 0.5 - 0.25 + kRound) - kRound);
-    const double sin_value = odd == 1.0 ? c : s, cos_value = odd == 1.0 ? s : c;
-    sine[i] = static_cast<float>(sin_value * (turn < 1.5 ? 1.0 : -1.0));
-    cosine[i] = static_cast<float>(cos_value * (std::fabs(turn - 1.5) < 1.0 ? -1.0 : 1.0));
+    const CosSin at = cosine_and_sine(angle[i]);
+    cosine[i] = at.cosine;
+    sine[i] = at.sine;
   }
 }
 
@@ -137,11 +111,8 @@ void rope(float* x, const float* cosine, const float* sine, int half) {
     V::store(x + i, V::sub(V::mul(a, c), V::mul(b, s)));
     V::store(x + i + half, V::add(V::mul(b, c), V::mul(a, s)));
   }
-  for (; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    x[i] = a * cosine[i] - b * sine[i];
-    x[i + half] = b * cosine[i] + a * sine[i];
-  }
+  for (; i < half; ++i)
+    rotate_pair(x[i], x[i + half], cosine[i], sine[i]);
 }
 
 // n is a multiple of 16. Returns the scale; `store` writes V::lanes codes.
@@ -151,15 +122,15 @@ inline float quantize_row(const float* x, int n, float qmax, Code* codes, Store 
   for (int i = 0; i < n; i += V::lanes)
     m = V::max(V::abs(V::load(x + i)), m); // this order: max(NaN, m) is m
   const float amax = V::reduce_max(m);
-  const bool tiny = !(amax > 1e-30f);
-  const V::reg inv = V::set1(tiny ? 0.0f : qmax / amax);
+  const CodeScale by = code_scale(amax, qmax);
+  const V::reg inv = V::set1(by.inverse);
   for (int i = 0; i < n; i += V::lanes)
     store(codes + i, V::nan_to_zero(V::mul(V::load(x + i), inv)));
-  return tiny ? 0.0f : amax / qmax;
+  return by.scale;
 }
 
 float quantize_row_i8(const float* x, int n, int8_t* codes) {
-  return quantize_row(x, n, 127.0f, codes, V::store_i8);
+  return quantize_row(x, n, kLargestInt8, codes, V::store_i8);
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
@@ -168,9 +139,9 @@ float quantize_row_i16(const float* x, int n, int16_t* codes) {
 
 float quantize_row_i4(const float* x, int n, uint8_t* out) {
   auto* codes = reinterpret_cast<int8_t*>(out);
-  const float scale = quantize_row(x, n, 7.0f, codes, V::store_i8);
+  const float scale = quantize_row(x, n, kLargestInt4, codes, V::store_i8);
   for (int j = 0; j < n / 2; ++j)
-    out[j] = static_cast<uint8_t>((codes[j] + 8) | (codes[j + n / 2] + 8) << 4);
+    out[j] = pack_int4_codes(codes[j], codes[j + n / 2]);
   return scale;
 }
 

@@ -2,7 +2,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../gates.h"
 #include "../half.h"
+#include "../rotary.h"
+#include "../row_codes.h"
 #include "head_norm.h"
 #include "reference.h"
 
@@ -20,14 +23,12 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
 
 void swiglu(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; ++i)
-    out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+    out[i] = silu(gate[i]) * up[i];
 }
 
 void geglu(const float* gate, const float* up, int n, float* out) {
-  for (int i = 0; i < n; ++i) {
-    const float g = gate[i];
-    out[i] = g / (1.0f + std::exp(-1.59576912f * (g + 0.044715f * (g * g * g)))) * up[i];
-  }
+  for (int i = 0; i < n; ++i)
+    out[i] = gelu_tanh(gate[i]) * up[i];
 }
 
 void head_rms_norm(float* x, const float* weight, int n, float eps) {
@@ -56,11 +57,8 @@ void cos_sin(const float* angle, int n, float* cosine, float* sine) {
 }
 
 void rope(float* x, const float* cosine, const float* sine, int half) {
-  for (int i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    x[i] = a * cosine[i] - b * sine[i];
-    x[i + half] = b * cosine[i] + a * sine[i];
-  }
+  for (int i = 0; i < half; ++i)
+    rotate_pair(x[i], x[i + half], cosine[i], sine[i]);
 }
 
 namespace {
@@ -68,19 +66,15 @@ template <typename Code> float quantize_row(const float* x, int n, float qmax, C
   float amax = 0.0f;
   for (int i = 0; i < n; ++i)
     amax = std::max(amax, std::fabs(x[i]));
-  // Rows this small (or zero) have no finite inverse scale: they are stored as zeros.
-  const bool tiny = !(amax > 1e-30f);
-  const float inv = tiny ? 0.0f : qmax / amax;
-  for (int i = 0; i < n; ++i) {
-    const float code = std::nearbyint(x[i] * inv);
-    codes[i] = static_cast<Code>(std::isnan(code) ? 0.0f : code);
-  }
-  return tiny ? 0.0f : amax / qmax;
+  const CodeScale by = code_scale(amax, qmax);
+  for (int i = 0; i < n; ++i)
+    codes[i] = static_cast<Code>(row_code(x[i], by.inverse));
+  return by.scale;
 }
 } // namespace
 
 float quantize_row_i8(const float* x, int n, int8_t* codes) {
-  return quantize_row(x, n, 127.0f, codes);
+  return quantize_row(x, n, kLargestInt8, codes);
 }
 
 float quantize_row_i16(const float* x, int n, int16_t* codes) {
@@ -94,9 +88,9 @@ void to_f16(const float* x, int n, uint16_t* out) {
 
 float quantize_row_i4(const float* x, int n, uint8_t* out) {
   auto* codes = reinterpret_cast<int8_t*>(out);
-  const float scale = quantize_row(x, n, 7.0f, codes);
+  const float scale = quantize_row(x, n, kLargestInt4, codes);
   for (int j = 0; j < n / 2; ++j)
-    out[j] = static_cast<uint8_t>((codes[j] + 8) | (codes[j + n / 2] + 8) << 4);
+    out[j] = pack_int4_codes(codes[j], codes[j + n / 2]);
   return scale;
 }
 

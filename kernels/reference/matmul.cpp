@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "../row_codes.h"
 #include "panels.h"
 
 namespace ptmo::kernels::ref {
@@ -19,7 +20,7 @@ void quantize_blocks(const float* x, int cols, int8_t* codes, int8_t* low, float
     } else {
       scales[b] = quantize_row_i16(x + b * kBlock, kBlock, c);
       for (int i = 0; i < kBlock; ++i) { // 256 * high + low, low in -128..127
-        codes[b * kBlock + i] = static_cast<int8_t>((c[i] + 128) >> 8);
+        codes[b * kBlock + i] = static_cast<int8_t>(upper_byte(c[i]));
         low[b * kBlock + i] = static_cast<int8_t>(c[i]);
       }
     }

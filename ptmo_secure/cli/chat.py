@@ -21,6 +21,7 @@ def chat(
     shield: options.Shield = "seal",
     restore: options.Restore = "folded",
     kv_dtype: options.KvDtype = "int8",
+    device: options.Device = "cpu",
     threads: options.Threads = None,
     max_tokens: options.MaxTokens = 256,
     temperature: options.Temperature = 0.0,
@@ -50,7 +51,7 @@ def chat(
     settings = options.generation(
         max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
-    fields = options.engine_fields(shield, restore, kv_dtype, threads)
+    fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
     with output.json_only(json) as emit:
         from ptmo_secure.pipeline import HybridInferenceEngine
 

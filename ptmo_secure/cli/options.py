@@ -7,7 +7,14 @@ import typer
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import DEFAULT_MODEL as DEFAULT_MODEL
-from ptmo_secure.config import KV_DTYPES, MANY_THREADS, RESTORES, SHIELDS, default_threads
+from ptmo_secure.config import (
+    DEVICES,
+    KV_DTYPES,
+    MANY_THREADS,
+    RESTORES,
+    SHIELDS,
+    default_threads,
+)
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +38,9 @@ Restore = Annotated[
 ]
 KvDtype = Annotated[
     str, typer.Option("--kv-dtype", metavar="T", help=f"KV cache element: {', '.join(KV_DTYPES)}.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", help=f"What computes: {', '.join(DEVICES)}.")
 ]
 Threads = Annotated[
     int | None,
@@ -64,7 +74,9 @@ def thread_count(threads: int | None) -> int:
     return default_threads() if threads is None else threads
 
 
-def engine_fields(shield: str, restore: str, kv_dtype: str, threads: int | None) -> dict[str, Any]:
+def engine_fields(
+    shield: str, restore: str, kv_dtype: str, threads: int | None, device: str = "cpu"
+) -> dict[str, Any]:
     """Fields of `EngineConfig`, checked before anything is loaded.
 
     Raises:
@@ -77,6 +89,7 @@ def engine_fields(shield: str, restore: str, kv_dtype: str, threads: int | None)
         "restore": restore,
         "kv_dtype": kv_dtype,
         "threads": thread_count(threads),
+        "device": device,
     }
     EngineConfig.from_fields(**fields)
     return fields

@@ -13,6 +13,7 @@ from ptmo_secure.engine.adapters import AdapterWeights, check_fits, split_name
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.engine.low_rank import LowRankTensors, as_tensors
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.peft_config import is_number
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.tensors import FloatTensor, Int8Tensor
@@ -68,7 +69,7 @@ class AdapterStore:
     base weights, a permuted adapter beside its original discloses the permutation (A2).
     """
 
-    decoder: _native.Decoder
+    decoder: NativeDecoder
     model: LlamaConfig
     config: EngineConfig
     _loaded: dict[str, _Loaded] = field(default_factory=dict)

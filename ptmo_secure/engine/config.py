@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import InputError
 
 Shield = Literal["none", "permute", "seal", "permute+seal"]
 Restore = Literal["folded", "tee"]
@@ -24,8 +24,7 @@ class EngineConfig:
     docs/threat-model.md. `none` and `permute` do not stop an adaptive one.
 
     Raises:
-        InputError: a field is out of range; the text names it.
-        EngineError: `device="cuda"`, which this build does not have.
+        InputError: a field is out of range, or two of them do not go together; the text names it.
     """
 
     shield: Shield = "seal"
@@ -34,7 +33,7 @@ class EngineConfig:
     activations: Activations = "int8"
     kv_dtype: KvDtype = "int8"
     restore: Restore = "folded"  # only read by shields with `permute`
-    device: Device = "cpu"
+    device: Device = "cpu"  # cuda: INT4 and INT8 weights, integer activations, no fp32 cache
     context_tokens: int | None = None  # None: the model's own
     cache_tokens: int | None = None  # KV rows of all open sessions together; None: one context
     prefill_chunk_tokens: int = 128  # 1..4096, rows that go through the layers together
@@ -57,8 +56,10 @@ class EngineConfig:
         for name in ("context_tokens", "cache_tokens"):
             if getattr(self, name) is not None:
                 _check_int(name, getattr(self, name), 1, MAX_CACHE_TOKENS)
-        if self.device == "cuda":
-            raise EngineError("device 'cuda': this build has no CUDA engine; use device='cpu'")
+        if self.device == "cuda" and self.activations != "int8":
+            raise InputError("device 'cuda' has integer activations alone: use activations='int8'")
+        if self.device == "cuda" and self.kv_dtype == "fp32":
+            raise InputError("device 'cuda' has no fp32 cache: use kv_dtype 'int8' or 'fp16'")
 
     @property
     def permuted(self) -> bool:

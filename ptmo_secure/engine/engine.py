@@ -66,12 +66,13 @@ class Engine(AdapterMethods):
         self._source = source
         self._session: Session | None = None  # the conversation's
         self._runs = 0
-        native_setup.check_kernel_level()
+        native_setup.check_machine(config)
         layout = native_setup.page_layout(config, source.config)
-        pages = native_setup.cache_pages(config, self.context_tokens)
         try:
-            self._pages = _native.PageArena(layout, pages)
-            self._decoder = native_setup.decoder(config, source.config, layout, self.context_tokens)
+            self._pages = native_setup.page_arena(config, layout, self.context_tokens)
+            self._decoder = native_setup.decoder(
+                config, source.config, layout, self._pages, self.context_tokens
+            )
             load_weights(self._decoder, source, progress)
         except ValueError as error:
             raise InputError(f"{source.path.name}: {error}") from None

@@ -1,9 +1,18 @@
-"""Turns an `EngineConfig` and a model's dimensions into the native module's objects."""
+"""Turns an `EngineConfig` and a model's dimensions into the native modules' objects."""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.errors import InputError
+
+if TYPE_CHECKING:
+    from ptmo_secure import _cuda  # built where there is a CUDA compiler
+
+NativeDecoder: TypeAlias = "_native.Decoder | _cuda.Decoder"
 
 _KV_TYPES = {
     "int8": _native.KvType.int8,
@@ -13,12 +22,17 @@ _KV_TYPES = {
 }
 
 
-def check_kernel_level() -> None:
-    """Raise InputError when PTMO_KERNEL_LEVEL names a level this CPU lacks."""
+def check_machine(config: EngineConfig) -> None:
+    """Raise InputError when this machine lacks what was asked for.
+
+    That is the device, or the level that PTMO_KERNEL_LEVEL names.
+    """
     try:
         _native.kernel_level()
     except ValueError as error:
         raise InputError(str(error)) from None
+    if config.device == "cuda":
+        cuda_module()
 
 
 def context_tokens(config: EngineConfig, model: LlamaConfig) -> int:
@@ -61,9 +75,46 @@ def page_layout(config: EngineConfig, model: LlamaConfig) -> _native.PageLayout:
         raise InputError(str(error)) from None
 
 
+def cuda_module() -> ModuleType:
+    """Return the module of the CUDA engine.
+
+    Raises:
+        InputError: it was not built, or this process can use no CUDA device.
+    """
+    try:
+        module = importlib.import_module("ptmo_secure._cuda")
+    except ImportError as error:
+        raise InputError(
+            f"device 'cuda': this build has no CUDA engine ({error}); use device='cpu'"
+        ) from None
+    count, why = module.devices()
+    if count == 0:
+        raise InputError(f"device 'cuda': no usable CUDA device ({why}); use device='cpu'")
+    return module
+
+
+def page_arena(
+    config: EngineConfig, layout: _native.PageLayout, context_tokens: int
+) -> _native.PageArena:
+    """Return the KV pages, in this process's memory or the device's.
+
+    Raises:
+        InputError: they would not hold one context, or there is no such device.
+        RuntimeError: there is too little memory.
+    """
+    pages = cache_pages(config, context_tokens)
+    if config.device == "cpu":
+        return _native.PageArena(layout, pages)
+    return cast("_cuda.DevicePages", cuda_module().DevicePages(layout, pages))
+
+
 def decoder(
-    config: EngineConfig, model: LlamaConfig, layout: _native.PageLayout, context_tokens: int
-) -> _native.Decoder:
+    config: EngineConfig,
+    model: LlamaConfig,
+    layout: _native.PageLayout,
+    pages: _native.PageArena,
+    context_tokens: int,
+) -> NativeDecoder:
     """Return a decoder without weights; ValueError for a shape the kernels cannot run."""
     shape = _native.ModelConfig(
         n_layers=model.n_layers,
@@ -83,6 +134,10 @@ def decoder(
         sliding_window=model.sliding_window,
         local_layers=list(model.local_layers),
     )
+    if config.device == "cuda":
+        return cast(
+            "_cuda.Decoder", cuda_module().Decoder(shape, pages, config.prefill_chunk_tokens)
+        )
     return _native.Decoder(
         shape, layout, config.threads, config.activations == "int8", config.prefill_chunk_tokens
     )

@@ -12,6 +12,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
 from ptmo_secure.engine.feed import TEE_DIED, compute_rows, feed_batch, require_open
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink
@@ -26,7 +27,7 @@ NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session unde
 class SessionHost:
     """What an engine gives its sessions to stand on."""
 
-    decoder: _native.Decoder
+    decoder: NativeDecoder
     pages: _native.PageArena
     layout: _native.PageLayout
     tee: TeeLink | None

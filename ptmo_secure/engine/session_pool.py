@@ -8,6 +8,7 @@ from ptmo_secure import _native
 from ptmo_secure.engine.adapter_store import AdapterSelection, AdapterStore
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import SavedShape
 from ptmo_secure.engine.session import Session, SessionHost
@@ -32,7 +33,7 @@ class SessionPool:
         self,
         config: EngineConfig,
         source: ModelSource,
-        decoder: _native.Decoder,
+        decoder: NativeDecoder,
         pages: _native.PageArena,
         layout: _native.PageLayout,
         debug_root_key: bytes | None = None,

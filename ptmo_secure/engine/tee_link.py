@@ -17,6 +17,7 @@ from ptmo_secure.engine.adapters import split_name
 from ptmo_secure.engine.config import MAX_SEALED_SESSIONS, EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
 from ptmo_secure.errors import CapacityError, EngineError, InputError
 from tee_sim.client import TeeClient, TeeError
@@ -39,7 +40,7 @@ class TeeLink:
         self,
         config: EngineConfig,
         source: ModelSource,
-        decoder: _native.Decoder,
+        decoder: NativeDecoder,
         debug_root_key: bytes | None = None,
         progress: Progress | None = None,
     ) -> None:

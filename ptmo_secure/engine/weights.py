@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ptmo_secure import _native
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.tensors import SUB_BLOCK, FloatTensor, Int4Tensor, Int8Tensor, WeightTensor
 from tee_sim.client import KvLayout, TeeClient
 
@@ -46,7 +46,7 @@ def kv_layout(model: LlamaConfig, config: EngineConfig) -> KvLayout:
 
 
 def load_weights(
-    decoder: _native.Decoder, source: ModelSource, progress: Progress | None = None
+    decoder: NativeDecoder, source: ModelSource, progress: Progress | None = None
 ) -> None:
     """Pack every parameter of `source` into the decoder, as the file holds them.
 
@@ -70,7 +70,7 @@ def load_weights(
 
 
 def permute_weights(
-    decoder: _native.Decoder,
+    decoder: NativeDecoder,
     source: ModelSource,
     tee: TeeClient,
     model: int,
@@ -133,7 +133,7 @@ def permute_low_rank(
     return tensors
 
 
-def set_tensor(decoder: _native.Decoder, name: str, tensor: WeightTensor) -> None:
+def set_tensor(decoder: NativeDecoder, name: str, tensor: WeightTensor) -> None:
     """Hand one tensor to the decoder, which packs a copy."""
     if isinstance(tensor, Int4Tensor):
         decoder.set_int4(name, tensor.codes, tensor.scales, tensor.mins, tensor.group)

@@ -22,6 +22,9 @@ namespace ptmo::test {
 struct Failure {
   std::string message;
 };
+struct Skipped {
+  std::string reason;
+};
 
 struct Case {
   const char* name;
@@ -70,6 +73,11 @@ template <typename T> std::string show(const T& value) {
   throw Failure{out.str()};
 }
 
+// Ends the case, which was not run: `why` is printed.
+[[noreturn]] inline void skip(const std::string& why) {
+  throw Skipped{why};
+}
+
 template <typename A, typename B>
 void check_eq(const A& a, const B& b, const char* text, const char* file, int line) {
   if (!(a == b))
@@ -93,7 +101,7 @@ inline bool wanted(const char* name, int argc, char** argv) {
 }
 
 inline int run_all(int argc, char** argv) {
-  int ran = 0, failed = 0;
+  int ran = 0, failed = 0, skipped = 0;
   for (const Case& c : cases()) {
     if (!wanted(c.name, argc, argv))
       continue;
@@ -102,6 +110,10 @@ inline int run_all(int argc, char** argv) {
     std::string problem;
     try {
       c.body();
+    } catch (const Skipped& skipped_case) {
+      ++skipped;
+      std::printf("skip %s: %s\n", c.name, skipped_case.reason.c_str());
+      continue;
     } catch (const Failure& failure) {
       problem = failure.message;
     } catch (const std::exception& error) {
@@ -112,7 +124,10 @@ inline int run_all(int argc, char** argv) {
                 problem.empty() ? "" : ": ", problem.c_str());
     std::fflush(stdout);
   }
-  std::printf("%d cases, %d failed\n", ran, failed);
+  std::printf("%d cases, %d failed", ran, failed);
+  if (skipped > 0)
+    std::printf(", %d skipped", skipped);
+  std::printf("\n");
   return ran > 0 && failed == 0 ? 0 : 1;
 }
 

@@ -47,12 +47,13 @@ inline void check_rows(const KvSession& session, const std::vector<int>& writers
   const PageLayout& l = session.layout();
   CHECK_EQ(session.length(), static_cast<int>(writers.size()));
   AlignedBuffer scratch(l.head_bytes());
+  std::vector<uint8_t> copy;
   for (int position = 0; position < session.length(); position += l.rows) {
     const int rows = std::min(l.rows, session.length() - position);
+    const uint8_t* page = session.page_bytes(position / l.rows, copy);
     for (int layer = 0; layer < l.n_layers; ++layer) {
       for (int head = 0; head < l.n_kv_heads; ++head) {
-        const Tile tile = session.shield().open_tile(session.page(position / l.rows), l, layer,
-                                                     head, rows, scratch.data());
+        const Tile tile = session.shield().open_tile(page, l, layer, head, rows, scratch.data());
         for (int r = 0; r < rows; ++r) {
           const Row want(l, layer, head, position + r, writers[static_cast<size_t>(position + r)]);
           CHECK(std::memcmp(tile.k + r * l.row_bytes(), want.k.data(), l.row_bytes()) == 0);

@@ -1,63 +1,24 @@
 // What a forward pass leaves behind, looked for in all of the process's own memory.
 #include "check.h"
+#include "memory_scan.h"
 #include "random_adapter.h"
 #include "sealed_session.h"
 #include "tiny_model.h"
 
+#include <algorithm>
 #include <array>
-#include <cstdio>
 #include <stdexcept>
 
 namespace ptmo::test {
 namespace {
 
-// 16 bytes to look for, kept inverted so that the search does not find itself.
-using Pattern = std::array<uint32_t, 4>;
-
-Pattern inverted(const uint8_t* bytes) {
-  Pattern out;
-  std::memcpy(out.data(), bytes, 16);
-  for (uint32_t& word : out)
-    word = ~word;
-  return out;
-}
-
-// Plain loads: the ranges hold memory that a sanitizer has poisoned or keeps no record of.
-__attribute__((no_sanitize("address"), no_sanitize("thread"), noinline)) int
-count_in(const uint32_t* from, const uint32_t* to, const Pattern& pattern) {
-  int found = 0;
-  for (const uint32_t* at = from; at + 4 <= to; ++at)
-    found += at[0] == ~pattern[0] && at[1] == ~pattern[1] && at[2] == ~pattern[2] &&
-             at[3] == ~pattern[3];
-  return found;
-}
-
-// Occurrences, at 4-byte steps, in the writable private memory of this process: heap, stacks and
-// mappings. Ranges above 32 MiB (a sanitizer's own tables) are left out.
-int occurrences(const Pattern& pattern) {
-  std::FILE* maps = std::fopen("/proc/self/maps", "r");
-  if (maps == nullptr)
-    throw std::runtime_error("cannot read the memory map");
-  int found = 0;
-  char line[512];
-  while (std::fgets(line, sizeof(line), maps) != nullptr) {
-    unsigned long from = 0, to = 0;
-    char flags[5] = "";
-    if (std::sscanf(line, "%lx-%lx %4s", &from, &to, flags) == 3 && flags[0] == 'r' &&
-        flags[1] == 'w' && flags[3] == 'p' && to - from <= 32ul << 20)
-      found += count_in(reinterpret_cast<const uint32_t*>(from),
-                        reinterpret_cast<const uint32_t*>(to), pattern);
-  }
-  std::fclose(maps);
-  return found;
-}
-
 // The first 16 bytes of the plain K and V rows of (layer, head, position).
 std::array<Pattern, 2> row_patterns(const KvSession& session, int layer, int head, int position) {
   const PageLayout& l = session.layout();
   AlignedBuffer scratch(l.head_bytes());
+  const int rows = std::min(l.rows, session.length() - position / l.rows * l.rows);
   const Tile tile = session.shield().open_tile(session.page(position / l.rows), l, layer, head,
-                                               position % l.rows + 1, scratch.data());
+                                               rows, scratch.data());
   const size_t at = static_cast<size_t>(position % l.rows) * l.row_bytes();
   const std::array<Pattern, 2> out = {inverted(tile.k + at), inverted(tile.v + at)};
   secure_wipe(scratch.data(), scratch.size());

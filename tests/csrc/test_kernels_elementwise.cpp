@@ -3,6 +3,8 @@
 #include "check.h"
 #include "samples.h"
 
+#include "kernels/reference/head_norm.h"
+
 namespace ptmo::test {
 namespace {
 
@@ -117,6 +119,45 @@ TEST(head_rms_norm_is_the_root_mean_square_norm_on_every_level_bit_for_bit) {
       }
     }
   }
+}
+
+// What the device does instead.
+TEST(squares_as_integers_are_the_squares_on_the_grid) {
+  Random random(39);
+  for (const int n : {16, 80, 512}) {
+    for (const float size : {1e-44f, 1e-38f, 1e-20f, 1.0f, 1e18f, 1e38f}) {
+      const auto count = static_cast<size_t>(n);
+      std::vector<float> x = random.normals(count, size);
+      for (size_t i = 0; i < count; ++i) // squares from the grid's step down
+        x[i] *= std::exp2(-static_cast<float>(i % 32));
+      float max = 0.0f;
+      for (const float v : x)
+        max = std::max(max, std::fabs(v));
+      const int e = kernels::grid_exponent(max, n);
+      for (int i = 1; i < 12; ++i) // squares half-way between two steps
+        x.push_back(static_cast<float>(std::ldexp(2 * i - 1, (e - 54) / 2)));
+      const double grid = kernels::square_grid(max, n);
+      double sum = 0.0;
+      uint64_t codes = 0;
+      for (const float v : x) {
+        set_context("n ", n, " size ", size, " value ", v);
+        const uint64_t code = kernels::square_code(v, e);
+        CHECK_EQ(kernels::sum_of_squares(code, max, n), kernels::on_grid(v, grid));
+        sum += kernels::on_grid(v, grid);
+        codes += code;
+      }
+      CHECK_EQ(kernels::sum_of_squares(codes, max, n), sum);
+    }
+  }
+  const auto sum = [](float x, float max) {
+    return kernels::sum_of_squares(kernels::square_code(x, kernels::grid_exponent(max, 16)), max,
+                                   16);
+  };
+  CHECK_EQ(sum(0.0f, 0.0f), 0.0);
+  CHECK_EQ(sum(3.0f, INFINITY), static_cast<double>(INFINITY));
+  CHECK_EQ(sum(INFINITY, INFINITY), static_cast<double>(INFINITY));
+  CHECK(std::isnan(sum(NAN, 0.0f)) && std::isnan(sum(-NAN, 1.0f)) &&
+        std::isnan(sum(NAN, INFINITY)));
 }
 
 TEST(head_rms_norm_of_values_that_are_not_finite_says_so) {

@@ -1,55 +1,12 @@
 // Matrix products of every level against float64, over awkward shapes and extreme values.
-//
-// Error bound: a result is a chain of rounded float operations on terms t_i, so it is within
-// (operations on the longest chain) * 2^-24 * sum |t_i| of the exact sum (Higham 2002, section 3).
 #include "check.h"
+#include "expected_product.h"
 #include "samples.h"
 
 #include <algorithm>
 
 namespace ptmo::test {
 namespace {
-
-struct Expected {
-  std::vector<double> value, magnitude; // [tokens, rows]
-};
-
-// From the exact weights and the values the kernel reads: dequantised codes, or float x.
-Expected expect(const PlainMatrix& w, const Inputs& in, bool integer) {
-  Expected out;
-  for (int t = 0; t < in.tokens; ++t) {
-    for (int r = 0; r < w.rows; ++r) {
-      double sum = 0.0, magnitude = 0.0;
-      for (int b = 0; b < w.cols / 32; ++b) {
-        const size_t block = static_cast<size_t>(t) * (w.cols / 32) + b;
-        double dot = 0.0, code_sum = 0.0;
-        for (int c = b * 32; c < b * 32 + 32; ++c) {
-          const size_t i = static_cast<size_t>(t) * w.cols + c;
-          const double x = integer ? static_cast<double>(in.scales[block]) * in.code(i) : in.x[i];
-          sum += w.weight(r, c) * x;
-          dot += w.integer() ? w.scale(r, c) * w.codes[w.at(r, c)] * x : 0.0;
-          code_sum += x;
-          if (!integer)
-            magnitude += w.integer()
-                             ? (std::fabs(w.weight(r, c) - w.min(r, c)) + std::fabs(w.min(r, c))) *
-                                   std::fabs(x)
-                             : std::fabs(w.weight(r, c) * x);
-        }
-        if (integer)
-          magnitude += std::fabs(dot) + std::fabs(w.min(r, b * 32) * code_sum);
-      }
-      out.value.push_back(sum);
-      out.magnitude.push_back(magnitude);
-    }
-  }
-  return out;
-}
-
-// Longest chains: two operations a block and four roundings of a term on the integer path; on the
-// float path 32 in a strip, one a strip, and four for the weight and the product.
-double operations(int cols, bool integer) {
-  return integer ? 2.0 * (cols / 32) + 4.0 : 36.0 + cols / 32.0;
-}
 
 constexpr uint32_t kPoison = 0x7fc0dead; // a NaN that no arithmetic produces
 constexpr size_t kGuard = 64;
@@ -79,12 +36,7 @@ void check_outputs(const std::vector<float>& y, const Expected& want, const Plai
       continue;
     }
     const size_t at = t * static_cast<size_t>(w.rows) + r;
-    // The last term covers products of scales under the normal floats: off by up to 2^-150, times
-    // two codes.
-    const double codes = bits == 8 ? 127.0 * 127.0 : bits == 16 ? 127.0 * kernels::kCode16 : 1.0;
-    const double tolerance =
-        operations(w.cols, bits < 32) * kEps * want.magnitude[at] + w.cols * codes * 0x1p-150;
-    CHECK_NEAR(y[i], want.value[at], tolerance);
+    CHECK_NEAR(y[i], want.value[at], product_tolerance(want, at, w.cols, bits));
   }
 }
 

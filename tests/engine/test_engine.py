@@ -5,7 +5,7 @@ import pytest
 
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.sampler import SamplingParams
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import InputError
 from tests.tiny_models import make_tiny_model
 
 
@@ -38,9 +38,20 @@ def test_wrong_options_name_themselves(model, fields, message):
         Engine.load(model, **fields)
 
 
-def test_cuda_is_refused_in_one_line(model):
-    with pytest.raises(EngineError, match="cuda"):
+def test_without_a_cuda_device_one_line_says_so(model, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # also where there is one
+    with pytest.raises(InputError, match=r"device 'cuda': .*; use device='cpu'$") as raised:
         Engine.load(model, device="cuda")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"activations": "fp32"}, "activations='int8'"), ({"kv_dtype": "fp32"}, "no fp32 cache")],
+)
+def test_what_a_cuda_device_cannot_do_is_named(model, fields, message):
+    with pytest.raises(InputError, match=message):
+        Engine.load(model, device="cuda", **fields)
 
 
 def test_empty_prompt_is_refused(engine):

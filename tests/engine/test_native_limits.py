@@ -19,7 +19,8 @@ def adapter(tmp_path_factory):
     with ModelSource(path) as source:
         shape = source.config
     layout = native_setup.page_layout(config, shape)
-    native = native_setup.decoder(config, shape, layout, context_tokens=64).config
+    pages = native_setup.page_arena(config, layout, context_tokens=64)
+    native = native_setup.decoder(config, shape, layout, pages, context_tokens=64).config
     return lambda rank: _native.Adapter(native, [(0, _native.Linear.q, rank, True)])
 
 

@@ -106,6 +106,23 @@ def test_reference_path_decodes_the_same_greedy_tokens(hf, reference_engine):
         assert made == expected.tolist(), prompt
 
 
+def quality(engine, windows):
+    """(KL divergence in nats, top-1 agreement, ratio of perplexities) against the reference."""
+    divergences, agreements, loss, reference_loss, count = [], [], 0.0, 0.0, 0
+    for ids, expected in windows:
+        got = log_softmax(engine.forward(ids))
+        expected = expected.astype(np.float64)
+        divergences.append((np.exp(expected) * (expected - got)).sum(axis=-1))
+        agreements.append(expected.argmax(axis=-1) == got.argmax(axis=-1))
+        at = np.arange(len(ids) - 1)
+        loss -= got[at, ids[1:]].sum()
+        reference_loss -= expected[at, ids[1:]].sum()
+        count += len(ids) - 1
+    kl = float(np.concatenate(divergences).mean())
+    top1 = float(np.concatenate(agreements).mean())
+    return kl, top1, float(np.exp((loss - reference_loss) / count))
+
+
 @pytest.mark.parametrize(
     ("kv_dtype", "most_kl", "least_top1", "most_loss"),
     [
@@ -117,20 +134,8 @@ def test_reference_path_decodes_the_same_greedy_tokens(hf, reference_engine):
 def test_fast_path_stays_within_the_quality_bounds(
     kv_dtype, most_kl, least_top1, most_loss, windows, capsys
 ):
-    divergences, agreements, loss, reference_loss, count = [], [], 0.0, 0.0, 0
     with Engine.load(MODEL, shield="none", kv_dtype=kv_dtype) as engine:
-        for ids, expected in windows:
-            got = log_softmax(engine.forward(ids))
-            expected = expected.astype(np.float64)
-            divergences.append((np.exp(expected) * (expected - got)).sum(axis=-1))
-            agreements.append(expected.argmax(axis=-1) == got.argmax(axis=-1))
-            at = np.arange(len(ids) - 1)
-            loss -= got[at, ids[1:]].sum()
-            reference_loss -= expected[at, ids[1:]].sum()
-            count += len(ids) - 1
-    kl = float(np.concatenate(divergences).mean())
-    top1 = float(np.concatenate(agreements).mean())
-    ratio = float(np.exp((loss - reference_loss) / count))
+        kl, top1, ratio = quality(engine, windows)
     with capsys.disabled():
         print(f"\n  {kv_dtype} KV: KL {kl:.5f} nats, top-1 {top1:.4f}, perplexity x {ratio:.5f}")
     assert kl < most_kl

@@ -1,0 +1,127 @@
+"""Measures the CUDA kernels beside the device's ceilings and beside torch, and judges the ratios.
+
+    python benchmarks/bench_gpu.py --output out/gpu.json        # the table, and JSON beside it
+    python benchmarks/bench_gpu.py --only gemv_g128,attention_sealed --rounds 9
+    python benchmarks/bench_gpu.py --from out/gpu.json --markdown
+
+Exits 0 when no floor was missed, and where there is no CUDA device, which it says; 1 when a floor
+was missed, or measured in too few rounds to be judged, and says which; 2 on bad input. Where torch
+does not see the device, the ratios to its kernels are not measured, and their rows say so.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from floors import GPU_BY_NAME
+from gpu.device import Device, find_module
+from gpu.measures import MEASURES
+from gpu.peers import find_torch
+from gpu.rows import (
+    HEADINGS,
+    GpuRow,
+    cells,
+    detail,
+    faults,
+    heading,
+    markdown,
+    read_result,
+    rows_of,
+)
+from gpu.rows import result as to_result
+from rounds import ROUNDS
+from script import ArgumentParser, command_line, run
+
+from ptmo_secure.cli import output
+from ptmo_secure.config import at_least, choices
+from ptmo_secure.errors import InputError
+from ptmo_secure.results import to_json
+
+NO_DEVICE = "bench_gpu: nothing was measured, there is no CUDA device to measure on: {why}"
+
+
+def measure(device: Device, names: Sequence[str]) -> list[GpuRow]:
+    """Measure ratios, and say each as it is known."""
+    device.measure_ceilings()
+    rows: list[GpuRow] = []
+    for name in names:
+        output.note(name)
+        found = rows_of(GPU_BY_NAME[name], MEASURES[name](device))
+        for line, row in zip(cells(found), found, strict=True):
+            output.note(f"    {' | '.join((*line[1:], detail(row)))}")
+        rows += found
+    return rows
+
+
+def show(title: str, rows: Sequence[GpuRow]) -> None:
+    """Print the table for people."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in HEADINGS:
+        table.add_column(name, overflow="fold")
+    for line in cells(rows):
+        table.add_row(*line)
+    output.console().print(table)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = ArgumentParser(
+        description="Ratios of the CUDA kernels, beside their floors and goals.",
+        epilog="Exits 0 when no floor was missed, and where there is no CUDA device; 1 when one "
+        f"was missed, or measured in fewer than {ROUNDS} rounds and so not judged; 2 on bad input.",
+    )
+    names = ",".join(GPU_BY_NAME)
+    made.add_argument("--only", metavar="LIST", help=f"any of {names} [default: all]")
+    rounds = f"[default: {ROUNDS}, the fewest that are judged]"
+    made.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=rounds)
+    made.add_argument("--from", dest="source", type=Path, metavar="FILE", help="an earlier result")
+    made.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON")
+    made.add_argument("--markdown", action="store_true", help="the table for the README")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Measure or read, print, and say by the exit code whether a floor was missed."""
+    given = parser().parse_args(arguments)
+    names = choices("ratio", given.only, tuple(GPU_BY_NAME)) if given.only is not None else None
+    rounds = at_least("rounds", given.rounds, 1)
+    if given.source:
+        made, rows = read_result(given.source)
+        rows = [row for row in rows if names is None or row.metric in names]
+    else:
+        cuda, why = find_module()
+        if cuda is None:
+            print(NO_DEVICE.format(why=why))
+            return 0
+        device = Device(cuda, find_torch(), rounds)
+        picked = [*(names if names is not None else GPU_BY_NAME)]
+        config = {"only": picked, "rounds": rounds, "runs": device.runs}
+        config["device"] = cuda.device_name()
+        config["working_set_bytes"] = device.working_set
+        config["load_average_before"] = os.getloadavg()[0]
+        rows = measure(device, picked)
+        made = to_result(command_line(__file__, arguments), config, device.ceilings, rows)
+    if given.output:
+        _write(given.output, to_json(made))
+    if given.markdown:
+        print(markdown(made, rows))
+    else:
+        show(heading(made), rows)
+    found = faults(rows)
+    for fault in found:
+        output.note(fault)
+    return 1 if found else 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    run(main)

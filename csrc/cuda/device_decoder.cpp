@@ -1,0 +1,266 @@
+#include "device_decoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/check.h"
+#include "device_chunk.h"
+#include "kv/seal_chacha.h"
+#include "secmem/secret_arena.h"
+
+namespace ptmo::cuda {
+namespace {
+
+constexpr int kLogitRows = 16; // whose logits are computed together
+// More than the runtime's calls take, which see the keys of a launch.
+constexpr size_t kStackBytes = 1 << 15;
+
+InputKind gate_of(const ModelConfig& config) {
+  return config.activation == Activation::kGeluTanh ? InputKind::kGeluTanh : InputKind::kSilu;
+}
+
+} // namespace
+
+DeviceDecoder::DeviceDecoder(const ModelConfig& config, DevicePages& pages, int chunk_tokens)
+    : config_((validate(config), config)), pages_(pages), chunk_(chunk_tokens),
+      weights_(config, stream_) {
+  const PageLayout& l = pages.layout();
+  require(chunk_tokens >= 1 && chunk_tokens <= 4096, "chunk_tokens=", chunk_tokens,
+          " is not in 1..4096");
+  require(l.n_layers == config.n_layers && l.n_kv_heads == config.n_kv_heads &&
+              l.head_dim == config.head_dim,
+          "the page layout is not this model's");
+  require(l.type != KvType::kF32, "a CUDA device has no fp32 cache");
+  require(config.head_dim <= 256, "head_dim=", config.head_dim, " is above 256, a CUDA device's");
+  for (const int width : {config.d_model, config.d_ff, config.q_size()})
+    require(width % kBlock == 0, "a width of ", width, " is not a multiple of ", kBlock,
+            ", as a CUDA device needs");
+  b_ = std::make_unique<Buffers>(config, chunk_tokens, kLogitRows);
+}
+
+DeviceDecoder::~DeviceDecoder() = default;
+
+void DeviceDecoder::check(const Sequence* sequences, int count,
+                          const AttentionRestore& restore) const {
+  weights_.require_complete();
+  Batch::check(config_, pages_.layout(), sequences, count);
+  int64_t rows = 0;
+  for (int i = 0; i < count; ++i) {
+    require(&sequences[i].session->arena() == &pages_,
+            "the session's pages are not on the decoder's device");
+    rows += sequences[i].n;
+  }
+  const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_));
+  require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
+          restore.max_tokens, " rows, a chunk has ", widest);
+}
+
+void DeviceDecoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
+  check(sequences, count, restore);
+  Batch batch(sequences, count, chunk_);
+  try {
+    while (batch.next()) {
+      Chunk chunk;
+      upload(batch, chunk);
+      forward_chunk(chunk, restore);
+      chunk_logits(batch, chunk);
+    }
+  } catch (...) {
+    wipe();
+    burn_stack(kStackBytes);
+    batch.roll_back();
+    throw;
+  }
+  wipe();
+  burn_stack(kStackBytes);
+}
+
+const AdapterOnDevice& DeviceDecoder::on_device(const std::shared_ptr<const Adapter>& adapter) {
+  const auto gone = [](const auto& entry) { return entry.first.expired(); };
+  adapters_.erase(std::remove_if(adapters_.begin(), adapters_.end(), gone), adapters_.end());
+  for (const auto& [host, device] : adapters_)
+    if (host.lock() == adapter)
+      return *device;
+  adapters_.emplace_back(adapter, std::make_unique<AdapterOnDevice>(*adapter, stream_));
+  return *adapters_.back().second;
+}
+
+void DeviceDecoder::forward_chunk(Chunk& chunk, const AttentionRestore& restore) {
+  Buffers& b = *b_;
+  check_call(embed(weights_.embed.view(), b.tokens.data(), chunk.rows, config_.embed_scale,
+                   b.x[0].data(), stream_),
+             "embedding");
+  chunk.x = b.x[0].data();
+  chunk.other = b.x[1].data();
+  if (weights_.layers[0].inv_freq.empty()) { // not permuted: the model's tables serve all layers
+    rotary_tables(chunk, weights_.inv_freq, 0);
+    if (config_.has_local_layers())
+      rotary_tables(chunk, weights_.inv_freq_local, 1);
+  }
+  for (int layer = 0; layer < config_.n_layers; ++layer) {
+    const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
+    attention_layer(chunk, layer, restore);
+    chunk.add(b.out.data(), w.attn_post_norm.data());
+    project(chunk, layer, chunk.normed(w.ffn_norm.data(), config_, 1),
+            {{Linear::kGate, b.gate.data()}, {Linear::kUp, b.up.data()}});
+    PrepareJob gated{};
+    gated.kind = gate_of(config_);
+    gated.cols = config_.d_ff;
+    gated.planes = 2;
+    gated.x = b.gate.data();
+    gated.up = b.up.data();
+    project(chunk, layer, gated, {{Linear::kDown, b.out.data()}});
+    chunk.add(b.out.data(), w.ffn_post_norm.data());
+  }
+}
+
+void DeviceDecoder::rotary_tables(const Chunk& chunk, const DeviceArray<float>& inv_freq,
+                                  int table) {
+  const RotaryTableJob job{
+      chunk.rows,      static_cast<int>(inv_freq.size()), b_->positions.data(),
+      inv_freq.data(), b_->cosine[table].data(),          b_->sine[table].data()};
+  check_call(fill_rotary_table(job, stream_), "the rotary table");
+}
+
+void DeviceDecoder::attention_layer(Chunk& chunk, int layer, const AttentionRestore& restore) {
+  Buffers& b = *b_;
+  const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
+  project(chunk, layer, chunk.normed(w.attn_norm.data(), config_, 2),
+          {{Linear::kQ, b.q.data()}, {Linear::kK, b.k.data()}, {Linear::kV, b.v.data()}});
+  const bool permuted = !w.inv_freq.empty();
+  if (permuted)
+    rotary_tables(chunk, w.inv_freq, 0);
+  const int table = !permuted && config_.is_local(layer) ? 1 : 0;
+  const int half = config_.head_dim / 2, width = permuted ? config_.n_kv_heads * half : half;
+  for (const KeyGroup& group : chunk.groups) {
+    const auto row = static_cast<size_t>(group.row);
+    StoreKvJob job{group.rows,
+                   config_.n_heads,
+                   layer,
+                   chunk.cache,
+                   b.q.data() + row * static_cast<size_t>(config_.q_size()),
+                   b.k.data() + row * static_cast<size_t>(config_.kv_size()),
+                   b.v.data() + row * static_cast<size_t>(config_.kv_size()),
+                   w.q_norm.data(),
+                   w.k_norm.data(),
+                   config_.rms_eps,
+                   b.cosine[table].data() + row * static_cast<size_t>(width),
+                   b.sine[table].data() + row * static_cast<size_t>(width),
+                   width,
+                   b.places.data() + row,
+                   {}};
+    const LaunchKeys keys(group, job.keys);
+    check_call(store_kv(job, stream_), "storing K and V");
+  }
+  attend(chunk, layer, b.attended.data());
+  if (restore.buffer != nullptr) {
+    const size_t bytes =
+        static_cast<size_t>(chunk.rows) * static_cast<size_t>(config_.q_size()) * sizeof(float);
+    check_call(
+        cudaMemcpyAsync(restore.buffer, b.attended.data(), bytes, cudaMemcpyDeviceToHost, stream_),
+        "copying out");
+    stream_.wait();
+    restore.restore(layer, chunk.rows);
+    check_call(
+        cudaMemcpyAsync(b.attended.data(), restore.buffer, bytes, cudaMemcpyHostToDevice, stream_),
+        "copying in");
+  }
+  PrepareJob plain{};
+  plain.kind = InputKind::kPlain;
+  plain.cols = config_.q_size();
+  plain.planes = 1;
+  plain.x = b.attended.data();
+  project(chunk, layer, plain, {{Linear::kO, b.out.data()}});
+}
+
+void DeviceDecoder::attend(const Chunk& chunk, int layer, float* out) {
+  for (const KeyGroup& group : chunk.groups) {
+    SealKeys copies{};
+    const LaunchKeys wiped(group, copies);
+    const SealKeys* keys = group.keys.empty() ? nullptr : &copies;
+    AttentionJob job{chunk.cache,           layer,   config_.n_heads, config_.window(layer),
+                     config_.score_scale(), nullptr, group.spans,     0,
+                     b_->q.data(),          out};
+    if (group.longest > 0) {
+      job.sequences = b_->decoding.data() + group.first_span;
+      job.most = group.longest;
+      b_->scratch.reserve(attention_scratch_floats(job));
+      check_call(attention_decode(job, keys, b_->scratch.data(), stream_), "attention");
+    }
+    if (group.most_tokens > 0) {
+      job.sequences = b_->prefilling.data() + group.first_span;
+      job.most = group.most_tokens;
+      check_call(attention_prefill(job, keys, stream_), "attention");
+    }
+  }
+}
+
+void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
+                            std::initializer_list<Product> products) {
+  Buffers& b = *b_;
+  const Range& shrinks = chunk.shrinks_of(layer, products.begin()->first);
+  job.tokens = chunk.rows;
+  job.codes = b.codes.data();
+  job.scales = b.scales.data();
+  job.shrinks = b.shrinks.data() + shrinks.first;
+  job.shrink_count = shrinks.count;
+  job.units = shrink_units(chunk.shrinks.data() + shrinks.first, shrinks.count, job.planes);
+  job.sum = chunk.take_sum(job);
+  check_call(prepare_input(job, stream_), "a layer's input");
+  const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
+  for (const auto& [linear, y] : products) {
+    const DeviceMatrix& m = w.linears[static_cast<size_t>(linear)].view();
+    const Range& terms = chunk.terms_of(layer, linear);
+    const float* bias = linear == Linear::kQ   ? w.q_bias.data()
+                        : linear == Linear::kK ? w.k_bias.data()
+                        : linear == Linear::kV ? w.v_bias.data()
+                                               : nullptr;
+    const MatmulJob product{m,
+                            {chunk.rows, job.cols, job.planes, b.codes.data(), b.scales.data()},
+                            bias,
+                            b.terms.data() + terms.first,
+                            terms.count,
+                            y,
+                            static_cast<size_t>(m.rows),
+                            false};
+    check_call(matmul(product, stream_), "a linear layer");
+  }
+}
+
+void DeviceDecoder::chunk_logits(const Batch& batch, const Chunk& chunk) {
+  Buffers& b = *b_;
+  const std::vector<OutputRow> outputs = batch.outputs(config_.vocab_size);
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  for (size_t done = 0; done < outputs.size(); done += kLogitRows) {
+    const int n = static_cast<int>(std::min<size_t>(kLogitRows, outputs.size() - done));
+    int32_t rows[kLogitRows];
+    for (int i = 0; i < n; ++i)
+      rows[i] = outputs[done + static_cast<size_t>(i)].row;
+    b.output_rows.put(rows, static_cast<size_t>(n), stream_);
+    PrepareJob job = chunk.normed(weights_.final_norm.data(), config_, 2);
+    job.tokens = n;
+    job.rows = b.output_rows.data();
+    job.codes = b.codes.data();
+    job.scales = b.scales.data();
+    check_call(prepare_input(job, stream_), "the head's input");
+    const DeviceMatrix& head = weights_.output().view();
+    check_call(matmul({head,
+                       {n, config_.d_model, 2, b.codes.data(), b.scales.data()},
+                       nullptr,
+                       nullptr,
+                       0,
+                       b.logits.data(),
+                       vocab,
+                       false},
+                      stream_),
+               "the head");
+    for (int i = 0; i < n; ++i)
+      check_call(cudaMemcpyAsync(outputs[done + static_cast<size_t>(i)].logits,
+                                 b.logits.data() + static_cast<size_t>(i) * vocab,
+                                 vocab * sizeof(float), cudaMemcpyDeviceToHost, stream_),
+                 "copying logits");
+    stream_.wait();
+  }
+}
+
+} // namespace ptmo::cuda

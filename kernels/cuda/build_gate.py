@@ -1,0 +1,194 @@
+"""Compile every CUDA kernel and hold it to the resources that kernels/README.md allows.
+
+Fails where a kernel spills registers, takes more registers or shared memory than its row of the
+table "Resources of the CUDA kernels" allows, has no row, or has a row but is not there, and where
+the code for sm_87 lacks asynchronous copies. Prints what each kernel takes.
+
+    python kernels/cuda/build_gate.py
+    python kernels/cuda/build_gate.py --arch 87 --nvcc /opt/cuda/bin/nvcc
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "kernels" / "cuda").glob("*.cu"))
+TABLE = ROOT / "kernels" / "README.md"
+TITLE = "## Resources of the CUDA kernels"
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fmad=false",
+    "--expt-relaxed-constexpr",
+    f"-I{ROOT}",
+    f"-I{ROOT}/csrc",
+]
+ASYNCHRONOUS = {"matmul.cu", "attention_decode.cu", "attention_prefill.cu"}  # must have cp.async
+
+
+@dataclass
+class Resources:
+    """What the largest instantiation of a kernel takes, per block where a block is named."""
+
+    threads: int = 0
+    registers: int = 0
+    shared: int = 0
+    spilled: int = 0
+
+    def widen(self, other: "Resources") -> None:
+        for name in ("threads", "registers", "shared", "spilled"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+
+
+def run(command: list[str]) -> str:
+    """Return what a compiler says on stderr; end the program with its message if it fails."""
+    done = subprocess.run(  # noqa: S603 - no shell
+        command, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stderr.strip()}")
+    return done.stdout + done.stderr
+
+
+def kernel_name(mangled: str) -> str:
+    """Return a kernel's own name, without its template arguments."""
+    plain = run(["c++filt", mangled]).strip()
+    found = re.search(r"ptmo::cuda::(?:\(anonymous namespace\)::)?(\w+)[<(]", plain)
+    return found.group(1) if found else plain
+
+
+def read_report(report: str) -> dict[str, Resources]:
+    """Read what `ptxas -v` says of each kernel."""
+    kernels: dict[str, Resources] = {}
+    name = ""
+    for line in report.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            name = kernel_name(found.group(1))
+        elif found := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spilled = int(found.group(1)) + int(found.group(2))
+            kernels.setdefault(name, Resources()).widen(Resources(spilled=spilled))
+        elif found := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernels.setdefault(name, Resources()).widen(
+                Resources(
+                    registers=int(found.group(1)), shared=int(shared.group(1)) if shared else 0
+                )
+            )
+    return kernels
+
+
+def compile_source(nvcc: str, source: Path, arch: str, folder: Path) -> dict[str, Resources]:
+    target = f"arch=compute_{arch},code=sm_{arch}"
+    out = folder / f"{source.stem}.{arch}.cubin"
+    report = run(
+        [nvcc, *FLAGS, "-gencode", target, "-Xptxas", "-v", "-cubin", "-o", str(out), str(source)]
+    )
+    return read_report(report)
+
+
+def has_async_copies(nvcc: str, source: Path, folder: Path) -> bool:
+    out = folder / f"{source.stem}.ptx"
+    run([nvcc, *FLAGS, "-arch=compute_87", "-ptx", "-o", str(out), str(source)])
+    return "cp.async" in out.read_text()
+
+
+def allowed(text: str) -> dict[str, Resources]:
+    """Read the table: kernel, threads, registers allowed, shared bytes allowed."""
+    if TITLE not in text:
+        sys.exit(f"{TABLE.name} has no section {TITLE!r}")
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", text.split(TITLE, 1)[1], re.MULTILINE
+    )
+    numbers = {name: [int(cell.replace(",", "")) for cell in cells] for name, *cells in rows}
+    return {name: Resources(*cells) for name, cells in numbers.items()}
+
+
+def problems(arch: str, kernels: dict[str, Resources], limits: dict[str, Resources]) -> list[str]:
+    found = [
+        f"sm_{arch}: {name} stands in the table and in no source"
+        for name in limits.keys() - kernels
+    ]
+    for name, taken in sorted(kernels.items()):
+        limit = limits.get(name)
+        if limit is None:
+            found.append(f"sm_{arch}: {name} has no row in the table")
+            continue
+        if taken.spilled:
+            found.append(f"sm_{arch}: {name} spills {taken.spilled} bytes")
+        if taken.registers > limit.registers:
+            found.append(
+                f"sm_{arch}: {name} takes {taken.registers} registers, {limit.registers} allowed"
+            )
+        if taken.shared > limit.shared:
+            found.append(f"sm_{arch}: {name} takes {taken.shared} B shared, {limit.shared} allowed")
+    return found
+
+
+def occupancy(taken: Resources, threads: int, arch: str) -> int:
+    """Percent of a multiprocessor's threads that its registers and shared memory leave room for."""
+    most, memory = (1536, 164 * 1024) if arch == "87" else (2048, 228 * 1024)
+    registers = -(-taken.registers // 8) * 8 * threads
+    blocks = min(65536 // registers, memory // (taken.shared + 1024), most // threads)
+    return 100 * blocks * threads // most
+
+
+def print_table(arch: str, kernels: dict[str, Resources], limits: dict[str, Resources]) -> None:
+    """Print what the kernels take; occupancy is that of the largest instantiation."""
+    print(f"sm_{arch}")
+    print("| kernel | threads | registers | shared bytes | spilled | occupancy |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, taken in sorted(kernels.items()):
+        threads = limits[name].threads if name in limits else 0
+        percent = f"{occupancy(taken, threads, arch)} %" if threads else "?"
+        cells = (threads, taken.registers, f"{taken.shared:,}", taken.spilled, percent)
+        print(f"| `{name}` | " + " | ".join(map(str, cells)) + " |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--arch", nargs="+", default=["87", "90a"], help="compute capabilities")
+    parser.add_argument("--nvcc", default=shutil.which("nvcc"), help="the compiler")
+    options = parser.parse_args()
+    if options.nvcc is None:
+        sys.exit("error: nvcc not found: install the CUDA toolkit, or say --nvcc PATH")
+    limits = allowed(TABLE.read_text(encoding="utf-8"))
+    found = []
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
+        folder = Path(name)
+        compiled = {
+            arch: [
+                pool.submit(compile_source, options.nvcc, source, arch, folder)
+                for source in SOURCES
+            ]
+            for arch in options.arch
+        }
+        asynchronous = {
+            source.name: pool.submit(has_async_copies, options.nvcc, source, folder)
+            for source in SOURCES
+            if source.name in ASYNCHRONOUS and "87" in options.arch
+        }
+        for arch, reports in compiled.items():
+            kernels = {k: v for report in reports for k, v in report.result().items()}
+            found += problems(arch, kernels, limits)
+            print_table(arch, kernels, limits)
+        found += [
+            f"sm_87: {name} has no asynchronous copies"
+            for name, answer in asynchronous.items()
+            if not answer.result()
+        ]
+    for problem in found:
+        print(f"error: {problem}", file=sys.stderr)
+    print("gate failed" if found else "gate passed")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
