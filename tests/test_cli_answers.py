@@ -108,9 +108,9 @@ def test_the_engine_is_opened_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(options, "load_engine", load)
     command = "ask Hi --model m.gguf --shield permute+seal --restore tee --kv-dtype fp16"
-    assert cli.main([*command.split(), "--threads", "3"]) == 0
+    assert cli.main([*command.split(), "--threads", "3", "--device", "cuda"]) == 0
     fields = {"shield": "permute+seal", "restore": "tee", "kv_dtype": "fp16", "threads": 3}
-    assert seen == [("m.gguf", fields)]
+    assert seen == [("m.gguf", {**fields, "device": "cuda"})]
 
 
 def test_chat_remembers_the_conversation(
