@@ -23,8 +23,8 @@ BUILD_DIR = ROOT / "build" / "native"
 class CMakeExtension(Extension):
     """An extension whose sources and flags are CMakeLists.txt's business."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, sources=[])
+    def __init__(self, name: str, *, optional: bool = False) -> None:
+        super().__init__(name, sources=[], optional=optional)
 
 
 def stop(message: str) -> None:
@@ -63,6 +63,8 @@ class CMakeBuild(build_ext):
         if not isinstance(ext, CMakeExtension):
             super().build_extension(ext)
             return
+        if ext.optional:
+            return  # CMake built it beside the first one, or could not
         check_machine()
         import pybind11
 
@@ -88,6 +90,9 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    ext_modules=[CMakeExtension("ptmo_secure._native")],
+    ext_modules=[
+        CMakeExtension("ptmo_secure._native"),
+        CMakeExtension("ptmo_secure._cuda", optional=True),
+    ],
     cmdclass={"build_ext": CMakeBuild},
 )
