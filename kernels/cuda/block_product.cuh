@@ -88,19 +88,22 @@ template <WeightType kType, int kPlanes> struct Sums {
   static constexpr int kTokens = 2 / kPlanes;
   float at[2][kTokens] = {};
 
-  // Adds a block: token t's activations have scale input[t].x, scale * sum of codes input[t].y.
+  // Adds block b of a tile. Of token t's activations, input[t] has each block's scale and scale *
+  // sum of codes.
   __device__ __forceinline__ void add(const CFragment& c, const RowScales<kType>& w,
-                                      const float2 (&input)[kTokens]) {
+                                      const float4 (&input)[kTokens], int b) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
+        const float scale = b == 0 ? input[t].x : input[t].z,
+                    sum = b == 0 ? input[t].y : input[t].w;
         const float product = kPlanes == 1 ? from_magic(c.r[2 * row + t])
                                            : __fmaf_rn(256.0f, from_magic(c.r[2 * row]),
                                                        from_magic(c.r[2 * row + 1]));
-        at[row][t] = __fmaf_rn(w.scale[row] * input[t].x, product, at[row][t]);
+        at[row][t] = __fmaf_rn(w.scale[row] * scale, product, at[row][t]);
         if constexpr (kType == WeightType::kInt4)
-          at[row][t] = __fmaf_rn(w.min[row], input[t].y, at[row][t]);
+          at[row][t] = __fmaf_rn(w.min[row], sum, at[row][t]);
       }
     }
   }

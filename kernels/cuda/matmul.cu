@@ -71,12 +71,8 @@ __global__ void __launch_bounds__(kFewWarps* kWarpLanes, kGroups == 4 ? 1 : 2)
         }
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
-          float2 of_block[kTokens];
-#pragma unroll
-          for (int t = 0; t < kTokens; ++t)
-            of_block[t] = b == 0 ? float2{both[t].x, both[t].y} : float2{both[t].z, both[t].w};
           sums[n].add(block_product<kType>(weights[i].block(b), input.block(b)), row_scales[b],
-                      of_block);
+                      both, b);
         }
       }
     }
@@ -206,14 +202,10 @@ __global__ void __launch_bounds__(kManyThreads) matmul_many(const __grid_constan
                                                    (column / kPlanes + p * kTokens + t) * 16);
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
-        float2 of_block[kTokens];
-#pragma unroll
-        for (int t = 0; t < kTokens; ++t)
-          of_block[t] = b == 0 ? float2{both[t].x, both[t].y} : float2{both[t].z, both[t].w};
 #pragma unroll
         for (int m = 0; m < kWarpPanels; ++m)
           sums[m][n].add(block_product<kType>(weights[m].block(b), input.block(b)),
-                         row_scales[m][b], of_block);
+                         row_scales[m][b], both, b);
       }
     }
   }

@@ -6,125 +6,16 @@
 // by A compute the values and codes they need again, in shared memory: cheap beside a second
 // launch. The residual goes to a buffer that nobody reads in the same launch, so that x stays what
 // it was for every block.
-#include "../gates.h"
 #include "../row_codes.h"
 #include "block_product.cuh"
+#include "input_values.cuh"
 #include "launch.cuh"
 
 namespace ptmo::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarpLanes;
-constexpr int kStep = kThreads * 4; // columns that a block computes at a time, four a thread
-constexpr int kFusedTokens = 16;    // at most: above, A waits for the codes of the first launch
-constexpr int kSplitTokens = 64;    // from here on a block writes whole tokens
-constexpr unsigned kAll = 0xffffffffu;
-
-struct Four {
-  float at[4];
-};
-__device__ __forceinline__ Four load(const float* p) {
-  const float4 v = *reinterpret_cast<const float4*>(p);
-  return {{v.x, v.y, v.z, v.w}};
-}
-__device__ __forceinline__ void store(float* p, const Four& v) {
-  *reinterpret_cast<float4*>(p) = float4{v.at[0], v.at[1], v.at[2], v.at[3]};
-}
-
-// ---------------------------------------------------------------- values
-
-struct Row {
-  const float *x, *up, *added;
-  float inverse, added_inverse; // 1 / RMS
-};
-
-// (1 / RMS) of the values(col) of the columns in a row, for all threads. Squares of large values
-// are summed apart and scaled (Blue 1978), so that none overflows; those that vanish are nothing
-// beside eps.
-template <typename Values>
-__device__ float inverse_rms(int cols, float eps, float* shared, const Values& values) {
-  constexpr float kLarge = 0x1p40f, kDown = 0x1p-72f;
-  float small = 0.0f, large = 0.0f;
-  for (int col = static_cast<int>(threadIdx.x) * 4; col < cols; col += kStep) {
-    const Four v = values(col);
-#pragma unroll
-    for (const float x : v.at) {
-      const bool is_large = fabsf(x) >= kLarge;
-      const float low = is_large ? 0.0f : x, high = is_large ? x * kDown : 0.0f;
-      small = __fmaf_rn(low, low, small);
-      large = __fmaf_rn(high, high, large);
-    }
-  }
-#pragma unroll
-  for (int with = kWarpLanes / 2; with > 0; with /= 2) {
-    small += __shfl_xor_sync(kAll, small, with);
-    large += __shfl_xor_sync(kAll, large, with);
-  }
-  __syncthreads(); // all have read the sums of the last call
-  if (threadIdx.x % kWarpLanes == 0) {
-    shared[threadIdx.x / kWarpLanes * 2] = small;
-    shared[threadIdx.x / kWarpLanes * 2 + 1] = large;
-  }
-  __syncthreads();
-  small = large = 0.0f;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    small += shared[2 * w];
-    large += shared[2 * w + 1];
-  }
-  const float n = static_cast<float>(cols), rest = small / n + eps;
-  return large > 0.0f ? kDown / sqrtf(__fmaf_rn(rest, kDown * kDown, large / n))
-                      : 1.0f / sqrtf(rest);
-}
-
-// x + added.
-__device__ __forceinline__ Four residual(const PrepareJob& job, const Row& row, int col) {
-  Four v = load(row.x + col);
-  if (row.added != nullptr) {
-    Four more = load(row.added + col);
-    if (job.added_weight != nullptr) {
-      const Four weight = load(job.added_weight + col);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        more.at[i] = more.at[i] * row.added_inverse * weight.at[i];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      v.at[i] += more.at[i];
-  }
-  return v;
-}
-
-__device__ __forceinline__ Four finished(const PrepareJob& job, const Row& row, int col, Four v) {
-  if (job.kind == InputKind::kPlain)
-    return v;
-  const Four by = load(job.kind == InputKind::kNorm ? job.weight + col : row.up + col);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float x = v.at[i];
-    v.at[i] = (job.kind == InputKind::kNorm   ? x * row.inverse
-               : job.kind == InputKind::kSilu ? kernels::silu(x)
-                                              : kernels::gelu_tanh(x)) *
-              by.at[i];
-  }
-  return v;
-}
-
-// All threads of the block.
-__device__ Row open_row(const PrepareJob& job, int token, float* shared) {
-  const size_t at = static_cast<size_t>(job.rows == nullptr ? token : job.rows[token]) * job.cols;
-  Row row{job.x + at, job.up == nullptr ? nullptr : job.up + at,
-          job.added == nullptr ? nullptr : job.added + at, 1.0f, 1.0f};
-  if (row.added != nullptr && job.added_weight != nullptr)
-    row.added_inverse =
-        inverse_rms(job.cols, job.eps, shared, [&](int col) { return load(row.added + col); });
-  if (job.kind == InputKind::kNorm)
-    row.inverse =
-        inverse_rms(job.cols, job.eps, shared, [&](int col) { return residual(job, row, col); });
-  return row;
-}
-
-// ---------------------------------------------------------------- codes
+constexpr int kFusedTokens = 16; // at most: above, A waits for the codes of the first launch
+constexpr int kSplitTokens = 64; // from here on a block writes whole tokens
 
 // A lane's four columns of a block, whose eight lanes are neighbours.
 template <int kPlanes> struct BlockCodes {
@@ -140,7 +31,7 @@ template <int kPlanes> __device__ __forceinline__ BlockCodes<kPlanes> quantise(c
     max = fmaxf(max, fabsf(x));
 #pragma unroll
   for (int with = 1; with < 8; with *= 2)
-    max = fmaxf(max, __shfl_xor_sync(kAll, max, with));
+    max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, with));
   const kernels::CodeScale by =
       kernels::code_scale(max, kPlanes == 1 ? 127.0f : static_cast<float>(kernels::kCode16));
   BlockCodes<kPlanes> out{};
@@ -155,7 +46,7 @@ template <int kPlanes> __device__ __forceinline__ BlockCodes<kPlanes> quantise(c
   }
 #pragma unroll
   for (int with = 1; with < 8; with *= 2)
-    sum += __shfl_xor_sync(kAll, sum, with);
+    sum += __shfl_xor_sync(kAllLanes, sum, with);
   out.scale = by.scale;
   out.sum = by.scale * static_cast<float>(sum);
   return out;
@@ -166,7 +57,7 @@ template <int kPlanes> __device__ __forceinline__ BlockCodes<kPlanes> quantise(c
 template <int kPlanes, typename Take>
 __device__ __forceinline__ void for_columns(const PrepareJob& job, const Row& row, int from, int to,
                                             const Take& take) {
-  for (int base = from; base < to; base += kStep) { // whole warps: they share a block's codes
+  for (int base = from; base < to; base += kInputStep) { // whole warps: they share a block's codes
     const int col = base + static_cast<int>(threadIdx.x) * 4;
     Four sum{}, values{};
     if (col < job.cols && col < to) {
@@ -184,7 +75,7 @@ template <int kPlanes>
 __device__ void write(const PrepareJob& job, int token, int part, int parts, float* shared) {
   const Row row = open_row(job, token, shared);
   const int width = padded(job.cols);
-  const int columns = parts == 1 ? width : kStep, from = part * columns;
+  const int columns = parts == 1 ? width : kInputStep, from = part * columns;
   const size_t at = static_cast<size_t>(token) * job.cols;
   for_columns<kPlanes>(
       job, row, from, from + columns < width ? from + columns : width,
@@ -208,11 +99,11 @@ __device__ void write(const PrepareJob& job, int token, int part, int parts, flo
 
 // ---------------------------------------------------------------- the first half of an update
 
-constexpr int kColumns = 8;            // of one tensor-core product: planes of tokens
-constexpr int kPieceBytes = 16 * 1024; // of codes in shared memory
-constexpr int kPieceTiles = kWarps;    // a piece is a multiple of these, whatever its tokens: a
-                                       // warp's sums then run over the same tiles in one order
-constexpr int kAhead = 4;              // tiles of A that a warp has under way
+constexpr int kColumns = 8;              // of one tensor-core product: planes of tokens
+constexpr int kPieceBytes = 16 * 1024;   // of codes in shared memory
+constexpr int kPieceTiles = kInputWarps; // a piece is a multiple of these, whatever its tokens: a
+                                         // warp's sums then run over the same tiles in one order
+constexpr int kAhead = 4;                // tiles of A that a warp has under way
 
 template <int kPlanes> struct Group {
   static constexpr int kTokens = kColumns / kPlanes;
@@ -267,13 +158,14 @@ __device__ void fill(const PrepareJob& job, int first, int tokens, const Row* ro
       continue;
     }
     const size_t token = static_cast<size_t>(first + t);
-    for (int i = static_cast<int>(threadIdx.x) * 16; i < columns * kPlanes; i += kThreads * 16) {
+    for (int i = static_cast<int>(threadIdx.x) * 16; i < columns * kPlanes;
+         i += kInputThreads * 16) {
       const int plane = i / columns, at = i % columns;
       *reinterpret_cast<uint4*>(codes + plane * piece.stride + at) =
           *reinterpret_cast<const uint4*>(job.codes + (token * kPlanes + plane) * width +
                                           piece.from + at);
     }
-    for (int i = static_cast<int>(threadIdx.x); i < columns / kBlock; i += kThreads)
+    for (int i = static_cast<int>(threadIdx.x); i < columns / kBlock; i += kInputThreads)
       scales[i] = job.scales[(token * width + piece.from) / kBlock + i].x;
   }
 }
@@ -310,12 +202,12 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
     const int to = from + piece_tiles < tiles ? from + piece_tiles : tiles;
     const Piece piece{codes, scales, from * kTileColumns, to * kTileColumns,
                       (piece_tiles + 1) * kTileColumns};
-    for (int begin = from + warp;; begin += kWarps * kAhead) {
+    for (int begin = from + warp;; begin += kInputWarps * kAhead) {
       Weights weights[kAhead]; // asked for before the codes are computed: they do not wait
       RowScales<WeightType::kInt8> row_scales[kAhead][2];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        const int tile = begin + i * kWarps;
+        const int tile = begin + i * kInputWarps;
         if (tile >= to)
           break;
         weights[i].template load<true>(a + static_cast<size_t>(tile) * kTileStep, lane);
@@ -330,7 +222,7 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
       }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        const int tile = begin + i * kWarps;
+        const int tile = begin + i * kInputWarps;
         if (tile >= to)
           break;
         const int at = tile - from;
@@ -338,27 +230,26 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
         if (g < unit.tokens * kPlanes)
           input.words = *reinterpret_cast<const uint4*>(codes + g * piece.stride +
                                                         at * kTileColumns + p * 16);
+        float4 both[kLaneTokens]; // scales of both blocks; there are no mins to take their sums
 #pragma unroll
-        for (int b = 0; b < 2; ++b) {
-          float2 of_block[kLaneTokens];
-#pragma unroll
-          for (int t = 0; t < kLaneTokens; ++t) {
-            const int token = p * kLaneTokens + t;
-            of_block[t] = {
-                token < unit.tokens ? scales[token * (piece.stride / kBlock) + 2 * at + b] : 0.0f,
-                0.0f};
-          }
-          sums.add(block_product<WeightType::kInt8>(weights[i].block(b), input.block(b)),
-                   row_scales[i][b], of_block);
+        for (int t = 0; t < kLaneTokens; ++t) {
+          const int token = p * kLaneTokens + t;
+          const float* of_token = scales + token * (piece.stride / kBlock) + 2 * at;
+          both[t] = token < unit.tokens ? float4{of_token[0], 0.0f, of_token[1], 0.0f}
+                                        : float4{0.0f, 0.0f, 0.0f, 0.0f};
         }
+#pragma unroll
+        for (int b = 0; b < 2; ++b)
+          sums.add(block_product<WeightType::kInt8>(weights[i].block(b), input.block(b)),
+                   row_scales[i][b], both, b);
       }
-      if (begin + kWarps * kAhead >= to)
+      if (begin + kInputWarps * kAhead >= to)
         break;
     }
   }
 
   // The warps' sums [warp][token][rank] are added in the warps' order.
-  PTMO_SHARED(float, parts, kWarps * kTokens * kPanelRows);
+  PTMO_SHARED(float, parts, kInputWarps * kTokens * kPanelRows);
 #pragma unroll
   for (int t = 0; t < kLaneTokens; ++t) {
     float* at = parts + (warp * kTokens + p * kLaneTokens + t) * kPanelRows + g;
@@ -366,10 +257,10 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
     at[8] = sums.at[1][t];
   }
   __syncthreads();
-  for (int i = thread; i < unit.tokens * kPanelRows; i += kThreads) {
+  for (int i = thread; i < unit.tokens * kPanelRows; i += kInputThreads) {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w)
+    for (int w = 0; w < kInputWarps; ++w)
       sum += parts[w * kTokens * kPanelRows + i];
     const size_t token = static_cast<size_t>(unit.first + i / kPanelRows);
     unit.of->u[(token * unit.of->chunks + unit.chunk) * kPanelRows + i % kPanelRows] =
@@ -379,9 +270,9 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
 
 // Blocks first write the codes, `parts` a token, then multiply by A.
 template <int kPlanes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kInputThreads)
     prepare(const __grid_constant__ PrepareJob job, int parts) {
-  PTMO_SHARED(float, norm_sums, 2 * kWarps);
+  PTMO_SHARED(float, norm_sums, 2 * kInputWarps);
   const int block = static_cast<int>(blockIdx.x), writers = job.tokens * parts;
   if (block < writers)
     write<kPlanes>(job, block / parts, block % parts, parts, norm_sums);
@@ -390,19 +281,21 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kPlanes>
-__global__ void __launch_bounds__(kThreads) shrink_codes(const __grid_constant__ PrepareJob job) {
+__global__ void __launch_bounds__(kInputThreads)
+    shrink_codes(const __grid_constant__ PrepareJob job) {
   shrink<kPlanes>(job, static_cast<int>(blockIdx.x), false, nullptr);
 }
 
 template <int kPlanes> cudaError_t launch_planes(const PrepareJob& job, cudaStream_t stream) {
-  const int parts = job.tokens >= kSplitTokens ? 1 : (padded(job.cols) + kStep - 1) / kStep;
+  const int parts =
+      job.tokens >= kSplitTokens ? 1 : (padded(job.cols) + kInputStep - 1) / kInputStep;
   const bool fused = job.tokens <= kFusedTokens;
   const cudaError_t error =
-      launch(prepare<kPlanes>, dim3(job.tokens * parts + (fused ? job.units : 0)), dim3(kThreads),
-             stream, job, parts);
+      launch(prepare<kPlanes>, dim3(job.tokens * parts + (fused ? job.units : 0)),
+             dim3(kInputThreads), stream, job, parts);
   if (error != cudaSuccess || fused || job.units == 0)
     return error;
-  return launch(shrink_codes<kPlanes>, dim3(job.units), dim3(kThreads), stream, job);
+  return launch(shrink_codes<kPlanes>, dim3(job.units), dim3(kInputThreads), stream, job);
 }
 
 } // namespace

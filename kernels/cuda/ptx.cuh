@@ -33,40 +33,22 @@ struct FloatFragment {
 
 #ifdef __CUDACC__
 
-// A signed.
-__device__ __forceinline__ CFragment mma_s8(const AFragment& a, const BFragment& b,
-                                            const CFragment& c) {
-  CFragment d;
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%11,%12,%13};"
-      : "=r"(d.r[0]), "=r"(d.r[1]), "=r"(d.r[2]), "=r"(d.r[3])
-      : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]), "r"(c.r[0]),
-        "r"(c.r[1]), "r"(c.r[2]), "r"(c.r[3]));
-  return d;
-}
+// What the three products differ in: shape and types, C's fragment and its registers' kind.
+#define PTMO_MMA(name, types, Fragment, kind)                                                      \
+  __device__ __forceinline__ Fragment name(const AFragment& a, const BFragment& b,                 \
+                                           const Fragment& c) {                                    \
+    Fragment d;                                                                                    \
+    asm("mma.sync.aligned." types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"     \
+        : "=" kind(d.r[0]), "=" kind(d.r[1]), "=" kind(d.r[2]), "=" kind(d.r[3])                   \
+        : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]),            \
+          kind(c.r[0]), kind(c.r[1]), kind(c.r[2]), kind(c.r[3]));                                 \
+    return d;                                                                                      \
+  }
 
-// A unsigned, B signed.
-__device__ __forceinline__ CFragment mma_u8(const AFragment& a, const BFragment& b,
-                                            const CFragment& c) {
-  CFragment d;
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%11,%12,%13};"
-      : "=r"(d.r[0]), "=r"(d.r[1]), "=r"(d.r[2]), "=r"(d.r[3])
-      : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]), "r"(c.r[0]),
-        "r"(c.r[1]), "r"(c.r[2]), "r"(c.r[3]));
-  return d;
-}
-
-__device__ __forceinline__ FloatFragment mma_f16(const AFragment& a, const BFragment& b,
-                                                 const FloatFragment& c) {
-  FloatFragment d;
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%11,%12,%13};"
-      : "=f"(d.r[0]), "=f"(d.r[1]), "=f"(d.r[2]), "=f"(d.r[3])
-      : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]), "f"(c.r[0]),
-        "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3]));
-  return d;
-}
+PTMO_MMA(mma_s8, "m16n8k32.row.col.s32.s8.s8.s32", CFragment, "r")        // A signed
+PTMO_MMA(mma_u8, "m16n8k32.row.col.s32.u8.s8.s32", CFragment, "r")        // A unsigned, B signed
+PTMO_MMA(mma_f16, "m16n8k16.row.col.f32.f16.f16.f32", FloatFragment, "f") // halves
+#undef PTMO_MMA
 
 // 16 bytes from global to shared memory, past the first cache; zeros where `wanted` is false.
 __device__ __forceinline__ void copy16_async(void* shared, const void* global, bool wanted) {
