@@ -34,8 +34,14 @@ def native_error(error: RuntimeError) -> EngineError:
     return CapacityError(text) if text.startswith("the KV cache is full") else EngineError(text)
 
 
+TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
+
+
 class TeeDiedError(EngineError):
     """The TEE process is gone; every session that stood behind it was wiped."""
+
+    def __init__(self, text: str = TEE_DIED) -> None:
+        super().__init__(text)
 
 
 class SecurityError(PtmoError, RuntimeError):

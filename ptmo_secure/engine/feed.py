@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ptmo_secure.engine.tee_link import tee_failure
 from ptmo_secure.engine.token_ids import checked_ids
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError, native_error
 from tee_sim.client import TeeError
 
 if TYPE_CHECKING:
     from ptmo_secure.engine.session import Session
-
-TEE_DIED = "the TEE process is gone: the KV cache and its keys were wiped; run again to start anew"
 
 
 def feed_batch(
@@ -86,7 +85,7 @@ def require_open(sessions: "Sequence[Session]") -> None:
         raise EngineError("the engine is closed")
     if not all(session._tee_alive() for session in sessions):
         _close_all(sessions)
-        raise TeeDiedError(TEE_DIED)
+        raise TeeDiedError
     if any(session.closed for session in sessions):
         raise EngineError("the session is closed")
     for session in sessions:
@@ -110,7 +109,7 @@ def _forward(
         )
     except TeeError as error:
         _close_all(sessions)
-        raise first._tee_error(error) from None
+        raise tee_failure(error) from None
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:

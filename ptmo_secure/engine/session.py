@@ -11,13 +11,13 @@ import numpy.typing as npt
 from ptmo_secure import _native
 from ptmo_secure.engine import saved_session
 from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
-from ptmo_secure.engine.feed import TEE_DIED, compute_rows, feed_batch, require_open
+from ptmo_secure.engine.feed import compute_rows, feed_batch, require_open
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
-from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.token_ids import checked_index, shared_prefix
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError, native_error
+from ptmo_secure.errors import CapacityError, EngineError, InputError, native_error
 from tee_sim.client import TeeError
 
 NO_STORAGE_KEY = "shield 'none' has no TEE, and so no key to save a session under: use 'seal'"
@@ -287,7 +287,7 @@ class Session:
             try:
                 saved_session.save(path, rows, self._host.shape(), self._tee)
             except TeeError as error:
-                raise self._tee_error(error) from None
+                raise tee_failure(error) from None
 
     def load(self, saved: SavedSession) -> None:
         """Take the rows of a saved session into this one, which is empty; see `Engine.resume`.
@@ -307,7 +307,7 @@ class Session:
             except BaseException as error:
                 self.close()
                 if isinstance(error, TeeError):
-                    raise self._tee_error(error) from None
+                    raise tee_failure(error) from None
                 raise
 
     def close(self) -> None:
@@ -364,6 +364,3 @@ class Session:
 
     def _require_open(self) -> None:
         require_open([self])
-
-    def _tee_error(self, error: TeeError) -> EngineError:
-        return EngineError(str(error)) if self._tee_alive() else TeeDiedError(TEE_DIED)

@@ -14,7 +14,7 @@ from ptmo_secure.engine.saved_session import SavedShape
 from ptmo_secure.engine.session import Session, SessionHost
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.weights import Progress
-from ptmo_secure.errors import EngineError
+from ptmo_secure.errors import EngineError, TeeDiedError
 
 
 class SessionPool:
@@ -78,29 +78,16 @@ class SessionPool:
         Raises:
             InputError: an unknown adapter.
             CapacityError: every key slot is in use.
+            TeeDiedError: the TEE died meanwhile; every session is closed and wiped.
             EngineError: the TEE is gone and does not start, or the pool is closed.
         """
         with self.lock:
             self.connect()
-            selection = self.select(adapters)
-            self._sessions = [session for session in self._sessions if session.family()]
-            session = Session(
-                SessionHost(
-                    decoder=self._decoder,
-                    pages=self._pages,
-                    layout=self._layout,
-                    tee=self.tee,
-                    sealed=self._config.sealed,
-                    owner=self.owner,
-                    new_id=lambda: next(self._ids),
-                    shape=self.saved_shape,
-                    select_adapters=self.select,
-                    engine_closed=lambda: self._closed,
-                )
-            )
-            session.select(selection)
-            self._sessions.append(session)
-            return session
+            try:
+                return self._open(self.select(adapters))
+            except TeeDiedError:
+                self.close_sessions()
+                raise
 
     def select(self, adapters: Sequence[str] | AdapterSelection) -> AdapterSelection:
         """Return the set of these adapters, permuted as the living TEE asks for.
@@ -177,6 +164,26 @@ class SessionPool:
         link = TeeLink(self._config, self._source, self._decoder, self._debug_root_key, progress)
         link.on_death(lambda: self._wipe_after(link))
         self.tee = link
+
+    def _open(self, selection: AdapterSelection) -> Session:
+        self._sessions = [session for session in self._sessions if session.family()]
+        session = Session(
+            SessionHost(
+                decoder=self._decoder,
+                pages=self._pages,
+                layout=self._layout,
+                tee=self.tee,
+                sealed=self._config.sealed,
+                owner=self.owner,
+                new_id=lambda: next(self._ids),
+                shape=self.saved_shape,
+                select_adapters=self.select,
+                engine_closed=lambda: self._closed,
+            )
+        )
+        session.select(selection)
+        self._sessions.append(session)
+        return session
 
     def _wipe_after(self, link: TeeLink) -> None:
         """Close the sessions of a TEE that is gone, also while nobody is generating."""

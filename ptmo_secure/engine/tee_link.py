@@ -19,14 +19,24 @@ from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
-from ptmo_secure.errors import CapacityError, EngineError, InputError
-from tee_sim.client import TeeClient, TeeError
+from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from tee_sim.client import TeeClient, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
 _ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
+
+
+def tee_failure(error: TeeError, what: str = "") -> EngineError:
+    """Return what a TEE's call raised as an error of ours: `TeeDiedError` where it is gone.
+
+    Args:
+        error: the refusal; that of a process that is gone is a `TeeDeadError`.
+        what: what was refused, put before the refusal's text.
+    """
+    return TeeDiedError() if isinstance(error, TeeDeadError) else EngineError(f"{what}{error}")
 
 
 class TeeLink:
@@ -101,7 +111,7 @@ class TeeLink:
                     update, role, layer, self.client, self._model, self._config
                 )
         except TeeError as error:
-            raise EngineError(f"the TEE did not permute the adapter: {error}") from None
+            raise tee_failure(error, "the TEE did not permute the adapter: ") from None
         return out
 
     def open_sealed_session(
@@ -186,7 +196,7 @@ class TeeLink:
         except BaseException as error:  # an interrupt, too, must not leave a key in a slot
             self.arena.free_slot(slot)
             if isinstance(error, TeeError):
-                raise EngineError(f"the TEE gave no {kind} key: {error}") from None
+                raise tee_failure(error, f"the TEE gave no {kind} key: ") from None
             raise
 
     def _take_slot(self) -> int:

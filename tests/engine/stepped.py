@@ -1,9 +1,6 @@
 """A scheduler that runs when it is told to, and writes down what each step ran."""
 
-import os
-import signal
 import threading
-import time
 
 from ptmo_secure.engine.scheduler import Scheduler
 
@@ -62,11 +59,3 @@ def answer_alone(engine, prompt, max_tokens=24, **fields):
     text = "".join(engine.generate(prompt, max_tokens, **fields))
     engine.reset()
     return text
-
-
-def kill_tee(engine):
-    """End the TEE process and wait until its client has noticed."""
-    os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while engine._tee.alive() and time.monotonic() < deadline:
-        time.sleep(0.01)

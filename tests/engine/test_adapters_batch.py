@@ -7,7 +7,8 @@ from ptmo_secure.engine.adapters import random_adapter
 from ptmo_secure.engine.feed import feed_batch
 from ptmo_secure.engine.scheduler import Scheduler
 from ptmo_secure.errors import InputError
-from tests.engine.stepped import SteppedScheduler, answer_alone, kill_tee
+from tests.engine.dead_tee import kill_tee
+from tests.engine.stepped import SteppedScheduler, answer_alone
 from tests.engine.test_adapters import IDS, with_adapters
 from tests.tiny_models import make_tiny_model
 

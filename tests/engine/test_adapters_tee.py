@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ptmo_secure.errors import EngineError
+from tests.engine.dead_tee import kill_tee
 from tests.engine.test_adapters import IDS, load, with_adapters
-from tests.engine.test_fail_closed import kill_tee
 from tests.peft_files import some_adapter
 from tests.tiny_models import make_tiny_model
 

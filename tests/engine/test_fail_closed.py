@@ -1,14 +1,13 @@
 """A dead TEE stops the run, wipes the cache, and does not stop the next run."""
 
 import os
-import signal
-import time
 
 import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.errors import EngineError, InputError
+from tests.engine.dead_tee import check_that_a_dead_tee_ends_the_run, kill_tee
 from tests.tiny_models import make_tiny_model
 
 CASES = [
@@ -24,25 +23,10 @@ def model(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1").path
 
 
-def kill_tee(engine):
-    os.kill(engine.stats()["tee_pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while engine._tee.alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("fields", CASES)
 def test_tee_killed_in_mid_generation_fails_closed_and_the_next_run_works(model, fields):
     with Engine.load(model, threads=1, **fields) as engine:
-        expected = "".join(engine.generate("hello there", max_tokens=12))
-        engine.reset()
-        pieces = engine.generate("hello there", max_tokens=400)
-        next(pieces)
-        kill_tee(engine)
-        with pytest.raises(EngineError, match="the TEE process is gone"):
-            list(pieces)
-        assert engine.dump_device_memory().pages == b""
-        assert "".join(engine.generate("hello there", max_tokens=12)) == expected
+        check_that_a_dead_tee_ends_the_run(engine)
 
 
 def test_tee_killed_between_layers_fails_closed(model):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
-from ptmo_secure.engine.feed import TEE_DIED
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.errors import EngineError, TeeDiedError
-from tests.engine.stepped import SteppedScheduler, answer_alone, kill_tee
+from ptmo_secure.errors import TEE_DIED, EngineError, TeeDiedError
+from tests.engine.dead_tee import kill_tee
+from tests.engine.stepped import SteppedScheduler, answer_alone
 from tests.tiny_models import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +125,31 @@ def test_a_dead_tee_fails_all_requests_and_not_the_next_one(model, fields):
             assert again.result() == expected
 
 
+def test_a_tee_that_dies_as_a_request_gets_its_key_fails_all_of_them(model, monkeypatch):
+    with (
+        Engine.load(model, threads=1, shield="seal", cache_tokens=2048) as engine,
+        SteppedScheduler(engine, max_batch=2) as scheduler,
+    ):
+        requests = [scheduler.submit("hello there", 400)]
+        scheduler.step()
+        client = engine._tee.client
+        new_epoch = client.new_epoch
+
+        def die_first(*args):
+            kill_tee(engine)
+            return new_epoch(*args)
+
+        monkeypatch.setattr(client, "new_epoch", die_first)
+        requests += [scheduler.submit("hello there", 400) for _ in range(2)]
+        scheduler.step()
+        for request in requests:
+            with pytest.raises(TeeDiedError) as error:
+                request.result(60)
+            assert str(error.value) == TEE_DIED
+        assert not scheduler.busy
+        assert engine.dump_device_memory().pages == b""
+
+
 def test_a_tee_killed_under_a_running_worker_fails_closed(model):
     with (
         Engine.load(model, threads=1, shield="seal", cache_tokens=4096) as engine,
@@ -175,7 +200,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.scheduler import Scheduler
-from ptmo_secure.errors import EngineError
+from ptmo_secure.errors import TEE_DIED, EngineError
 engine = Engine.load(sys.argv[1], shield="seal", threads=1)
 scheduler = Scheduler(engine)
 next(iter(scheduler.submit("hello there", 480)))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ptmo_secure.engine.engine import Engine
-from ptmo_secure.engine.feed import TEE_DIED, feed_batch
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
-from tests.engine.stepped import kill_tee
+from ptmo_secure.engine.feed import feed_batch
+from ptmo_secure.errors import TEE_DIED, CapacityError, EngineError, InputError, TeeDiedError
+from tests.engine.dead_tee import kill_tee
 from tests.tiny_models import make_tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(3, 250, 200)]

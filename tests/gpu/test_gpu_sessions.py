@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ptmo_secure.errors import EngineError, SecurityError
-from tests.engine.test_fail_closed import CASES, kill_tee
+from ptmo_secure.errors import SecurityError
+from tests.engine.dead_tee import check_that_a_dead_tee_ends_the_run
+from tests.engine.test_fail_closed import CASES
 from tests.engine.test_saved_session import IDS, MORE, ROOT_KEY, SHIELDS, load, one_by_one
 from tests.tiny_models import make_tiny_model
 
@@ -93,15 +94,7 @@ def test_rows_that_were_cut_off_are_gone_from_the_device(model):
 @pytest.mark.parametrize("fields", CASES, ids=str)
 def test_a_dead_tee_ends_the_run_and_wipes_the_device(model, fields):
     with load(model, device="cuda", **{"context_tokens": 512, **fields}) as engine:
-        expected = "".join(engine.generate("hello there", max_tokens=12))
-        engine.reset()
-        pieces = engine.generate("hello there", max_tokens=400)
-        next(pieces)
-        kill_tee(engine)
-        with pytest.raises(EngineError, match="the TEE process is gone"):
-            list(pieces)
-        assert engine.dump_device_memory().pages == b""
-        assert "".join(engine.generate("hello there", max_tokens=12)) == expected
+        check_that_a_dead_tee_ends_the_run(engine)
 
 
 def test_a_session_that_is_over_leaves_no_page(model):
