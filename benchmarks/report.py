@@ -1,10 +1,10 @@
 """One row a ratio: for programs, for terminals, and for benchmarks/README.md."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from floors import BY_NAME, Metric, Target, with_targets
 from ratios.measured import Measured
@@ -16,6 +16,7 @@ from ptmo_secure.results import envelope
 
 HEADINGS = ("metric", "threads", "measured", "floor", "goal", "ok", "rounds")
 NOT_JUDGED = "not judged"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,32 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[RatioRow], Wanted]:
     Raises:
         InputError: it is not there, or no result of check_ratios.py.
     """
-    try:
-        found = json.loads(path.read_text(), parse_constant=_refuse_constant)
+
+    def take(found: dict[str, Any]) -> tuple[list[RatioRow], Wanted]:
         wanted = with_targets(found["config"]["only"], found["config"]["threads"])
         heading(found)
-        return found, [_row_from_json(row) for row in found["results"]], wanted
+        return [_row_from_json(row) for row in found["results"]], wanted
+
+    found, (rows, wanted) = read_checked(path, "check_ratios.py", take)
+    return found, rows, wanted
+
+
+def read_checked(
+    path: Path, tool: str, take: Callable[[dict[str, Any]], T]
+) -> tuple[dict[str, Any], T]:
+    """The JSON object that `tool` wrote, and what `take` makes of it.
+
+    Raises:
+        InputError: it is not there, or `take` finds it wrong.
+    """
+    try:
+        found = json.loads(path.read_text(), parse_constant=_refuse_constant)
+        return found, take(found)
     except KeyError as error:
         reason = f"{error} is missing or unknown"
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error)
-    raise InputError(f"{path}: no result of check_ratios.py: {reason}")
+    raise InputError(f"{path}: no result of {tool}: {reason}")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -169,15 +169,7 @@ class Adapter:
 class AdapterSet:
     def __init__(self, adapters: Sequence[Adapter]) -> None: ...
 
-class Decoder:
-    def __init__(
-        self,
-        config: ModelConfig,
-        layout: PageLayout,
-        threads: int,
-        integer_activations: bool,
-        chunk_tokens: int,
-    ) -> None: ...
+class _Decoder:  # in the stub alone: what decoders have
     def set_int4(
         self,
         name: str,
@@ -201,6 +193,16 @@ class Decoder:
         restore: _OnBuffer = None,
         adapters: Sequence[AdapterSet | None] = (),
     ) -> npt.NDArray[np.float32]: ...
+
+class Decoder(_Decoder):
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: PageLayout,
+        threads: int,
+        integer_activations: bool,
+        chunk_tokens: int,
+    ) -> None: ...
 
 class _Bench:  # in the stub alone: what all of them have
     def run(self, repeats: int) -> None: ...

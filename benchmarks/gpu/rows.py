@@ -1,17 +1,15 @@
 """One row a ratio and shape: for programs, for terminals, and for benchmarks/README.md."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from floors import GPU_BY_NAME, GpuMetric
 from ratios.measured import Measured
-from report import NOT_JUDGED, detail, number, verdict
+from report import NOT_JUDGED, detail, number, read_checked, verdict
 from rounds import ROUNDS
 
-from ptmo_secure.errors import InputError
 from ptmo_secure.results import envelope
 
 HEADINGS = ("metric", "at", "measured", "floor", "goal", "ok", "rounds")
@@ -82,20 +80,13 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[GpuRow]]:
     Raises:
         InputError: it is not there, or no result of bench_gpu.py.
     """
-    try:
-        found = json.loads(path.read_text(), parse_constant=_refuse_constant)
-        rows = [_row_from_json(value) for value in found["results"]]
+
+    def take(found: dict[str, Any]) -> list[GpuRow]:
+        taken = [_row_from_json(row) for row in found["results"]]
         heading(found)
-        return found, rows
-    except KeyError as error:
-        reason = f"{error} is missing or unknown"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error)
-    raise InputError(f"{path}: no result of bench_gpu.py: {reason}")
+        return taken
 
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    return read_checked(path, "bench_gpu.py", take)
 
 
 def _row_from_json(value: Mapping[str, Any]) -> GpuRow:
