@@ -1,8 +1,10 @@
 #include "device.h"
 
+#include <cstring>
 #include <utility>
 
 #include "common/check.h"
+#include "secmem/secret_arena.h"
 
 namespace ptmo::cuda {
 
@@ -47,6 +49,31 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+HostBuffer::~HostBuffer() {
+  wipe();
+  if (data_ != nullptr)
+    cudaFreeHost(data_);
+}
+
+void HostBuffer::reserve(size_t bytes) {
+  if (bytes <= size_)
+    return;
+  void* p = nullptr;
+  const cudaError_t error = cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
+  ensure(error == cudaSuccess, "the host has no ", bytes,
+         " bytes that the CUDA device reaches: ", cudaGetErrorString(error));
+  std::memset(p, 0, bytes);
+  wipe();
+  if (data_ != nullptr)
+    cudaFreeHost(data_);
+  data_ = static_cast<uint8_t*>(p);
+  size_ = bytes;
+}
+
+void HostBuffer::wipe() {
+  secure_wipe(data_, size_);
 }
 
 } // namespace ptmo::cuda

@@ -41,6 +41,24 @@ private:
   size_t size_ = 0;
 };
 
+// The host's memory that a device copies from and to by itself; zeros at first. Grows, and forgets
+// what it held; wiped before it is given back.
+class HostBuffer {
+public:
+  HostBuffer() = default;
+  ~HostBuffer();
+  HostBuffer(const HostBuffer&) = delete;
+  HostBuffer& operator=(const HostBuffer&) = delete;
+  void reserve(size_t bytes);
+  void wipe();
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
 template <typename T> class DeviceArray {
 public:
   explicit DeviceArray(size_t count = 0) : memory_(count * sizeof(T)) {}

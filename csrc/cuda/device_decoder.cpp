@@ -11,7 +11,6 @@
 namespace ptmo::cuda {
 namespace {
 
-constexpr int kLogitRows = 16; // whose logits are computed together
 // More than the runtime's calls take, which see the keys of a launch.
 constexpr size_t kStackBytes = 1 << 15;
 
@@ -35,35 +34,28 @@ DeviceDecoder::DeviceDecoder(const ModelConfig& config, DevicePages& pages, int 
   for (const int width : {config.d_model, config.d_ff, config.q_size()})
     require(width % kBlock == 0, "a width of ", width, " is not a multiple of ", kBlock,
             ", as a CUDA device needs");
-  b_ = std::make_unique<Buffers>(config, chunk_tokens, kLogitRows);
+  b_ = std::make_unique<Buffers>(config, chunk_tokens);
 }
 
 DeviceDecoder::~DeviceDecoder() = default;
 
-void DeviceDecoder::check(const Sequence* sequences, int count,
-                          const AttentionRestore& restore) const {
+void DeviceDecoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore,
+                            LogitsIn memory) {
+  owner_.require_here();
   weights_.require_complete();
-  Batch::check(config_, pages_.layout(), sequences, count);
-  int64_t rows = 0;
-  for (int i = 0; i < count; ++i) {
+  Batch::check(config_, pages_.layout(), sequences, count, chunk_, restore);
+  for (int i = 0; i < count; ++i)
     require(&sequences[i].session->arena() == &pages_,
             "the session's pages are not on the decoder's device");
-    rows += sequences[i].n;
-  }
-  const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_));
-  require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
-          restore.max_tokens, " rows, a chunk has ", widest);
-}
-
-void DeviceDecoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
-  check(sequences, count, restore);
   Batch batch(sequences, count, chunk_);
   try {
     while (batch.next()) {
       Chunk chunk;
-      upload(batch, chunk);
-      forward_chunk(chunk, restore);
-      chunk_logits(batch, chunk);
+      chunk.logits_in = memory;
+      plan(batch, chunk);
+      if (!compute_recorded(chunk, restore))
+        compute(chunk, restore);
+      b_->parcel.wipe();
     }
   } catch (...) {
     wipe();
@@ -71,8 +63,20 @@ void DeviceDecoder::forward(const Sequence* sequences, int count, const Attentio
     batch.roll_back();
     throw;
   }
-  wipe();
+  b_->host_logits.wipe();
   burn_stack(kStackBytes);
+}
+
+void DeviceDecoder::compute(Chunk& chunk, const AttentionRestore& restore) {
+  send_and_run_layers(chunk, restore);
+  for (int first = 0, count; first < chunk.logit_rows(); first += count) {
+    count = chunk.logits_together(first, config_.vocab_size);
+    head(chunk, first, count);
+    stream_.wait();
+    take_logits(chunk, first, count);
+  }
+  check_call(zero(traces(chunk), stream_), "zeroing");
+  stream_.wait();
 }
 
 const AdapterOnDevice& DeviceDecoder::on_device(const std::shared_ptr<const Adapter>& adapter) {
@@ -85,9 +89,10 @@ const AdapterOnDevice& DeviceDecoder::on_device(const std::shared_ptr<const Adap
   return *adapters_.back().second;
 }
 
-void DeviceDecoder::forward_chunk(Chunk& chunk, const AttentionRestore& restore) {
+void DeviceDecoder::send_and_run_layers(Chunk& chunk, const AttentionRestore& restore) {
   Buffers& b = *b_;
-  check_call(embed(weights_.embed.view(), b.tokens.data(), chunk.rows, config_.embed_scale,
+  b.parcel.send(stream_);
+  check_call(embed(weights_.embed.view(), chunk.tokens, chunk.rows, config_.embed_scale,
                    b.x[0].data(), stream_),
              "embedding");
   chunk.x = b.x[0].data();
@@ -117,7 +122,7 @@ void DeviceDecoder::forward_chunk(Chunk& chunk, const AttentionRestore& restore)
 void DeviceDecoder::rotary_tables(const Chunk& chunk, const DeviceArray<float>& inv_freq,
                                   int table) {
   const RotaryTableJob job{
-      chunk.rows,      static_cast<int>(inv_freq.size()), b_->positions.data(),
+      chunk.rows,      static_cast<int>(inv_freq.size()), chunk.positions,
       inv_freq.data(), b_->cosine[table].data(),          b_->sine[table].data()};
   check_call(fill_rotary_table(job, stream_), "the rotary table");
 }
@@ -127,32 +132,10 @@ void DeviceDecoder::attention_layer(Chunk& chunk, int layer, const AttentionRest
   const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
   project(chunk, layer, chunk.normed(w.attn_norm.data(), config_, 2),
           {{Linear::kQ, b.q.data()}, {Linear::kK, b.k.data()}, {Linear::kV, b.v.data()}});
-  const bool permuted = !w.inv_freq.empty();
-  if (permuted)
+  if (!w.inv_freq.empty()) // permuted: every layer has angles of its own
     rotary_tables(chunk, w.inv_freq, 0);
-  const int table = !permuted && config_.is_local(layer) ? 1 : 0;
-  const int half = config_.head_dim / 2, width = permuted ? config_.n_kv_heads * half : half;
-  for (const KeyGroup& group : chunk.groups) {
-    const auto row = static_cast<size_t>(group.row);
-    StoreKvJob job{group.rows,
-                   config_.n_heads,
-                   layer,
-                   chunk.cache,
-                   b.q.data() + row * static_cast<size_t>(config_.q_size()),
-                   b.k.data() + row * static_cast<size_t>(config_.kv_size()),
-                   b.v.data() + row * static_cast<size_t>(config_.kv_size()),
-                   w.q_norm.data(),
-                   w.k_norm.data(),
-                   config_.rms_eps,
-                   b.cosine[table].data() + row * static_cast<size_t>(width),
-                   b.sine[table].data() + row * static_cast<size_t>(width),
-                   width,
-                   b.places.data() + row,
-                   {}};
-    const LaunchKeys keys(group, job.keys);
-    check_call(store_kv(job, stream_), "storing K and V");
-  }
-  attend(chunk, layer, b.attended.data());
+  store(chunk, layer);
+  attend(chunk, layer);
   if (restore.buffer != nullptr) {
     const size_t bytes =
         static_cast<size_t>(chunk.rows) * static_cast<size_t>(config_.q_size()) * sizeof(float);
@@ -173,24 +156,72 @@ void DeviceDecoder::attention_layer(Chunk& chunk, int layer, const AttentionRest
   project(chunk, layer, plain, {{Linear::kO, b.out.data()}});
 }
 
-void DeviceDecoder::attend(const Chunk& chunk, int layer, float* out) {
+template <typename Launch>
+void DeviceDecoder::with_keys(const Chunk& chunk, const KeyGroup& group, Launch launch) {
+  if (group.keys.empty()) {
+    launch(nullptr);
+  } else if (recording_ == nullptr) {
+    const LaunchKeys keys(group);
+    launch(&*keys);
+  } else {
+    const SealKeys none{};
+    launch(&none);
+    recording_->note_keys(static_cast<int>(&group - chunk.groups.data()));
+  }
+}
+
+void DeviceDecoder::store(const Chunk& chunk, int layer) {
+  const Buffers& b = *b_;
+  const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
+  const bool permuted = !w.inv_freq.empty();
+  const int table = !permuted && config_.is_local(layer) ? 1 : 0;
+  const int half = config_.head_dim / 2, width = permuted ? config_.n_kv_heads * half : half;
   for (const KeyGroup& group : chunk.groups) {
-    SealKeys copies{};
-    const LaunchKeys wiped(group, copies);
-    const SealKeys* keys = group.keys.empty() ? nullptr : &copies;
-    AttentionJob job{chunk.cache,           layer,   config_.n_heads, config_.window(layer),
-                     config_.score_scale(), nullptr, group.spans,     0,
-                     b_->q.data(),          out};
+    const auto row = static_cast<size_t>(group.row);
+    const StoreKvJob job{group.rows,
+                         config_.n_heads,
+                         layer,
+                         chunk.cache,
+                         b.q.data() + row * static_cast<size_t>(config_.q_size()),
+                         b.k.data() + row * static_cast<size_t>(config_.kv_size()),
+                         b.v.data() + row * static_cast<size_t>(config_.kv_size()),
+                         w.q_norm.data(),
+                         w.k_norm.data(),
+                         config_.rms_eps,
+                         b.cosine[table].data() + row * static_cast<size_t>(width),
+                         b.sine[table].data() + row * static_cast<size_t>(width),
+                         width,
+                         chunk.places + row};
+    with_keys(chunk, group, [&](const SealKeys* keys) {
+      check_call(store_kv(job, keys, stream_), "storing K and V");
+    });
+  }
+}
+
+AttentionJob DeviceDecoder::decode_job(const Chunk& chunk, int layer, const KeyGroup& group) const {
+  return {chunk.cache,           layer,
+          config_.n_heads,       config_.window(layer),
+          config_.score_scale(), chunk.decoding + group.first_span,
+          group.spans,           group.longest,
+          b_->q.data(),          b_->attended.data(),
+          b_->scratch.data()};
+}
+
+void DeviceDecoder::attend(const Chunk& chunk, int layer) {
+  for (const KeyGroup& group : chunk.groups) {
+    AttentionJob job = decode_job(chunk, layer, group);
     if (group.longest > 0) {
-      job.sequences = b_->decoding.data() + group.first_span;
-      job.most = group.longest;
-      b_->scratch.reserve(attention_scratch_floats(job));
-      check_call(attention_decode(job, keys, b_->scratch.data(), stream_), "attention");
+      with_keys(chunk, group, [&](const SealKeys* keys) {
+        check_call(attention_split(job, keys, stream_), "attention");
+      });
+      check_call(attention_fold(job, stream_), "attention");
     }
     if (group.most_tokens > 0) {
-      job.sequences = b_->prefilling.data() + group.first_span;
+      job.sequences = chunk.prefilling + group.first_span;
       job.most = group.most_tokens;
-      check_call(attention_prefill(job, keys, stream_), "attention");
+      with_keys(chunk, group, [&](const SealKeys* keys) {
+        check_call(attention_prefill(job, keys, stream_), "attention");
+      });
     }
   }
 }
@@ -202,7 +233,7 @@ void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
   job.tokens = chunk.rows;
   job.codes = b.codes.data();
   job.scales = b.scales.data();
-  job.shrinks = b.shrinks.data() + shrinks.first;
+  job.shrinks = chunk.shrinks_on_device + shrinks.first;
   job.shrink_count = shrinks.count;
   job.units = shrink_units(chunk.shrinks.data() + shrinks.first, shrinks.count, job.planes);
   job.sum = chunk.take_sum(job);
@@ -218,7 +249,7 @@ void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
     const MatmulJob product{m,
                             {chunk.rows, job.cols, job.planes, b.codes.data(), b.scales.data()},
                             bias,
-                            b.terms.data() + terms.first,
+                            chunk.terms + terms.first,
                             terms.count,
                             y,
                             static_cast<size_t>(m.rows),
@@ -227,40 +258,40 @@ void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
   }
 }
 
-void DeviceDecoder::chunk_logits(const Batch& batch, const Chunk& chunk) {
+void DeviceDecoder::head(const Chunk& chunk, int first, int count) {
   Buffers& b = *b_;
-  const std::vector<OutputRow> outputs = batch.outputs(config_.vocab_size);
   const auto vocab = static_cast<size_t>(config_.vocab_size);
-  for (size_t done = 0; done < outputs.size(); done += kLogitRows) {
-    const int n = static_cast<int>(std::min<size_t>(kLogitRows, outputs.size() - done));
-    int32_t rows[kLogitRows];
-    for (int i = 0; i < n; ++i)
-      rows[i] = outputs[done + static_cast<size_t>(i)].row;
-    b.output_rows.put(rows, static_cast<size_t>(n), stream_);
-    PrepareJob job = chunk.normed(weights_.final_norm.data(), config_, 2);
-    job.tokens = n;
-    job.rows = b.output_rows.data();
-    job.codes = b.codes.data();
-    job.scales = b.scales.data();
-    check_call(prepare_input(job, stream_), "the head's input");
-    const DeviceMatrix& head = weights_.output().view();
-    check_call(matmul({head,
-                       {n, config_.d_model, 2, b.codes.data(), b.scales.data()},
-                       nullptr,
-                       nullptr,
-                       0,
-                       b.logits.data(),
-                       vocab,
-                       false},
-                      stream_),
-               "the head");
-    for (int i = 0; i < n; ++i)
-      check_call(cudaMemcpyAsync(outputs[done + static_cast<size_t>(i)].logits,
-                                 b.logits.data() + static_cast<size_t>(i) * vocab,
-                                 vocab * sizeof(float), cudaMemcpyDeviceToHost, stream_),
-                 "copying logits");
-    stream_.wait();
-  }
+  PrepareJob job = chunk.normed(weights_.final_norm.data(), config_, 2);
+  job.tokens = count;
+  job.rows = chunk.output_rows + first;
+  job.codes = b.codes.data();
+  job.scales = b.scales.data();
+  check_call(prepare_input(job, stream_), "the head's input");
+  const bool on_host = chunk.logits_in == LogitsIn::kHost;
+  float* logits = on_host ? b.logits.data() : chunk.outputs[static_cast<size_t>(first)].logits;
+  const MatmulJob product{weights_.output().view(),
+                          {count, config_.d_model, 2, b.codes.data(), b.scales.data()},
+                          nullptr,
+                          nullptr,
+                          0,
+                          logits,
+                          vocab,
+                          false};
+  check_call(matmul(product, stream_), "the head");
+  if (on_host)
+    check_call(cudaMemcpyAsync(b.host_logits.data(), b.logits.data(),
+                               static_cast<size_t>(count) * vocab * sizeof(float),
+                               cudaMemcpyDeviceToHost, stream_),
+               "copying logits");
+}
+
+void DeviceDecoder::take_logits(const Chunk& chunk, int first, int count) {
+  if (chunk.logits_in == LogitsIn::kDevice)
+    return;
+  const size_t bytes = static_cast<size_t>(config_.vocab_size) * sizeof(float);
+  for (int i = 0; i < count; ++i)
+    std::memcpy(chunk.outputs[static_cast<size_t>(first + i)].logits,
+                b_->host_logits.data() + static_cast<size_t>(i) * bytes, bytes);
 }
 
 } // namespace ptmo::cuda

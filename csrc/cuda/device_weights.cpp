@@ -49,6 +49,7 @@ Matrix& WeightsOnDevice::prepare(const std::string& name, kernels::WeightType ty
 void WeightsOnDevice::finish(const std::string& name) {
   *matrix(name) = MatrixOnDevice(name, pending_.packed, stream_);
   panels_ = AlignedBuffer();
+  ++version_;
 }
 
 void WeightsOnDevice::set_vector(const std::string& name, const std::vector<float>& values) {
@@ -56,6 +57,7 @@ void WeightsOnDevice::set_vector(const std::string& name, const std::vector<floa
   require(out != nullptr, name, " is not a vector of this model");
   host_.expect_shape(name, static_cast<int>(values.size()), 1);
   *out = DeviceArray<float>(values, stream_);
+  ++version_;
 }
 
 MatrixOnDevice* WeightsOnDevice::matrix(const std::string& name) {

@@ -58,6 +58,8 @@ public:
   DeviceArray<float> final_norm, inv_freq, inv_freq_local;
   std::vector<LayerOnDevice> layers;
   const MatrixOnDevice& output() const { return head.empty() ? embed : head; }
+  // Another one whenever a parameter was set: it may stand elsewhere.
+  uint64_t version() const { return version_; }
   size_t bytes() const;
   // As Weights::bytes_per_token.
   size_t bytes_per_token() const { return bytes() - (head.empty() ? 0 : embed.bytes()); }
@@ -70,6 +72,7 @@ private:
   const Stream& stream_;
   Weights host_; // names and shapes; holds no parameter
   Matrix pending_;
+  uint64_t version_ = 0;
   AlignedBuffer panels_; // of the matrix that is being filled
 };
 

@@ -16,14 +16,16 @@ bool same_layout(const PageLayout& a, const PageLayout& b) {
 } // namespace
 
 void Batch::check(const ModelConfig& config, const PageLayout& layout, const Sequence* sequences,
-                  int count) {
+                  int count, int chunk_tokens, const AttentionRestore& restore) {
   require(count >= 1, "count=", count, ": no sequences");
+  int64_t rows = 0;
   for (int i = 0; i < count; ++i) {
     const Sequence& s = sequences[i];
     require(!s.session->closed(), "the session is closed");
     require(same_layout(s.session->layout(), layout),
             "the session's page layout is not the decoder's");
     require(s.n >= 1, "n=", s.n, ": no tokens");
+    rows += s.n;
     require(s.n <= config.context_length - s.session->length(),
             "the prompt does not fit: ", s.session->length(), " + ", s.n,
             " tokens exceed the context of ", config.context_length);
@@ -39,6 +41,9 @@ void Batch::check(const ModelConfig& config, const PageLayout& layout, const Seq
     for (int j = 0; j < i; ++j)
       require(sequences[j].session != s.session, "a session stands in the batch twice");
   }
+  const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_tokens));
+  require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
+          restore.max_tokens, " rows, a chunk has ", widest);
 }
 
 Batch::Batch(const Sequence* sequences, int count, int chunk_tokens) : chunk_(chunk_tokens) {

@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "kv/kv_cache.h"
+#include "kv/permute.h"
 #include "lora.h"
 
 namespace ptmo {
@@ -46,9 +47,9 @@ struct AdapterRows {
 class Batch {
 public:
   // Throws std::invalid_argument, and nothing has changed, where a decoder of `config` cannot run
-  // the sequences on pages of `layout`.
+  // the sequences on pages of `layout`, this many tokens a chunk.
   static void check(const ModelConfig& config, const PageLayout& layout, const Sequence* sequences,
-                    int count);
+                    int count, int chunk_tokens, const AttentionRestore& restore);
 
   // Sequences with one adapter set go side by side, so that a chunk has few segments.
   Batch(const Sequence* sequences, int count, int chunk_tokens);

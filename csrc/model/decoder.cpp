@@ -1,7 +1,5 @@
 #include "decoder.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -17,8 +15,8 @@ const std::vector<float> kNoBias;
 Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int threads,
                  bool integer_activations, int chunk_tokens)
     : config_((validate(config), config)), layout_(layout), integer_(integer_activations),
-      chunk_(chunk_tokens), owner_pid_(static_cast<int>(getpid())), kernels_(kernels::best()),
-      pool_(threads), weights_(config), attention_(config, layout, threads) {
+      chunk_(chunk_tokens), kernels_(kernels::best()), pool_(threads), weights_(config),
+      attention_(config, layout, threads) {
   require(chunk_tokens >= 1 && chunk_tokens <= 4096, "chunk_tokens=", chunk_tokens,
           " is not in 1..4096");
   require(layout.n_layers == config.n_layers && layout.n_kv_heads == config.n_kv_heads &&
@@ -59,21 +57,10 @@ Decoder::Decoder(const ModelConfig& config, const PageLayout& layout, int thread
   row_codes_.assign(static_cast<size_t>(threads), std::vector<uint8_t>(2 * row_bytes));
 }
 
-void Decoder::check(const Sequence* sequences, int count, const AttentionRestore& restore) const {
-  ensure(static_cast<int>(getpid()) == owner_pid_, "this engine belongs to process ", owner_pid_,
-         ": load one of your own after a fork");
-  weights_.require_complete();
-  Batch::check(config_, layout_, sequences, count);
-  int64_t rows = 0;
-  for (int i = 0; i < count; ++i)
-    rows += sequences[i].n;
-  const int widest = static_cast<int>(std::min<int64_t>(rows, chunk_));
-  require(restore.buffer == nullptr || restore.max_tokens >= widest, "the attention buffer holds ",
-          restore.max_tokens, " rows, a chunk has ", widest);
-}
-
 void Decoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore) {
-  check(sequences, count, restore);
+  owner_.require_here();
+  weights_.require_complete();
+  Batch::check(config_, layout_, sequences, count, chunk_, restore);
   Batch batch(sequences, count, chunk_);
   try {
     while (batch.next()) {

@@ -10,6 +10,7 @@
 
 #include "attention.h"
 #include "batch.h"
+#include "common/owner_process.h"
 #include "common/thread_pool.h"
 #include "kv/permute.h"
 #include "low_rank_pass.h"
@@ -51,7 +52,6 @@ private:
     float* y;
   };
 
-  void check(const Sequence* sequences, int count, const AttentionRestore& restore) const;
   void forward_chunk(const Batch& batch, const AttentionRestore& restore);
   void attention_layer(int layer, const AttentionRestore& restore);
   void mlp_layer(int layer, const Matrix& next);
@@ -91,7 +91,7 @@ private:
   const PageLayout layout_;
   const bool integer_;
   const int chunk_;
-  const int owner_pid_;
+  const OwnerProcess owner_;
   const kernels::Table& kernels_;
   ThreadPool pool_;
   Weights weights_;

@@ -35,10 +35,10 @@ struct SeenRows {
   }
 };
 
-__device__ __forceinline__ float* partial_of(const AttentionJob& job, float* scratch, int sequence,
-                                             int head, int split, int splits) {
+__device__ __forceinline__ float* partial_of(const AttentionJob& job, int sequence, int head,
+                                             int split, int splits) {
   const size_t at = (static_cast<size_t>(sequence) * job.n_heads + head) * splits + split;
-  return scratch + at * (kPartialSums + job.cache.dim);
+  return job.scratch + at * (kPartialSums + job.cache.dim);
 }
 
 template <int kRowBytes> constexpr int split_warps() {
@@ -58,8 +58,7 @@ template <int kRowBytes, int kGroups, bool kSealed> constexpr int split_blocks()
 template <KvElement kElement, int kRowBytes, int kGroups, bool kSealed>
 __global__ void __launch_bounds__(split_warps<kRowBytes>() * kWarpLanes,
                                   split_blocks<kRowBytes, kGroups, kSealed>())
-    attention_split(const __grid_constant__ AttentionJob job, const __grid_constant__ SealKeys keys,
-                    float* scratch) {
+    split_rows(const __grid_constant__ AttentionJob job, const __grid_constant__ SealKeys keys) {
   using Warp = WarpAttention<kElement, kRowBytes, kGroups>;
   using Tile = KvTile<kRowBytes>;
   constexpr int kWarps = split_warps<kRowBytes>(), kThreads = kWarps * kWarpLanes;
@@ -173,7 +172,7 @@ __global__ void __launch_bounds__(split_warps<kRowBytes>() * kWarpLanes,
       sum = __fmaf_rn(totals[2 * place(w, query) + 1], take[w], sum);
     }
     float* partial =
-        partial_of(job, scratch, static_cast<int>(blockIdx.z), kv_head * heads + first_head + query,
+        partial_of(job, static_cast<int>(blockIdx.z), kv_head * heads + first_head + query,
                    static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
     if (thread == 0) {
       partial[0] = largest;
@@ -196,8 +195,7 @@ __global__ void __launch_bounds__(split_warps<kRowBytes>() * kWarpLanes,
 
 // Element `threadIdx.x` of a head: its splits folded in order. What a split with one row leaves is
 // that row of V: partials are zeroed once they are read.
-__global__ void attention_fold(const __grid_constant__ AttentionJob job, float* scratch,
-                               int splits) {
+__global__ void fold_splits(const __grid_constant__ AttentionJob job, int splits) {
   const int head = static_cast<int>(blockIdx.x), at = static_cast<int>(blockIdx.y);
   const int element = static_cast<int>(threadIdx.x), dim = job.cache.dim;
   const DeviceSequence sequence = job.sequences[at];
@@ -207,9 +205,9 @@ __global__ void attention_fold(const __grid_constant__ AttentionJob job, float* 
   const int count = (seen.end + kWindowRows - 1) / kWindowRows - seen.split;
   float largest = kNothingSeen, sum = 0.0f, value = 0.0f;
   for (int i = 0; i < count; ++i)
-    largest = fmaxf(largest, partial_of(job, scratch, at, head, i, splits)[0]);
+    largest = fmaxf(largest, partial_of(job, at, head, i, splits)[0]);
   for (int i = 0; i < count; ++i) {
-    float* partial = partial_of(job, scratch, at, head, i, splits);
+    float* partial = partial_of(job, at, head, i, splits);
     const float take = exp2f(partial[0] - largest);
     sum = __fmaf_rn(partial[1], take, sum);
     if (element < dim) {
@@ -219,7 +217,7 @@ __global__ void attention_fold(const __grid_constant__ AttentionJob job, float* 
   }
   __syncthreads();
   for (int i = element; i < count; i += static_cast<int>(blockDim.x)) {
-    float* partial = partial_of(job, scratch, at, head, i, splits);
+    float* partial = partial_of(job, at, head, i, splits);
     partial[0] = partial[1] = 0.0f;
   }
   if (element < dim)
@@ -227,8 +225,7 @@ __global__ void attention_fold(const __grid_constant__ AttentionJob job, float* 
 }
 
 template <KvElement kElement, int kRowBytes, int kGroups>
-cudaError_t launch_split(const AttentionJob& job, const SealKeys* keys, float* scratch,
-                         cudaStream_t stream) {
+cudaError_t launch_split(const AttentionJob& job, const SealKeys* keys, cudaStream_t stream) {
   using Warp = WarpAttention<kElement, kRowBytes, kGroups>;
   const int heads = job.n_heads / job.cache.n_kv_heads;
   const dim3 grid(splits_of(job),
@@ -236,18 +233,17 @@ cudaError_t launch_split(const AttentionJob& job, const SealKeys* keys, float* s
                   job.count);
   const dim3 block(split_warps<kRowBytes>() * kWarpLanes);
   if (keys == nullptr)
-    return launch_in_place(attention_split<kElement, kRowBytes, kGroups, false>, grid, block,
-                           stream, job, kNoKeys, scratch);
-  return launch_in_place(attention_split<kElement, kRowBytes, kGroups, true>, grid, block, stream,
-                         job, *keys, scratch);
+    return launch_in_place(split_rows<kElement, kRowBytes, kGroups, false>, grid, block, stream,
+                           job, kNoKeys);
+  return launch_in_place(split_rows<kElement, kRowBytes, kGroups, true>, grid, block, stream, job,
+                         *keys);
 }
 
 template <KvElement kElement, int kRowBytes>
-cudaError_t launch_rows(const AttentionJob& job, const SealKeys* keys, float* scratch,
-                        cudaStream_t stream) {
+cudaError_t launch_rows(const AttentionJob& job, const SealKeys* keys, cudaStream_t stream) {
   return job.n_heads / job.cache.n_kv_heads <= kGroupQueries
-             ? launch_split<kElement, kRowBytes, 1>(job, keys, scratch, stream)
-             : launch_split<kElement, kRowBytes, 2>(job, keys, scratch, stream);
+             ? launch_split<kElement, kRowBytes, 1>(job, keys, stream)
+             : launch_split<kElement, kRowBytes, 2>(job, keys, stream);
 }
 
 } // namespace
@@ -257,16 +253,15 @@ size_t attention_scratch_floats(const AttentionJob& job) {
          (kPartialSums + job.cache.dim);
 }
 
-cudaError_t attention_decode(const AttentionJob& job, const SealKeys* keys, float* scratch,
-                             cudaStream_t stream) {
-  const cudaError_t error = with_cache_shape(job, [&](auto element, auto row_bytes) {
-    return launch_rows<decltype(element)::value, decltype(row_bytes)::value>(job, keys, scratch,
-                                                                             stream);
+cudaError_t attention_split(const AttentionJob& job, const SealKeys* keys, cudaStream_t stream) {
+  return with_cache_shape(job, [&](auto element, auto row_bytes) {
+    return launch_rows<decltype(element)::value, decltype(row_bytes)::value>(job, keys, stream);
   });
-  if (error != cudaSuccess)
-    return error;
+}
+
+cudaError_t attention_fold(const AttentionJob& job, cudaStream_t stream) {
   const int threads = (job.cache.dim + kWarpLanes - 1) / kWarpLanes * kWarpLanes;
-  return launch(attention_fold, dim3(job.n_heads, job.count), dim3(threads), stream, job, scratch,
+  return launch(fold_splits, dim3(job.n_heads, job.count), dim3(threads), stream, job,
                 splits_of(job));
 }
 

@@ -8,8 +8,6 @@
 
 namespace ptmo::cuda {
 
-inline const SealKeys kNoKeys{}; // what a launch for rows in the clear gets
-
 // use(element, row bytes) as constants: the least of 64, 128, 256, 512 bytes that holds a row. That
 // many instantiations, not one for every head size: what a row leaves of it is skipped.
 template <typename Use> cudaError_t with_cache_shape(const AttentionJob& job, const Use& use) {

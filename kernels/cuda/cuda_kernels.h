@@ -62,7 +62,9 @@ struct RotaryTableJob {
 cudaError_t fill_rotary_table(const RotaryTableJob& job, cudaStream_t stream);
 
 // The keys of a launch. They travel as kernel parameters, so that they stand in the driver's
-// constant bank while it runs and in no buffer of ours: more sequences take more launches.
+// constant bank while it runs and in no buffer of ours: more sequences take more launches. The
+// kernels that take keys have two parameters: the job, then the keys. Their bytes go from where
+// they stand to the driver and are copied nowhere else.
 constexpr int kMaxSealKeys = 16;
 struct SealKeys {
   kernels::ChaChaKey keys[kMaxSealKeys];
@@ -86,14 +88,13 @@ struct StoreKvJob {
   const float *cosine, *sine; // [tokens, table_width]
   int table_width;            // dim / 2, or n_kv_heads * dim / 2: each KV head its own angles
   const KvPlace* places;      // [tokens], in device memory
-  SealKeys keys;
 };
 
 // What lies between the projections and attention: QK-norm and RoPE on q and k; K and V rows
 // encoded and put into their pages, sealed (chacha.h) where the token has a key. Codes and scales
 // are the reference level's bit for bit. No plain K or V leaves the registers and the shared memory
-// of its warp, which is zeroed.
-cudaError_t store_kv(const StoreKvJob& job, cudaStream_t stream);
+// of its warp, which is zeroed. `keys`: null when no token has one.
+cudaError_t store_kv(const StoreKvJob& job, const SealKeys* keys, cudaStream_t stream);
 
 // Query tokens of a sequence and the cache rows they see: the rows of tokens up to their own, which
 // are written. A batch may have sequences without tokens.
@@ -114,6 +115,7 @@ struct AttentionJob {
   int most;       // decoding: the largest first + 1; prefill: the largest count of tokens
   const float* q; // [tokens, n_heads * dim], 16-byte aligned
   float* out;     // [tokens, n_heads * dim]
+  float* scratch; // decoding: attention_scratch_floats() of them, 16-byte aligned
 };
 
 // out[t, h] = softmax(scale * q[t, h] . K) V over the positions that t sees. With integer elements
@@ -122,14 +124,13 @@ struct AttentionJob {
 // of V, changes no bit but their places. Rows in the clear and sealed rows give the same bits, and
 // so does a sequence in any batch.
 //
-// `keys`: null when no sequence has one. Its bytes go from there to the driver and are copied
-// nowhere else.
+// `keys`: null when no sequence has one.
 
-// One token a sequence. `scratch` has attention_scratch_floats(job) floats, 16-byte aligned, and is
-// zeros afterwards where it was used.
+// One token a sequence: what each split of its rows adds up to, then `out` of all of them.
+// `job.scratch` is zeros afterwards where it was used.
 size_t attention_scratch_floats(const AttentionJob& job);
-cudaError_t attention_decode(const AttentionJob& job, const SealKeys* keys, float* scratch,
-                             cudaStream_t stream);
+cudaError_t attention_split(const AttentionJob& job, const SealKeys* keys, cudaStream_t stream);
+cudaError_t attention_fold(const AttentionJob& job, cudaStream_t stream);
 // Any count of tokens.
 cudaError_t attention_prefill(const AttentionJob& job, const SealKeys* keys, cudaStream_t stream);
 
@@ -183,6 +184,21 @@ cudaError_t prepare_input(const PrepareJob& job, cudaStream_t stream);
 // out[t] = scale * row tokens[t] of W; zeros where W has no such row.
 cudaError_t embed(const DeviceMatrix& w, const int32_t* tokens, int count, float scale, float* out,
                   cudaStream_t stream);
+
+struct ZeroJob {
+  static constexpr int kMost = 24;
+  struct {
+    uint32_t* start;
+    size_t words;
+  } ranges[kMost];
+  int count;
+
+  template <typename T> void add(T* start, size_t elements) {
+    static_assert(sizeof(T) % 4 == 0 || sizeof(T) == 1);
+    ranges[count++] = {reinterpret_cast<uint32_t*>(start), elements * sizeof(T) / 4};
+  }
+};
+cudaError_t zero(const ZeroJob& job, cudaStream_t stream);
 
 // ---------------------------------------------------------------- choosing tokens
 

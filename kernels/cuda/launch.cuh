@@ -1,9 +1,11 @@
 // How a kernel starts: kernels never use <<< >>>, so that the emulator can run them too.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "cuda_kernels.h"
 
 namespace ptmo::cuda {
+
+inline const SealKeys kNoKeys{}; // what a launch for rows in the clear gets
 
 // Starts `kernel` on `stream` and returns the error of the launch itself, if any.
 #ifdef __CUDACC__
@@ -26,16 +28,14 @@ cudaError_t launch_in_place(void (*kernel)(Parameters...), dim3 grid, dim3 block
 }
 #else
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t,
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
                    Arguments... arguments) {
-  cuda_emulator::run_grid(grid, block, [=] { kernel(static_cast<Parameters>(arguments)...); });
-  return cudaSuccess;
+  return cuda_emulator::launch(kernel, grid, block, stream, static_cast<Parameters>(arguments)...);
 }
 template <typename... Parameters>
-cudaError_t launch_in_place(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t,
-                            const Parameters&... arguments) {
-  cuda_emulator::run_grid(grid, block, [&] { kernel(arguments...); });
-  return cudaSuccess;
+cudaError_t launch_in_place(void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                            cudaStream_t stream, const Parameters&... arguments) {
+  return cuda_emulator::launch(kernel, grid, block, stream, arguments...);
 }
 #endif
 

@@ -62,8 +62,9 @@ template <KvElement kElement, int kPairs> struct SharedRecord {
 
 // The rows of a token's KV head into its page; k is finished.
 template <KvElement kElement, int kPairs>
-__device__ __forceinline__ void store_row(const StoreKvJob& job, int token, int head,
-                                          const RowPairs<kPairs>& k, const RowPairs<kPairs>& v,
+__device__ __forceinline__ void store_row(const StoreKvJob& job, const SealKeys& keys, int token,
+                                          int head, const RowPairs<kPairs>& k,
+                                          const RowPairs<kPairs>& v,
                                           const SharedRecord<kElement, kPairs>& record, int lane) {
   const KvPages& pages = job.pages;
   const int half = pages.dim / 2;
@@ -80,7 +81,7 @@ __device__ __forceinline__ void store_row(const StoreKvJob& job, int token, int 
   const KvPlace place = job.places[token];
   const int row_words = static_cast<int>(pages.row_bytes() / 8);
   if (place.key >= 0)
-    record.seal(job.keys.keys[place.key],
+    record.seal(keys.keys[place.key],
                 {place.seq, static_cast<uint16_t>(job.layer), static_cast<uint16_t>(head)},
                 row_words, lane);
   __syncwarp();
@@ -97,7 +98,7 @@ __device__ __forceinline__ void store_row(const StoreKvJob& job, int token, int 
 
 template <KvElement kElement, int kPairs>
 __global__ void __launch_bounds__(kRowWarps* kWarpLanes, kPairs == 8 ? 2 : 4)
-    store_rows(const __grid_constant__ StoreKvJob job) {
+    store_rows(const __grid_constant__ StoreKvJob job, const __grid_constant__ SealKeys keys) {
   using Record = SharedRecord<kElement, kPairs>;
   PTMO_SHARED(uint64_t, shared, kRowWarps* Record::kWords);
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes,
@@ -130,37 +131,39 @@ __global__ void __launch_bounds__(kRowWarps* kWarpLanes, kPairs == 8 ? 2 : 4)
   if (query)
     row.store(q, half, lane);
   else
-    store_row<kElement>(job, token, static_cast<int>(kv_head), row, v,
+    store_row<kElement>(job, keys, token, static_cast<int>(kv_head), row, v,
                         Record{shared + warp * Record::kWords}, lane);
 }
 
 template <KvElement kElement, int kPairs>
-cudaError_t launch_pairs(const StoreKvJob& job, cudaStream_t stream) {
+cudaError_t launch_pairs(const StoreKvJob& job, const SealKeys& keys, cudaStream_t stream) {
   const int rows = job.tokens * (job.pages.n_kv_heads + job.n_heads);
   return launch_in_place(store_rows<kElement, kPairs>, dim3((rows + kRowWarps - 1) / kRowWarps),
-                         dim3(kRowWarps * kWarpLanes), stream, job);
+                         dim3(kRowWarps * kWarpLanes), stream, job, keys);
 }
 
-template <KvElement kElement> cudaError_t launch_type(const StoreKvJob& job, cudaStream_t stream) {
+template <KvElement kElement>
+cudaError_t launch_type(const StoreKvJob& job, const SealKeys& keys, cudaStream_t stream) {
   const int dim = job.pages.dim;
-  return dim <= 64    ? launch_pairs<kElement, 1>(job, stream)
-         : dim <= 128 ? launch_pairs<kElement, 2>(job, stream)
-         : dim <= 256 ? launch_pairs<kElement, 4>(job, stream)
-                      : launch_pairs<kElement, 8>(job, stream);
+  return dim <= 64    ? launch_pairs<kElement, 1>(job, keys, stream)
+         : dim <= 128 ? launch_pairs<kElement, 2>(job, keys, stream)
+         : dim <= 256 ? launch_pairs<kElement, 4>(job, keys, stream)
+                      : launch_pairs<kElement, 8>(job, keys, stream);
 }
 
 } // namespace
 
-cudaError_t store_kv(const StoreKvJob& job, cudaStream_t stream) {
+cudaError_t store_kv(const StoreKvJob& job, const SealKeys* keys_or_none, cudaStream_t stream) {
+  const SealKeys& keys = keys_or_none == nullptr ? kNoKeys : *keys_or_none;
   if (job.tokens == 0)
     return cudaSuccess;
   switch (job.pages.element) {
   case KvElement::kInt8:
-    return launch_type<KvElement::kInt8>(job, stream);
+    return launch_type<KvElement::kInt8>(job, keys, stream);
   case KvElement::kInt4:
-    return launch_type<KvElement::kInt4>(job, stream);
+    return launch_type<KvElement::kInt4>(job, keys, stream);
   default:
-    return launch_type<KvElement::kF16>(job, stream);
+    return launch_type<KvElement::kF16>(job, keys, stream);
   }
 }
 

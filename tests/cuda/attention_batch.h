@@ -176,7 +176,7 @@ inline std::vector<float> attend(Phase phase, const AttentionShape& shape, float
   const std::vector<float> out = in_every_order([&] {
     const DeviceArray<float> result(width * row + 1);
     std::fill_n(result.data(), result.size(), kNoFloat);
-    const cuda::AttentionJob job{
+    cuda::AttentionJob job{
         {static_cast<cuda::KvElement>(shape.type), shape.n_kv_heads, shape.dim, shape.page_rows},
         shape.layer,
         shape.n_heads(),
@@ -186,14 +186,17 @@ inline std::vector<float> attend(Phase phase, const AttentionShape& shape, float
         static_cast<int>(batch.size()),
         most,
         queries.data(),
-        result.data()};
+        result.data(),
+        nullptr};
     if (phase == Phase::kPrefill) {
       CHECK_EQ(cuda::attention_prefill(job, keys, nullptr), cudaSuccess);
       return result.values();
     }
     const DeviceArray<float> scratch(cuda::attention_scratch_floats(job));
     std::fill_n(scratch.data(), scratch.size(), kNoFloat);
-    CHECK_EQ(cuda::attention_decode(job, keys, scratch.data(), nullptr), cudaSuccess);
+    job.scratch = scratch.data();
+    CHECK_EQ(cuda::attention_split(job, keys, nullptr), cudaSuccess);
+    CHECK_EQ(cuda::attention_fold(job, nullptr), cudaSuccess);
     for (const float left : scratch.values())
       CHECK(left == 0.0f || left == kNoFloat);
     return result.values();

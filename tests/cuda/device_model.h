@@ -36,8 +36,8 @@ struct Device {
   SecretArena secrets{8192};
   uint32_t next_id = 1;
 
-  Device(const TinyModel& of, KvType type, int chunk = 64)
-      : model(of), pages(of.layout(type), 20), decoder(of.config, pages, chunk) {
+  Device(const TinyModel& of, KvType type, int chunk = 64, int page_count = 20)
+      : model(of), pages(of.layout(type), page_count), decoder(of.config, pages, chunk) {
     cuda::WeightsOnDevice& weights = decoder.weights();
     for (const auto& [name, plain] : model.matrices) {
       const PanelMatrix panels(plain);

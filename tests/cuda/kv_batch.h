@@ -102,9 +102,8 @@ struct KvBatch {
                                  dcos.data(),
                                  dsin.data(),
                                  table_width,
-                                 table.data(),
-                                 keys};
-      CHECK_EQ(cuda::store_kv(job, nullptr), cudaSuccess);
+                                 table.data()};
+      CHECK_EQ(cuda::store_kv(job, &keys, nullptr), cudaSuccess);
       CHECK(same_bits(dk.values(), k));
       CHECK(same_bits(dv.values(), v));
       std::vector<uint8_t> out(q_bytes);

@@ -178,7 +178,7 @@ TEST(shapes_without_a_kernel_are_refused) {
                                   {cuda::KvElement::kInt8, 3, 64, 16},
                                   {static_cast<cuda::KvElement>(2), 2, 64, 16}}) {
     job.cache = cache;
-    CHECK(cuda::attention_decode(job, nullptr, nullptr, nullptr) != cudaSuccess);
+    CHECK(cuda::attention_split(job, nullptr, nullptr) != cudaSuccess);
     CHECK(cuda::attention_prefill(job, nullptr, nullptr) != cudaSuccess);
   }
 }

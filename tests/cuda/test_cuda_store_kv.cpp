@@ -274,7 +274,7 @@ TEST(a_block_leaves_no_row_and_no_norm_in_shared_memory) {
 TEST(a_chunk_of_no_tokens_is_nothing) {
   cuda::StoreKvJob job{};
   job.pages = KvShape{0, 2, 2, 64}.pages();
-  CHECK_EQ(cuda::store_kv(job, nullptr), cudaSuccess);
+  CHECK_EQ(cuda::store_kv(job, nullptr, nullptr), cudaSuccess);
 }
 
 } // namespace ptmo::test

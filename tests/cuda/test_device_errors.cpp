@@ -1,6 +1,7 @@
 // What a device refuses, and what a pass that fails leaves of its sessions: all that was there
 // before, and no more.
 #include "device_model.h"
+#include "device_under_test.h"
 
 #include <stdexcept>
 
@@ -12,8 +13,7 @@ struct Stop : std::runtime_error {
 };
 
 std::vector<uint8_t> page_memory(const Device& device) {
-  const uint8_t* start = device.pages.device_page(0);
-  return {start, start + device.pages.layout().page_bytes() * 20};
+  return read_block({device.pages.device_page(0), device.pages.layout().page_bytes() * 20});
 }
 
 struct Refusals {

@@ -1,7 +1,8 @@
 // What a forward pass on a device leaves behind, looked for in all of the device's memory and in
-// all of this process's own. Device memory is what the emulator gave out: all of it is read, as a
+// all of this process's own. Device memory is what the engine was given: all of it is read, as a
 // thief would.
 #include "device_model.h"
+#include "device_under_test.h"
 #include "kv/seal_chacha.h"
 #include "memory_scan.h"
 
@@ -16,24 +17,28 @@ using Bytes = std::vector<uint8_t>;
 
 constexpr int kFirst = 21, kSecond = 15, kAll = kFirst + kSecond;
 
-bool on_device(const uint8_t* needle, size_t bytes) {
-  for (const auto& [start, size] : cuda_emulator::device_memory())
-    if (std::search(start, start + size, needle, needle + bytes) != start + size)
-      return true;
-  return false;
-}
-
 // All device memory but one block, in the order in which it was given out or not.
 std::map<const uint8_t*, Bytes> device_but(const uint8_t* block) {
   std::map<const uint8_t*, Bytes> out;
-  for (const auto& [start, size] : cuda_emulator::device_memory())
-    if (start != block)
-      out[start] = Bytes(start, start + size);
+  for (const DeviceBlock& each : device_blocks())
+    if (each.start != block)
+      out[each.start] = read_block(each);
   return out;
 }
 
-size_t nonzero_in(const uint8_t* start, size_t size) {
-  return size - static_cast<size_t>(std::count(start, start + size, 0));
+size_t found_on_device(const std::vector<Bytes>& needles) {
+  const std::map<const uint8_t*, Bytes> blocks = device_but(nullptr);
+  size_t found = 0;
+  for (const Bytes& needle : needles)
+    found += std::any_of(blocks.begin(), blocks.end(), [&](const auto& block) {
+      const Bytes& bytes = block.second;
+      return std::search(bytes.begin(), bytes.end(), needle.begin(), needle.end()) != bytes.end();
+    });
+  return found;
+}
+
+bool on_device(const uint8_t* needle, size_t bytes) {
+  return found_on_device({Bytes(needle, needle + bytes)}) == 1;
 }
 
 // Plain K and V of every row: of INT8 rows and halves no two are alike by chance.
@@ -61,13 +66,6 @@ std::vector<Bytes> plain_rows(const KvSession& session) {
     }
   }
   return out;
-}
-
-size_t found_on_device(const std::vector<Bytes>& needles) {
-  size_t found = 0;
-  for (const Bytes& needle : needles)
-    found += on_device(needle.data(), needle.size());
-  return found;
 }
 
 struct Stop : std::runtime_error {
@@ -164,16 +162,19 @@ TEST(nothing_outside_the_pages_depends_on_the_text_or_on_a_key) {
         run(
             device, *session, tokens_of(i, kAll), stop,
             [&](const float*) {
+              const auto now = device_but(nullptr);
               for (const auto& [start, bytes] : left[i == 2 ? 1 : 0])
-                differing += !std::equal(bytes.begin(), bytes.end(), start);
+                differing += now.count(start) == 0 || now.at(start) != bytes;
             },
             &adapters);
         CHECK(i < 2 || differing >= 10); // the comparison works: buffers in use do differ
         left[i] = device_but(device.pages.device_page(0));
       }
       CHECK(left[1] == left[2]);
-      const size_t all = device.pages.layout().page_bytes() * 20;
-      CHECK_EQ(nonzero_in(device.pages.device_page(0), all), 0u);
+      const Bytes pages =
+          read_block({device.pages.device_page(0), device.pages.layout().page_bytes() * 20});
+      CHECK_EQ(std::count(pages.begin(), pages.end(), 0),
+               static_cast<std::ptrdiff_t>(pages.size()));
     }
   }
 }
@@ -212,7 +213,7 @@ TEST(no_key_is_in_the_memory_of_the_process_or_of_the_device) {
     burn_stack(1 << 15); // what this test left
     run(device, *session, tokens_of(5, kAll), stop);
     device.feed(*session, tokens_of(6, 3), 1);
-    cuda_emulator::forget_threads();
+    forget_device_threads();
     for (const Pattern& half : halves)
       CHECK_EQ(occurrences(half), 0);
     check_key_is_found(*session, halves[0]);
@@ -228,7 +229,7 @@ TEST(no_plain_row_is_in_the_memory_of_the_process) {
     Device device(model, type, 8);
     const auto session = device.open(true);
     run(device, *session, tokens_of(7, kAll), false);
-    cuda_emulator::forget_threads();
+    forget_device_threads();
     std::vector<Pattern> patterns;
     {
       std::vector<Bytes> rows = plain_rows(*session);

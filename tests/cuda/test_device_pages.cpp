@@ -3,9 +3,13 @@
 #include "cuda/device_pages.h"
 #include "device_under_test.h"
 #include "kv_rows.h"
+#include "memory_scan.h"
 
 #include <memory>
 #include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace ptmo::test {
 namespace {
@@ -83,6 +87,22 @@ TEST(the_host_keeps_headers_and_sequence_numbers_alone) {
   CHECK_EQ(header_of(session, 1).length, 4u);
   CHECK_EQ(seq_of(session, 19), 19u);
   CHECK_EQ(static_cast<size_t>(pages.page(1) - pages.page(0)), layout.data_offset());
+}
+
+// So that the tests of the engine, where they run on an emulator, end where it follows a pointer on
+// the wrong side.
+TEST(the_host_cannot_follow_a_pointer_to_the_device) {
+  if (kSanitized) // there the memory is the heap's
+    return;
+  const cuda::DeviceMemory memory(64);
+  const pid_t child = fork();
+  if (child == 0) {
+    const volatile uint8_t byte = *memory.data();
+    _exit(byte == byte ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WIFSIGNALED(status));
 }
 
 TEST(memory_that_was_given_back_is_gone_and_too_much_is_refused) {

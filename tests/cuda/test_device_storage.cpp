@@ -1,6 +1,7 @@
 // Sealed sessions that leave a device and come back, to a device or to this process's memory: the
 // same rows under another key, another cipher and other numbers.
 #include "device_model.h"
+#include "device_under_test.h"
 
 #include "kv/page_storage.h"
 #include "kv/seal_chacha.h"
@@ -176,7 +177,7 @@ TEST(saving_and_resuming_leave_no_key_keystream_or_row_in_the_memory_of_the_proc
       patterns.push_back(inverted(rows.data() + at));
     secure_wipe(rows.data(), rows.size());
     burn_stack(1 << 15); // what this test left
-    cuda_emulator::forget_threads();
+    forget_device_threads();
     const auto look = [&](const char* after) {
       for (size_t i = 0; i < patterns.size(); ++i) {
         set_context("type ", static_cast<int>(type), " after ", after, " pattern ", i);

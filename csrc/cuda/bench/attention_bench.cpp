@@ -76,7 +76,7 @@ DeviceAttentionBench::DeviceAttentionBench(const AttentionShape& shape, const At
   record([this](int turn) { call(turn % layers_); }, layers_);
 }
 
-StoreKvJob DeviceAttentionBench::store_job(int layer, int first, int tokens) const {
+void DeviceAttentionBench::store(int layer, int first, int tokens) const {
   StoreKvJob job{};
   job.tokens = tokens;
   job.n_heads = shape_.n_heads;
@@ -90,18 +90,14 @@ StoreKvJob DeviceAttentionBench::store_job(int layer, int first, int tokens) con
   job.sine = sine_.data();
   job.table_width = static_cast<int>(inv_freq_.size());
   job.places = places_.data() + first;
-  if (what_.sealed)
-    job.keys = keys_;
-  return job;
+  check_call(store_kv(job, keys(), stream_), "storing K and V");
 }
 
 // All rows of all layers, a chunk at a time; the chunks' values are the same.
 void DeviceAttentionBench::write_rows() {
   for (int layer = 0; layer < layers_; ++layer)
     for (int first = 0; first < shape_.context; first += chunk_)
-      check_call(
-          store_kv(store_job(layer, first, std::min(chunk_, shape_.context - first)), stream_),
-          "storing K and V");
+      store(layer, first, std::min(chunk_, shape_.context - first));
   AttentionJob job{};
   job.cache = cache_;
   job.n_heads = shape_.n_heads;
@@ -119,7 +115,7 @@ void DeviceAttentionBench::call(int layer) {
                                  stream_),
                "the rotary table");
   if (what_.store)
-    check_call(store_kv(store_job(layer, shape_.context - 1, 1), stream_), "storing K and V");
+    store(layer, shape_.context - 1, 1);
   AttentionJob job{};
   job.cache = cache_;
   job.layer = layer;
@@ -130,8 +126,9 @@ void DeviceAttentionBench::call(int layer) {
   job.most = shape_.context;
   job.q = q_.data();
   job.out = out_.data();
-  check_call(attention_decode(job, what_.sealed ? &keys_ : nullptr, scratch_.data(), stream_),
-             "attention");
+  job.scratch = scratch_.data();
+  check_call(attention_split(job, keys(), stream_), "attention");
+  check_call(attention_fold(job, stream_), "attention");
 }
 
 std::vector<float> DeviceAttentionBench::output() const {

@@ -35,7 +35,8 @@ public:
 
 private:
   size_t page_bytes() const { return cache_.head_offset(layers_, 0); }
-  StoreKvJob store_job(int layer, int first, int tokens) const;
+  const SealKeys* keys() const { return what_.sealed ? &keys_ : nullptr; }
+  void store(int layer, int first, int tokens) const;
   void write_rows();
   void call(int layer);
 

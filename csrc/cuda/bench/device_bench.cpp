@@ -14,45 +14,19 @@ constexpr size_t kRandomBytes = size_t{4} << 20;
 
 } // namespace
 
-TimedGraph::TimedGraph(const Stream& stream) : stream_(stream) {
+TimedGraph::TimedGraph(const Stream& stream) : stream_(stream), graph_(stream) {
   check_call(cudaEventCreate(&before_), "making an event");
   check_call(cudaEventCreate(&behind_), "making an event");
 }
 
 TimedGraph::~TimedGraph() {
-  drop();
   cudaEventDestroy(before_);
   cudaEventDestroy(behind_);
 }
 
-void TimedGraph::drop() {
-  if (graph_ != nullptr)
-    cudaGraphExecDestroy(graph_);
-  graph_ = nullptr;
-}
-
-void TimedGraph::record(const std::function<void()>& work) {
-  drop();
-  cudaGraph_t recorded = nullptr;
-  check_call(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording");
-  try {
-    work();
-  } catch (...) { // a stream that stays in recording would refuse its own end
-    cudaStreamEndCapture(stream_, &recorded);
-    if (recorded != nullptr)
-      cudaGraphDestroy(recorded);
-    throw;
-  }
-  check_call(cudaStreamEndCapture(stream_, &recorded), "recording");
-  const cudaError_t error = cudaGraphInstantiateWithFlags(&graph_, recorded, 0);
-  cudaGraphDestroy(recorded);
-  check_call(error, "making a graph");
-}
-
 double TimedGraph::replay() {
-  ensure(graph_ != nullptr, "nothing was recorded");
   check_call(cudaEventRecord(before_, stream_), "an event");
-  check_call(cudaGraphLaunch(graph_, stream_), "a graph");
+  graph_.launch();
   check_call(cudaEventRecord(behind_, stream_), "an event");
   check_call(cudaEventSynchronize(behind_), "a replay");
   float milliseconds = 0.0f;

@@ -5,12 +5,12 @@
 #include <functional>
 #include <vector>
 
-#include "../device.h"
+#include "../graph.h"
 
 namespace ptmo::cuda {
 
-// Work of a stream, recorded once. Launching it again costs the host one call, so that short
-// kernels follow each other as in a decoder that replays its pass.
+// A graph between two events: short kernels follow each other as in a decoder that repeats its
+// step.
 class TimedGraph {
 public:
   explicit TimedGraph(const Stream& stream);
@@ -18,17 +18,14 @@ public:
   TimedGraph(const TimedGraph&) = delete;
   TimedGraph& operator=(const TimedGraph&) = delete;
 
-  // Takes what `work` puts on the stream in place of what was there.
-  void record(const std::function<void()>& work);
+  void record(const std::function<void()>& work) { graph_.record(work); }
   // Milliseconds between the device's events before and behind one replay.
   double replay();
 
 private:
-  void drop();
-
   const Stream& stream_;
   cudaEvent_t before_ = nullptr, behind_ = nullptr;
-  cudaGraphExec_t graph_ = nullptr;
+  Graph graph_;
 };
 
 // What every bench offers. Calls take their buffers in turn from a rotation larger than the

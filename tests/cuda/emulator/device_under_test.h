@@ -49,6 +49,16 @@ inline void watch_shared_memory(std::function<void(const uint8_t* bytes, size_t 
   cuda_emulator::inspect_shared = std::move(look);
 }
 
+// Threads of the device leave nothing in the host's memory.
+inline void forget_device_threads() {
+  cuda_emulator::forget_threads();
+}
+
+// The launch of a graph after `launches` more fails. Skips the case where that cannot be had.
+inline void fail_a_graph_after(int launches) {
+  cuda_emulator::launches_before_failure() = launches;
+}
+
 // What the engine has allocated, and what stands there now.
 struct DeviceBlock {
   uint8_t* start;
@@ -61,6 +71,7 @@ inline std::vector<DeviceBlock> device_blocks() {
   return out;
 }
 inline std::vector<uint8_t> read_block(const DeviceBlock& block) {
+  const cuda_emulator::DeviceAccess open;
   return {block.start, block.start + block.bytes};
 }
 

@@ -1,81 +1,70 @@
 // The part of the CUDA runtime that csrc/cuda uses, on the CPU; included by cuda_runtime.h.
 //
-// "Device" memory is heap memory of the exact size, poisoned when it is given out, and a stream is
-// a name: what is put on one is done at once.
+// Device memory is poisoned when it is given out.
 #pragma once
 
 #include <chrono>
 #include <cstdlib>
-#include <map>
+#include <stdexcept>
+
+#include "device_heap.h"
+#include "emulated_graph.h"
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 constexpr cudaError_t cudaErrorMemoryAllocation = 2;
 
-namespace cuda_emulator {
-
-// What is allocated: start and size. A test may look at it, as a thief of the memory would.
-inline std::map<uint8_t*, size_t>& device_memory() {
-  static std::map<uint8_t*, size_t> all;
-  return all;
-}
-
-inline bool on_device(const void* p, size_t bytes) {
-  const auto* at = static_cast<const uint8_t*>(p);
-  for (const auto& [start, size] : device_memory())
-    if (at >= start && at + bytes <= start + size)
-      return true;
-  return false;
-}
-
-} // namespace cuda_emulator
-
 inline cudaError_t cudaMalloc(void** out, size_t bytes) {
-  auto* p = static_cast<uint8_t*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+  if (cuda_emulator::recordings() > 0)
+    return cudaErrorStreamCaptureUnsupported;
+  uint8_t* p = cuda_emulator::allocate(bytes);
   if (p == nullptr)
     return cudaErrorMemoryAllocation;
+  const cuda_emulator::DeviceAccess open;
   std::memset(p, 0xff, bytes);
-  cuda_emulator::device_memory()[p] = bytes;
   *out = p;
   return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* p) {
-  cuda_emulator::device_memory().erase(static_cast<uint8_t*>(p));
-  std::free(p);
+  cuda_emulator::release(static_cast<uint8_t*>(p));
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
-                                   cudaStream_t) {
-  const bool to_device = kind != cudaMemcpyDeviceToHost,
-             from_device = kind != cudaMemcpyHostToDevice;
-  if (cuda_emulator::on_device(to, bytes) != to_device ||
-      cuda_emulator::on_device(from, bytes) != from_device)
+                                   cudaStream_t stream) {
+  const auto possible = [=] {
+    return cuda_emulator::on_device(to, bytes) == (kind != cudaMemcpyDeviceToHost) &&
+           cuda_emulator::on_device(from, bytes) == (kind != cudaMemcpyHostToDevice);
+  };
+  if (!possible())
     return cudaErrorInvalidValue;
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return cuda_emulator::put(stream, [=] {
+    if (!possible())
+      throw std::runtime_error("a graph copies memory that is gone");
+    const cuda_emulator::DeviceAccess open;
+    std::memcpy(to, from, bytes);
+  });
 }
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
   if (!cuda_emulator::on_device(p, bytes))
     return cudaErrorInvalidValue;
-  std::memset(p, value, bytes);
-  return cudaSuccess;
+  return cuda_emulator::put(stream, [=] {
+    const cuda_emulator::DeviceAccess open;
+    std::memset(p, value, bytes);
+  });
 }
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = nullptr;
-  return cudaSuccess;
+// The host's memory that a device copies from: as any other here.
+constexpr unsigned cudaHostAllocDefault = 0;
+inline cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
+  if (cuda_emulator::recordings() > 0)
+    return cudaErrorStreamCaptureUnsupported;
+  *out = std::malloc(bytes);
+  return *out == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) {
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+inline cudaError_t cudaFreeHost(void* p) {
+  std::free(p);
   return cudaSuccess;
 }
 
-// An event is a time. Recording a graph runs what is recorded, once; a replay runs nothing: only
-// what the recording left can be looked at.
-using cudaEvent_t = std::chrono::steady_clock::time_point*;
-using cudaGraph_t = struct EmulatedGraph*;
-using cudaGraphExec_t = bool*;
-enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+using cudaEvent_t = std::chrono::steady_clock::time_point*; // a time
 enum cudaDeviceAttr { cudaDevAttrL2CacheSize };
 
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) {
@@ -95,28 +84,6 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t) {
 }
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   *milliseconds = std::chrono::duration<float, std::milli>(*to - *from).count();
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  *graph = nullptr;
-  return cudaSuccess;
-}
-inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph_t,
-                                                 unsigned long long) {
-  *out = new bool(true);
-  return cudaSuccess;
-}
-inline cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
-  return cudaSuccess;
-}
-inline cudaError_t cudaGraphDestroy(cudaGraph_t) {
-  return cudaSuccess;
-}
-inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  delete graph;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* device) {

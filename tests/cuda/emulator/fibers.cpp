@@ -264,6 +264,7 @@ void run_grid(dim3 grid, dim3 block_dim, const std::function<void()>& body) {
     throw std::runtime_error("a block has whole warps, 1024 threads at most");
   grid_size = grid;
   block_size = block_dim;
+  const DeviceAccess open;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {

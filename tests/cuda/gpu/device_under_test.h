@@ -72,6 +72,12 @@ inline void watch_shared_memory(std::function<void(const uint8_t* bytes, size_t 
     skip("a GPU does not show its blocks' shared memory");
 }
 
+inline void forget_device_threads() {}
+
+inline void fail_a_graph_after(int) {
+  skip("a GPU's launches do not fail on demand");
+}
+
 // The engine's own allocations: every cudaMalloc() and cudaFree() of a test program goes through
 // device_under_test.cpp, which keeps this list.
 struct DeviceBlock {

@@ -1,0 +1,121 @@
+#include "device_heap.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include <sys/mman.h>
+
+namespace cuda_emulator {
+namespace {
+
+constexpr size_t kAlignment = 256; // cudaMalloc's
+
+size_t padded(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+#ifdef __SANITIZE_ADDRESS__
+
+uint8_t* take(size_t bytes) {
+  return static_cast<uint8_t*>(std::aligned_alloc(kAlignment, padded(bytes)));
+}
+void give_back(uint8_t* block, size_t) {
+  std::free(block);
+}
+void open(bool) {}
+
+#else
+
+constexpr size_t kRoom = size_t{16} << 30; // of addresses; pages come as they are touched
+
+// One stretch of addresses, so that opening it is one call.
+struct Heap {
+  uint8_t* start;
+  size_t used = 0;                      // from the start, freed blocks among it
+  std::multimap<size_t, uint8_t*> free; // by size
+
+  Heap() {
+    void* p = mmap(nullptr, kRoom, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+      throw std::runtime_error("no addresses for the emulated device");
+    start = static_cast<uint8_t*>(p);
+  }
+};
+
+Heap& heap() {
+  static Heap all;
+  return all;
+}
+
+uint8_t* take(size_t bytes) {
+  Heap& h = heap();
+  bytes = padded(bytes);
+  const auto found = h.free.find(bytes); // engines ask for the same sizes again
+  if (found != h.free.end()) {
+    uint8_t* block = found->second;
+    h.free.erase(found);
+    return block;
+  }
+  if (bytes > kRoom - h.used)
+    return nullptr;
+  uint8_t* block = h.start + h.used;
+  h.used += bytes;
+  return block;
+}
+void give_back(uint8_t* block, size_t bytes) {
+  heap().free.emplace(padded(bytes), block);
+}
+void open(bool yes) {
+  const Heap& h = heap();
+  constexpr size_t kPage = 4096;
+  if (h.used > 0 && mprotect(h.start, (h.used + kPage - 1) / kPage * kPage,
+                             yes ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+    throw std::runtime_error("the emulated device's memory cannot be opened");
+}
+
+#endif
+
+int accesses = 0;
+
+} // namespace
+
+std::map<uint8_t*, size_t>& device_memory() {
+  static std::map<uint8_t*, size_t> all;
+  return all;
+}
+
+uint8_t* allocate(size_t bytes) {
+  uint8_t* block = take(bytes);
+  if (block != nullptr)
+    device_memory()[block] = bytes;
+  return block;
+}
+
+void release(uint8_t* block) {
+  const auto found = device_memory().find(block);
+  if (found == device_memory().end())
+    throw std::runtime_error("memory is freed that is not allocated");
+  give_back(block, found->second);
+  device_memory().erase(found);
+}
+
+bool on_device(const void* p, size_t bytes) {
+  const auto* at = static_cast<const uint8_t*>(p);
+  auto after = device_memory().upper_bound(const_cast<uint8_t*>(at));
+  if (after == device_memory().begin())
+    return false;
+  const auto& [start, size] = *--after;
+  return at + bytes <= start + size;
+}
+
+DeviceAccess::DeviceAccess() {
+  if (accesses++ == 0)
+    open(true);
+}
+
+DeviceAccess::~DeviceAccess() {
+  if (--accesses == 0)
+    open(false);
+}
+
+} // namespace cuda_emulator
