@@ -13,6 +13,10 @@ CXX_FILES    := $(shell find csrc kernels tests/csrc tests/cuda -type f \( -name
                 -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
                 -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF -DPTMO_COUNT_COUNTERS=ON -DPTMO_CUDA=OFF
+# Where a `_cuda` module on the emulator is built for the Python tests, and how they are told.
+MODULE_FLAGS  = -DPTMO_EMULATED_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
+                -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+ON_EMULATOR  := PTMO_EMULATED_MODULE=$(CURDIR)/build/tests/emulated_module
 CMAKE        := $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
 
@@ -22,9 +26,9 @@ CORE_STAMP := $(VENV)/.ptmo-core
 DEV_STAMP  := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-py test-cpp test-slow test-neon test-asan test-tsan test-gpu \
-        build-cuda lint types format bench bench-kernels bench-peers bench-ratios bench-gpu \
-        clean distclean
+.PHONY: help setup demo test test-py test-cpp test-emulated test-slow test-neon test-asan \
+        test-tsan test-gpu build-tests build-cuda lint types format bench bench-kernels \
+        bench-peers bench-ratios bench-gpu clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | \
@@ -62,7 +66,7 @@ demo: $(CORE_STAMP)  ## set up, fetch the model, answer a query, attack its KV c
 
 # ---------------------------------------------------------------- checks
 
-test: lint types test-cpp test-neon test-py  ## what CI runs: lint, types, C++ and Python tests
+test: lint types test-cpp test-neon test-py test-emulated  ## what CI runs: lint, types, C++ and Python tests
 
 lint: setup  ## ruff, clang-format, the layer rules
 	$(PY) -m ruff check .
@@ -73,9 +77,11 @@ lint: setup  ## ruff, clang-format, the layer rules
 types: setup  ## mypy --strict
 	$(PY) -m mypy
 
-test-cpp: setup  ## the C++ tests
-	$(CMAKE) -S . -B build/tests $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release
+build-tests: setup
+	$(CMAKE) -S . -B build/tests $(CMAKE_FLAGS) $(MODULE_FLAGS) -DCMAKE_BUILD_TYPE=Release
 	$(CMAKE) --build build/tests --parallel
+
+test-cpp: build-tests  ## the C++ tests
 	$(CTEST) --test-dir build/tests --output-on-failure --no-tests=error
 
 test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qemu
@@ -94,8 +100,12 @@ test-py: setup  ## the Python tests (no GPU); those of the real model skip when 
 	-$(VENV)/bin/ptmo model pull
 	$(PY) -m pytest
 
-test-slow: setup  ## the full counts and the long fuzzing
-	$(PY) -m pytest -m slow
+test-emulated: build-tests  ## the Python tests of a CUDA device, a sample, on the emulator
+	$(ON_EMULATOR) $(PY) -m pytest -m 'gpu and not slow' tests/gpu
+
+test-slow: build-tests  ## the full counts and the long fuzzing
+	$(PY) -m pytest -m 'slow and not gpu'
+	$(ON_EMULATOR) $(PY) -m pytest -m gpu tests/gpu
 
 build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources
 	$(PY) kernels/cuda/build_gate.py

@@ -7,11 +7,15 @@ from ptmo_secure.engine.adapters import AdapterWeights, random_adapter
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.low_rank import LowRankPair, quantize_pair
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
+from tests.engine.adapter_checks import (
+    IDS,
+    check_that_a_swap_equals_a_fresh_session,
+    check_that_forks_go_on_under_different_adapters,
+)
 from tests.engine.test_architectures import hf_logits
 from tests.peft_files import MODULES, merge, some_adapter, write_adapter
 from tests.tiny_models import make_tiny_model
 
-IDS = [int(i) for i in np.random.default_rng(11).integers(0, 250, 60)]
 FLOATS = {"shield": "none", "activations": "fp32", "kv_dtype": "fp32"}
 ROOT_KEY = bytes(range(32))
 FAMILIES = {
@@ -279,18 +283,7 @@ def test_rows_are_reused_under_equal_sets_alone(model):
 
 def test_a_swap_computes_the_rows_anew_and_equals_a_fresh_session(model):
     with with_adapters(model, 2, shield="seal") as engine:
-        for before, after in ((["a0"], ["a1"]), (["a0"], []), ([], ["a0", "a1"])):
-            fresh = engine.start_session(after)
-            fresh.feed(IDS[:40])
-            expected = fresh.feed(IDS[40:], all_logits=True)
-            session = engine.start_session(before)
-            session.feed(IDS[:40])
-            session.use_adapters(after)
-            assert session.tokens == IDS[:40] and session.adapters == tuple(after)
-            assert np.array_equal(session.feed(IDS[40:], all_logits=True), expected)
-            assert set(engine.dump_device_memory().headers()["adapter_tag"]) == {
-                session.adapter_tag
-            }
+        check_that_a_swap_equals_a_fresh_session(engine)
 
 
 def swapped(engine, *, keep_kv):
@@ -326,20 +319,7 @@ def test_generate_keeps_rows_of_other_adapters_when_told(model):
 
 def test_forks_may_go_on_under_different_adapters(model):
     with with_adapters(model, 2, shield="seal") as engine:
-        expected = []
-        for names in (["a0"], ["a1"]):
-            session = engine.start_session(names)
-            session.feed(IDS)
-            expected.append(session.feed([1, 2, 3], all_logits=True))
-        trunk = engine.start_session(["a0"])
-        trunk.feed(IDS)
-        branch = trunk.fork()
-        assert branch.adapters == ("a0",) and branch.adapter_tag == trunk.adapter_tag != 0
-        branch.use_adapters(["a1"])
-        got = [s.feed([1, 2, 3], all_logits=True) for s in (trunk, branch)]
-        assert all(np.array_equal(g, e) for g, e in zip(got, expected, strict=True))
-        tags = set(engine.dump_device_memory().headers()["adapter_tag"])
-        assert tags == {trunk.adapter_tag, branch.adapter_tag}
+        check_that_forks_go_on_under_different_adapters(engine)
 
 
 def test_a_full_cache_refuses_a_fork_other_adapters_and_changes_nothing(model):
