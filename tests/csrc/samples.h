@@ -111,7 +111,33 @@ inline PlainMatrix random_matrix(Random& random, WeightType type, int rows, int 
   return m;
 }
 
-// The same in panels. The buffer must outlive the copies of `packed`.
+// use(matrix [17, 256], x [6, 256]) with codes, scales and inputs at the ends of what they can be.
+template <typename Use> void each_extreme_product(WeightType type, int group, const Use& use) {
+  constexpr int kRows = 17, kCols = 256;
+  const size_t codes = static_cast<size_t>(kRows) * kCols, groups = codes / group;
+  for (const uint16_t scale : {0x0001, 0x7bff, 0x0000}) { // fp16 2^-24, 65504, 0
+    PlainMatrix w{type, kRows, kCols, group, {}, {}, {}, {}};
+    for (size_t i = 0; i < codes; ++i)
+      w.codes.push_back(type == WeightType::kInt4            ? 15
+                        : type == WeightType::kInt4Symmetric ? (i % 512 < 256 ? 7 : -8)
+                                                             : (i % 512 < 256 ? 127 : -127));
+    w.scales.assign(groups, scale);
+    w.mins.assign(groups, static_cast<uint16_t>(scale | 0x8000));
+    for (const float size : {1e-28f, 1.0f, 1e28f}) {
+      std::vector<float> x(6 * kCols, size); // row 0: all codes at their largest
+      for (int c = 0; c < kCols; ++c) {
+        x[kCols + c] = -size;
+        x[2 * kCols + c] = c % 2 ? size : -size;
+        x[3 * kCols + c] = 0.0f;
+        x[4 * kCols + c] = c % 32 == 7 ? size : size * 1e-3f;
+        x[5 * kCols + c] = 1e-40f; // below the least scale: a zero row
+      }
+      use(w, x);
+    }
+  }
+}
+
+// A matrix in panels. The buffer must outlive the copies of `packed`.
 struct PanelMatrix {
   AlignedBuffer buffer;
   kernels::PackedMatrix packed{};

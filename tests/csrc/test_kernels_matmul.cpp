@@ -91,32 +91,9 @@ TEST(every_level_multiplies_like_float64_and_writes_only_its_rows) {
 }
 
 TEST(extreme_codes_scales_and_rows_stay_within_the_same_bound) {
-  Random random(2);
-  const uint16_t least = 1, largest = 0x7bff, zero = 0; // fp16 2^-24, 65504, 0
-  for (const auto& type : kTypes) {
-    if (type.group == 0)
-      continue;
-    for (const uint16_t scale : {least, largest, zero}) {
-      PlainMatrix w = random_matrix(random, type.type, 17, 256, type.group);
-      for (size_t i = 0; i < w.codes.size(); ++i)
-        w.codes[i] = type.type == WeightType::kInt4            ? 15
-                     : type.type == WeightType::kInt4Symmetric ? (i % 512 < 256 ? 7 : -8)
-                                                               : (i % 512 < 256 ? 127 : -127);
-      std::fill(w.scales.begin(), w.scales.end(), scale);
-      std::fill(w.mins.begin(), w.mins.end(), static_cast<uint16_t>(scale | 0x8000));
-      for (const float size : {1e-28f, 1.0f, 1e28f}) {
-        std::vector<float> x(6 * 256, size); // row 0: all codes 127
-        for (int c = 0; c < 256; ++c) {
-          x[256 + c] = -size;
-          x[512 + c] = c % 2 ? size : -size;
-          x[768 + c] = 0.0f;
-          x[1024 + c] = c % 32 == 7 ? size : size * 1e-3f;
-          x[1280 + c] = 1e-40f; // below the least scale: a zero row
-        }
-        check_matrix(w, x);
-      }
-    }
-  }
+  for (const auto& type : kTypes)
+    if (type.group != 0)
+      each_extreme_product(type.type, type.group, check_matrix);
 }
 
 TEST(the_integer_dot_of_a_block_is_exact) {

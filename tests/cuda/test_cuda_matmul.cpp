@@ -158,31 +158,12 @@ TEST(updates_of_segments_bias_and_a_sum_that_is_there_are_added) {
 }
 
 TEST(extreme_codes_and_scales_stay_within_the_same_bound) {
-  Random random(3);
-  const uint16_t least = 1, largest = 0x7bff, zero = 0; // fp16 2^-24, 65504, 0
-  for (const auto& type : kTypes) {
-    for (const uint16_t scale : {least, largest, zero}) {
-      PlainMatrix w = random_matrix(random, type.type, 17, 256, type.group);
-      for (size_t i = 0; i < w.codes.size(); ++i)
-        w.codes[i] = type.type == WeightType::kInt4            ? 15
-                     : type.type == WeightType::kInt4Symmetric ? (i % 512 < 256 ? 7 : -8)
-                                                               : (i % 512 < 256 ? 127 : -127);
-      std::fill(w.scales.begin(), w.scales.end(), scale);
-      std::fill(w.mins.begin(), w.mins.end(), static_cast<uint16_t>(scale | 0x8000));
-      for (const float size : {1e-28f, 1.0f, 1e28f}) {
-        std::vector<float> x(6 * 256, size); // row 0: all codes at their largest
-        for (int c = 0; c < 256; ++c) {
-          x[256 + c] = -size;
-          x[512 + c] = c % 2 ? size : -size;
-          x[768 + c] = 0.0f;
-          x[1024 + c] = c % 32 == 7 ? size : size * 1e-3f;
-          x[1280 + c] = 1e-40f; // below the least scale: a zero row
-        }
-        check_product({w, x, {}, {}}, 8);
-        check_product({w, x, {}, {}}, 16);
-      }
-    }
-  }
+  for (const auto& type : kTypes)
+    each_extreme_product(type.type, type.group,
+                         [](const PlainMatrix& w, const std::vector<float>& x) {
+                           check_product({w, x, {}, {}}, 8);
+                           check_product({w, x, {}, {}}, 16);
+                         });
 }
 
 // The property that the `permute` shield rests on.
