@@ -25,16 +25,6 @@ int splits_of(const AttentionJob& job) {
   return job.window == 0 || all < windowed ? all : windowed;
 }
 
-// The rows that the token of a sequence sees, and the split they begin in.
-struct SeenRows {
-  int begin, end, split;
-  __device__ SeenRows(const AttentionJob& job, const DeviceSequence& sequence) {
-    end = sequence.first + 1;
-    begin = job.window == 0 || end < job.window ? 0 : end - job.window;
-    split = begin / kWindowRows;
-  }
-};
-
 __device__ __forceinline__ float* partial_of(const AttentionJob& job, int sequence, int head,
                                              int split, int splits) {
   const size_t at = (static_cast<size_t>(sequence) * job.n_heads + head) * splits + split;
@@ -71,8 +61,8 @@ __global__ void __launch_bounds__(split_warps<kRowBytes>() * kWarpLanes,
   const int kv_head = static_cast<int>(blockIdx.y) / chunks;
   const int first_head = static_cast<int>(blockIdx.y) % chunks * Warp::kQueries;
   const DeviceSequence sequence = job.sequences[blockIdx.z];
-  const SeenRows seen(job, sequence);
-  const int base = (seen.split + static_cast<int>(blockIdx.x)) * kWindowRows;
+  const SeenRows seen(job, sequence, 0);
+  const int base = (seen.begin / kWindowRows + static_cast<int>(blockIdx.x)) * kWindowRows;
   if (sequence.tokens == 0 || base >= seen.end)
     return;
 
@@ -92,10 +82,7 @@ __global__ void __launch_bounds__(split_warps<kRowBytes>() * kWarpLanes,
   const CachedRows rows(job, sequence, kv_head, seen.begin > base ? seen.begin : base,
                         seen.end < base + kWindowRows ? seen.end : base + kWindowRows);
   const RowWalk<kWarpLanes> walk(rows.row_bytes, lane);
-  const bool sealed = kSealed && sequence.key >= 0;
-  const Opener<kSealed> opener{sealed, &keys.keys[sealed ? sequence.key : 0],
-                               static_cast<uint32_t>(job.layer) << 16 |
-                                   static_cast<uint32_t>(kv_head)};
+  const Opener<kSealed> opener(keys, sequence, job.layer, kv_head);
   const RowWindow window{kScales ? scales : nullptr, kSealed ? seqs : nullptr};
   const int first_tile = (rows.begin - base) / kTileRows;
   const int end_tile = (rows.end - base + kTileRows - 1) / kTileRows;
@@ -201,8 +188,8 @@ __global__ void fold_splits(const __grid_constant__ AttentionJob job, int splits
   const DeviceSequence sequence = job.sequences[at];
   if (sequence.tokens == 0)
     return;
-  const SeenRows seen(job, sequence);
-  const int count = (seen.end + kWindowRows - 1) / kWindowRows - seen.split;
+  const SeenRows seen(job, sequence, 0);
+  const int count = (seen.end + kWindowRows - 1) / kWindowRows - seen.begin / kWindowRows;
   float largest = kNothingSeen, sum = 0.0f, value = 0.0f;
   for (int i = 0; i < count; ++i)
     largest = fmaxf(largest, partial_of(job, at, head, i, splits)[0]);

@@ -29,15 +29,6 @@ template <KvElement kElement, int kRowBytes> constexpr int prefill_groups() {
   return dim <= 128 ? 2 : 1;
 }
 
-// The rows that a token of a sequence sees.
-struct TokenRows {
-  int begin, end;
-  __device__ TokenRows(const AttentionJob& job, const DeviceSequence& sequence, int token) {
-    end = sequence.first + token + 1;
-    begin = job.window == 0 || end < job.window ? 0 : end - job.window;
-  }
-};
-
 template <KvElement kElement, int kRowBytes, bool kSealed>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_block(const __grid_constant__ AttentionJob job,
@@ -63,22 +54,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Rows that some query from `query` on sees, of `count` of them.
   const auto seen_by = [&](int query, int count) {
     const int last = (query + count - 1) / heads;
-    TokenRows rows(job, sequence, query / heads);
+    SeenRows rows(job, sequence, query / heads);
     rows.end = sequence.first + (last < sequence.tokens ? last + 1 : sequence.tokens);
     return rows;
   };
-  const TokenRows all = seen_by(first_query, kWarps * Warp::kQueries);
+  const SeenRows all = seen_by(first_query, kWarps * Warp::kQueries);
   const CachedRows rows(job, sequence, kv_head, all.begin, all.end);
   const RowWalk<kThreads> walk(rows.row_bytes, thread);
-  const bool sealed = kSealed && sequence.key >= 0;
-  const Opener<kSealed> opener{sealed, &keys.keys[sealed ? sequence.key : 0],
-                               static_cast<uint32_t>(job.layer) << 16 |
-                                   static_cast<uint32_t>(kv_head)};
+  const Opener<kSealed> opener(keys, sequence, job.layer, kv_head);
   const RowWindow window{kScales ? scales : nullptr, kSealed ? seqs : nullptr};
 
   const int warp_query = first_query + warp * Warp::kQueries;
   const bool warp_works = warp_query / heads < sequence.tokens;
-  const TokenRows warp_rows = seen_by(warp_query, Warp::kQueries);
+  const SeenRows warp_rows = seen_by(warp_query, Warp::kQueries);
   const auto row_of = [&](int query) { // of q and out
     return (static_cast<size_t>(sequence.row + query / heads) * job.n_heads + kv_head * heads +
             query % heads) *
@@ -92,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     queries.load(k, loaded / heads < sequence.tokens ? job.q + row_of(loaded) : nullptr, dim,
                  job.scale);
     const int token = (warp_query + k * kGroupQueries + queries.p) / heads;
-    const TokenRows of_token(job, sequence, token);
+    const SeenRows of_token(job, sequence, token);
     sees.from[k] = of_token.begin;
     sees.to[k] = token < sequence.tokens ? of_token.end : 0;
   }

@@ -21,6 +21,16 @@ template <int kRowBytes> struct KvTile {
   static constexpr int kBytes = kTileRows * kStride;
 };
 
+// The positions that token `token` of a sequence sees: [begin, end).
+struct SeenRows {
+  int begin, end;
+
+  __device__ SeenRows(const AttentionJob& job, const DeviceSequence& sequence, int token)
+      : end(sequence.first + token + 1) {
+    begin = job.window == 0 || end < job.window ? 0 : end - job.window;
+  }
+};
+
 // The rows [begin, end) of a sequence's pages, for one layer and KV head.
 struct CachedRows {
   const uint8_t* const* pages;
@@ -102,6 +112,9 @@ template <bool kSealed> struct Opener {
   const kernels::ChaChaKey* key;
   uint32_t word13; // layer << 16 | kv_head: a part's own is 2^14 more
 
+  __device__ Opener(const SealKeys& keys, const DeviceSequence& sequence, int layer, int kv_head)
+      : sealed(kSealed && sequence.key >= 0), key(&keys.keys[sealed ? sequence.key : 0]),
+        word13(static_cast<uint32_t>(layer) << 16 | static_cast<uint32_t>(kv_head)) {}
   __device__ bool opens() const { return kSealed && sealed; }
   __device__ kernels::ChaChaBlock keystream(kernels::RowPart part, uint32_t block,
                                             uint64_t number) const {
