@@ -89,46 +89,69 @@ void set_float(Decoder& d, const std::string& name, const py::array& values) {
   d.weights().finish(name);
 }
 
-// One forward pass over a batch. Rows of the result: one a sequence or one a token, in order.
+// What a forward pass over a batch is asked for, checked. Rows of its logits: one a sequence or one
+// a token, in order.
+class BatchCall {
+public:
+  // The arguments outlive this.
+  BatchCall(const ModelConfig& config, const std::vector<KvSession*>& sessions,
+            const std::vector<Array<int32_t>>& tokens, bool all_logits, const py::object& buffer,
+            const py::object& restore, const std::vector<std::shared_ptr<AdapterSet>>& adapters)
+      : vocab_(config.vocab_size) {
+    require(sessions.size() == tokens.size(), sessions.size(), " sessions and ", tokens.size(),
+            " token_ids do not belong together");
+    require(adapters.empty() || adapters.size() == sessions.size(), sessions.size(),
+            " sessions and ", adapters.size(), " adapter sets do not belong together");
+    if (!buffer.is_none()) {
+      const FloatBuffer floats = writable_floats(buffer);
+      hook_.buffer = floats.data;
+      hook_.max_tokens = static_cast<int>(floats.count / static_cast<size_t>(config.q_size()));
+      hook_.restore = [&restore](int layer, int rows) {
+        py::gil_scoped_acquire acquire;
+        restore(layer, rows);
+      };
+    }
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      require(sessions[i] != nullptr, "sessions[", i, "] is None");
+      require(tokens[i].ndim() == 1 && tokens[i].shape(0) > 0 && tokens[i].shape(0) <= INT32_MAX,
+              "token_ids[", i, "] is not a non-empty vector");
+      const int n = static_cast<int>(tokens[i].shape(0));
+      batch_.push_back({sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast,
+                        nullptr, adapters.empty() ? nullptr : adapters[i].get()});
+      rows_ += all_logits ? n : 1;
+    }
+  }
+
+  py::ssize_t rows() const { return rows_; }
+
+  // forward(sequences, count, hook) with logits [rows, vocab_size] to go to `logits`.
+  template <typename Forward> void run(float* logits, const Forward& forward) {
+    for (Sequence& s : batch_) {
+      s.logits = logits;
+      logits +=
+          static_cast<size_t>(s.which == Logits::kAll ? s.n : 1) * static_cast<size_t>(vocab_);
+    }
+    py::gil_scoped_release release;
+    forward(batch_.data(), static_cast<int>(batch_.size()), hook_);
+  }
+
+private:
+  const int vocab_;
+  AttentionRestore hook_;
+  std::vector<Sequence> batch_;
+  py::ssize_t rows_ = 0;
+};
+
 template <typename Decoder>
 Array<float> forward_batch(Decoder& d, const std::vector<KvSession*>& sessions,
                            const std::vector<Array<int32_t>>& tokens, bool all_logits,
                            const py::object& buffer, const py::object& restore,
                            const std::vector<std::shared_ptr<AdapterSet>>& adapters) {
-  require(sessions.size() == tokens.size(), sessions.size(), " sessions and ", tokens.size(),
-          " token_ids do not belong together");
-  require(adapters.empty() || adapters.size() == sessions.size(), sessions.size(), " sessions and ",
-          adapters.size(), " adapter sets do not belong together");
-  AttentionRestore hook;
-  if (!buffer.is_none()) {
-    const FloatBuffer floats = writable_floats(buffer);
-    hook.buffer = floats.data;
-    hook.max_tokens = static_cast<int>(floats.count / static_cast<size_t>(d.config().q_size()));
-    hook.restore = [&restore](int layer, int rows) {
-      py::gil_scoped_acquire acquire;
-      restore(layer, rows);
-    };
-  }
-  py::ssize_t rows = 0;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    require(sessions[i] != nullptr, "sessions[", i, "] is None");
-    require(tokens[i].ndim() == 1 && tokens[i].shape(0) > 0 && tokens[i].shape(0) <= INT32_MAX,
-            "token_ids[", i, "] is not a non-empty vector");
-    rows += all_logits ? tokens[i].shape(0) : 1;
-  }
-  Array<float> out({rows, static_cast<py::ssize_t>(d.config().vocab_size)});
-  float* logits = out.mutable_data();
-  std::vector<Sequence> batch;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    const int n = static_cast<int>(tokens[i].shape(0));
-    batch.push_back({sessions[i], tokens[i].data(), n, all_logits ? Logits::kAll : Logits::kLast,
-                     logits, adapters.empty() ? nullptr : adapters[i].get()});
-    logits += static_cast<size_t>(all_logits ? n : 1) * static_cast<size_t>(d.config().vocab_size);
-  }
-  {
-    py::gil_scoped_release release;
-    d.forward(batch.data(), static_cast<int>(batch.size()), hook);
-  }
+  BatchCall call(d.config(), sessions, tokens, all_logits, buffer, restore, adapters);
+  Array<float> out({call.rows(), static_cast<py::ssize_t>(d.config().vocab_size)});
+  call.run(out.mutable_data(), [&](const Sequence* batch, int count, const AttentionRestore& hook) {
+    d.forward(batch, count, hook);
+  });
   return out;
 }
 

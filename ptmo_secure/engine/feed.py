@@ -1,11 +1,14 @@
 """The forward pass of sessions: one for all that are fed together."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ptmo_secure import _native
+from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.tee_link import tee_failure
 from ptmo_secure.engine.token_ids import checked_ids
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError, native_error
@@ -16,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def feed_batch(
-    feeds: "Sequence[tuple[Session, Sequence[int]]]", *, all_logits: bool = False
+    feeds: "Sequence[tuple[Session, Sequence[int]]]",
+    *,
+    all_logits: bool = False,
+    into: object = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Append tokens to several sessions of one engine in one pass over the weights.
 
@@ -26,9 +32,11 @@ def feed_batch(
     Args:
         feeds: (session, token ids) pairs, no session twice; ids as in `Session.feed`.
         all_logits: logits of every token, not of each session's last alone.
+        into: a tensor on the engine's device that takes the logits, as in `Session.feed_into`: rows
+            of the sessions in order.
 
     Returns:
-        One array a session, in order: float32 [1 or n, vocab_size].
+        One array a session, in order: float32 [1 or n, vocab_size]; none of them with `into`.
 
     Raises:
         InputError, EngineError: as `Session.feed`; when the TEE is gone or refuses, all of the
@@ -42,7 +50,7 @@ def feed_batch(
     with sessions[0]._lock:
         before = [len(session.tokens) for session in sessions]
         try:
-            return compute_rows(feeds, all_logits=all_logits)
+            return compute_rows(feeds, all_logits=all_logits, into=into)
         except BaseException:
             for session, rows in zip(sessions, before, strict=True):
                 session.settle(rows)
@@ -50,7 +58,10 @@ def feed_batch(
 
 
 def compute_rows(
-    feeds: "Sequence[tuple[Session, Sequence[int]]]", *, all_logits: bool = False
+    feeds: "Sequence[tuple[Session, Sequence[int]]]",
+    *,
+    all_logits: bool = False,
+    into: object = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Do what `feed_batch` does, but keep rows that are there when an interrupt raises.
 
@@ -65,11 +76,14 @@ def compute_rows(
             for session, part in zip(sessions, ids, strict=True):
                 session.tokens.extend(part)
                 session.row_tags.extend([session.adapter_tag] * len(part))
-            logits = _forward(sessions, [np.asarray(part, np.int32) for part in ids], all_logits)
+            arrays = [np.asarray(part, np.int32) for part in ids]
+            logits = _forward(sessions, arrays, all_logits, into)
         except BaseException:
             for session in sessions:
                 session.settle()
             raise
+    if logits is None:
+        return []
     ends = np.cumsum([len(part) if all_logits else 1 for part in ids])
     return np.split(logits, ends[:-1])
 
@@ -93,13 +107,18 @@ def require_open(sessions: "Sequence[Session]") -> None:
 
 
 def _forward(
-    sessions: "Sequence[Session]", ids: list[npt.NDArray[np.int32]], all_logits: bool
-) -> npt.NDArray[np.float32]:
+    sessions: "Sequence[Session]",
+    ids: list[npt.NDArray[np.int32]],
+    all_logits: bool,
+    into: object,
+) -> npt.NDArray[np.float32] | None:
     first = sessions[0]
     tee = first._tee
     attention = tee.attention if tee is not None else None
+    decoder = first._host.decoder
+    forward = decoder.forward_batch if into is None else _forward_into(decoder, into)
     try:
-        return first._host.decoder.forward_batch(
+        return forward(
             [session._native for session in sessions],
             ids,
             all_logits,
@@ -117,6 +136,12 @@ def _forward(
     finally:
         if attention is not None:
             attention.wipe()
+
+
+def _forward_into(decoder: NativeDecoder, into: object) -> Callable[..., None]:
+    if isinstance(decoder, _native.Decoder):
+        raise InputError("logits stay in a tensor on a device with device='cuda' alone")
+    return functools.partial(decoder.forward_batch_into, into)
 
 
 def _close_all(sessions: "Sequence[Session]") -> None:

@@ -108,6 +108,28 @@ class Session:
         """
         return feed_batch([(self, token_ids)], all_logits=all_logits)[0]
 
+    def feed_into(
+        self, logits: object, token_ids: Sequence[int], *, all_logits: bool = False
+    ) -> None:
+        """Append tokens and leave their logits on the device (device="cuda").
+
+        The pass writes straight into the tensor, whoever made it: nothing is copied, and all of it
+        is there when this returns. A step that writes into the same tensor as the last one is
+        launched as one graph.
+
+        Security: the logits are the caller's from then on; nobody zeroes them but their owner.
+
+        Args:
+            logits: DLPack tensor (torch, CuPy, `_cuda.DeviceTensor`) on the engine's device:
+                float32 [1 or n, vocab_size], contiguous, aligned to 16 bytes.
+            token_ids, all_logits: as `feed`; the ids may be a tensor too, which is read.
+
+        Raises:
+            InputError: as `feed`; a tensor that does not fit, or an engine on the CPU.
+            CapacityError, EngineError: as `feed`.
+        """
+        feed_batch([(self, token_ids)], all_logits=all_logits, into=logits)
+
     def truncate(self, n_tokens: int) -> None:
         """Forget every row from `n_tokens` on.
 

@@ -2,14 +2,24 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
+from ptmo_secure.engine.native_setup import cuda_module
 from ptmo_secure.errors import InputError
+
+_DLPACK_CPU = 1  # DLDeviceType kDLCPU
 
 
 def checked_ids(token_ids: Sequence[int]) -> list[int]:
-    """Return the ids as plain ints; the decoder checks them against the vocabulary."""
+    """Return the ids as plain ints; the decoder checks them against the vocabulary.
+
+    A tensor that DLPack knows (NumPy, torch, CuPy) is read at once, wherever it is: ids stand in
+    the session, on the host.
+    """
+    if hasattr(token_ids, "__dlpack_device__"):
+        token_ids = _tensor_ids(token_ids)
     try:
         ids = [operator.index(t) for t in token_ids if not isinstance(t, bool)]
         if len(ids) != len(token_ids):
@@ -22,6 +32,17 @@ def checked_ids(token_ids: Sequence[int]) -> list[int]:
         if not 0 <= token < 1 << 31:
             raise InputError(f"token id {token} is out of range")
     return ids
+
+
+def _tensor_ids(tensor: Any) -> list[int]:
+    on_host = tensor.__dlpack_device__()[0] == _DLPACK_CPU
+    try:
+        ids = np.from_dlpack(tensor) if on_host else cuda_module().read_ids(tensor)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"token_ids is a tensor of {ids.dtype} {list(ids.shape)}, not of ids")
+    return cast("list[int]", ids.tolist())
 
 
 def require_prompt(prompt: object) -> None:
