@@ -95,6 +95,7 @@ private:
 Block block;
 
 void Block::enter() {
+  block.scheduler_.entered();
   try {
     (*block.body)();
     if (!block.current().uncommitted.empty() || !block.current().groups.empty())
