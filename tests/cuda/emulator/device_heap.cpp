@@ -8,16 +8,17 @@
 namespace cuda_emulator {
 namespace {
 
-constexpr size_t kAlignment = 256; // cudaMalloc's
-
-size_t padded(size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
+constexpr size_t kAlignment = 256;         // cudaMalloc's
+constexpr size_t kRoom = size_t{16} << 30; // the host's pages come as they are touched
 
 #ifdef __SANITIZE_ADDRESS__
 
+// Not by aligned_alloc, which would have to round the size.
 uint8_t* take(size_t bytes) {
-  return static_cast<uint8_t*>(std::aligned_alloc(kAlignment, padded(bytes)));
+  void* block = nullptr;
+  return bytes <= kRoom && posix_memalign(&block, kAlignment, bytes) == 0
+             ? static_cast<uint8_t*>(block)
+             : nullptr;
 }
 void give_back(uint8_t* block, size_t) {
   std::free(block);
@@ -25,8 +26,6 @@ void give_back(uint8_t* block, size_t) {
 void open(bool) {}
 
 #else
-
-constexpr size_t kRoom = size_t{16} << 30; // of addresses; pages come as they are touched
 
 // One stretch of addresses, so that opening it is one call.
 struct Heap {
@@ -47,7 +46,13 @@ Heap& heap() {
   return all;
 }
 
+size_t padded(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
 uint8_t* take(size_t bytes) {
+  if (bytes > kRoom)
+    return nullptr;
   Heap& h = heap();
   bytes = padded(bytes);
   const auto found = h.free.find(bytes); // engines ask for the same sizes again

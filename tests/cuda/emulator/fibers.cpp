@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <sstream>
@@ -243,7 +244,10 @@ void* Block::shared_array(const void* place, size_t bytes) {
     shared_bytes_ += bytes;
     if (shared_bytes_ > kSharedBytes)
       fail("more shared memory than a block has without asking");
-    SharedArray array{{std::aligned_alloc(16, (bytes + 15) / 16 * 16), &std::free}, bytes};
+    void* memory = nullptr; // of its exact size, which aligned_alloc would have to round
+    if (posix_memalign(&memory, 16, bytes) != 0)
+      throw std::bad_alloc();
+    SharedArray array{{memory, &std::free}, bytes};
     std::memset(array.memory.get(), kPoison, bytes);
     found = shared_.emplace(place, std::move(array)).first;
   }
