@@ -118,7 +118,7 @@ test-asan: setup  ## the C++ tests under AddressSanitizer and UBSan
 	  -DPTMO_SANITIZE=address,undefined
 	$(CMAKE) --build build/asan --parallel
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(CTEST) --test-dir build/asan --output-on-failure --no-tests=error
+	  $(CTEST) --test-dir build/asan --parallel 2 --output-on-failure --no-tests=error
 
 test-tsan: setup  ## the C++ tests under ThreadSanitizer
 	$(CMAKE) -S . -B build/tsan $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
