@@ -52,7 +52,7 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
 }
 
 HostBuffer::~HostBuffer() {
-  wipe();
+  wipe(size_);
   if (data_ != nullptr)
     cudaFreeHost(data_);
 }
@@ -65,15 +65,15 @@ void HostBuffer::reserve(size_t bytes) {
   ensure(error == cudaSuccess, "the host has no ", bytes,
          " bytes that the CUDA device reaches: ", cudaGetErrorString(error));
   std::memset(p, 0, bytes);
-  wipe();
+  wipe(size_);
   if (data_ != nullptr)
     cudaFreeHost(data_);
   data_ = static_cast<uint8_t*>(p);
   size_ = bytes;
 }
 
-void HostBuffer::wipe() {
-  secure_wipe(data_, size_);
+void HostBuffer::wipe(size_t bytes) {
+  secure_wipe(data_, bytes);
 }
 
 } // namespace ptmo::cuda

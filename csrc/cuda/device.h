@@ -50,7 +50,7 @@ public:
   HostBuffer(const HostBuffer&) = delete;
   HostBuffer& operator=(const HostBuffer&) = delete;
   void reserve(size_t bytes);
-  void wipe();
+  void wipe(size_t bytes); // the first ones
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
 

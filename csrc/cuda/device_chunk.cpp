@@ -52,28 +52,27 @@ DeviceDecoder::Buffers::Buffers(const ModelConfig& c, int chunk_tokens) {
 
 void Parcel::begin(size_t bytes) {
   used_ = 0;
-  if (bytes > device_.size()) {
-    size_t room = size_t{1} << 12;
-    while (room < bytes)
-      room *= 2;
-    device_ = DeviceMemory(room);
-    host_.reserve(room);
+  room_ = size_t{1} << 12;
+  while (room_ < bytes)
+    room_ *= 2;
+  if (room_ > device_.size()) {
+    host_.reserve(room_);
+    device_ = DeviceMemory(room_);
   }
 }
 
 const void* Parcel::put(const void* values, size_t bytes) {
   const size_t at = used_;
   used_ += padded(bytes);
-  ensure(used_ <= host_.size(), "a parcel of ", used_, " bytes has room for ", host_.size());
+  ensure(used_ <= room_, "a parcel of ", used_, " bytes has room for ", room_);
   if (bytes > 0)
     std::memcpy(host_.data() + at, values, bytes);
   return device_.data() + at;
 }
 
 void Parcel::send(const Stream& stream) const {
-  check_call(
-      cudaMemcpyAsync(device_.data(), host_.data(), device_.size(), cudaMemcpyHostToDevice, stream),
-      "copying in");
+  check_call(cudaMemcpyAsync(device_.data(), host_.data(), room_, cudaMemcpyHostToDevice, stream),
+             "copying in");
 }
 
 // A word at a time: a key that stood in a vector register would go to the stack with all of them
@@ -264,6 +263,7 @@ ZeroJob DeviceDecoder::traces(const Chunk& chunk) const {
   const Buffers& b = *b_;
   const auto n = static_cast<size_t>(chunk.rows),
              heads = static_cast<size_t>(std::min(chunk.logit_rows(), kLogitRows));
+  const bool on_host = chunk.logits_in == LogitsIn::kHost; // else they are the caller's
   const auto widest = static_cast<size_t>(padded(widest_input(config_)));
   ZeroJob job{};
   for (const auto* a : {&b.x[0], &b.x[1], &b.out})
@@ -277,7 +277,7 @@ ZeroJob DeviceDecoder::traces(const Chunk& chunk) const {
   for (const auto* tables : {b.cosine, b.sine})
     for (int i = 0; i < (config_.has_local_layers() ? 2 : 1); ++i)
       job.add(tables[i].data(), n * static_cast<size_t>(config_.kv_size() / 2));
-  job.add(b.logits.data(), heads * static_cast<size_t>(config_.vocab_size));
+  job.add(b.logits.data(), on_host ? heads * static_cast<size_t>(config_.vocab_size) : 0);
   job.add(b.codes.data(), std::max(n, heads) * 2 * widest);
   job.add(b.scales.data(), std::max(n, heads) * (widest / kBlock));
   job.add(b.u.data(), chunk.u_floats);
@@ -302,7 +302,7 @@ void DeviceDecoder::wipe() {
   zero_all(b.parcel);
   cudaStreamSynchronize(stream_);
   b.parcel.wipe();
-  b.host_logits.wipe();
+  b.host_logits.wipe(b.host_logits.size());
 }
 
 } // namespace ptmo::cuda

@@ -27,8 +27,8 @@ private:
   DeviceArray<T> array_;
 };
 
-// What the host tells the device of a chunk, array beside array: one copy takes all of them, as
-// many bytes as there is room for.
+// What the host tells the device of a chunk, array beside array. One copy takes all of them, of a
+// size that changes seldom.
 class Parcel {
 public:
   static constexpr size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -46,17 +46,17 @@ public:
     return reinterpret_cast<const T*>(device_.data() + bytes);
   }
   void send(const Stream& stream) const;
-  void wipe() { host_.wipe(); } // the host's side
+  void wipe() { host_.wipe(room_); } // the host's side
 
   uint32_t* data() const { return reinterpret_cast<uint32_t*>(device_.data()); }
-  size_t bytes() const { return device_.size(); }
+  size_t bytes() const { return room_; } // that are copied
 
 private:
   const void* put(const void* values, size_t bytes);
 
   HostBuffer host_;
   DeviceMemory device_;
-  size_t used_ = 0;
+  size_t room_ = 0, used_ = 0;
 };
 
 struct DeviceDecoder::Buffers {

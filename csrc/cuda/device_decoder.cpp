@@ -63,7 +63,6 @@ void DeviceDecoder::forward(const Sequence* sequences, int count, const Attentio
     batch.roll_back();
     throw;
   }
-  b_->host_logits.wipe();
   burn_stack(kStackBytes);
 }
 
@@ -292,6 +291,7 @@ void DeviceDecoder::take_logits(const Chunk& chunk, int first, int count) {
   for (int i = 0; i < count; ++i)
     std::memcpy(chunk.outputs[static_cast<size_t>(first + i)].logits,
                 b_->host_logits.data() + static_cast<size_t>(i) * bytes, bytes);
+  b_->host_logits.wipe(static_cast<size_t>(count) * bytes);
 }
 
 } // namespace ptmo::cuda
