@@ -175,6 +175,9 @@ def _tee(role: Literal["core", "guard"]) -> tuple[Status, str]:
     if not isinstance(hardening, dict):
         return "ok", "starts"
     missing = [name for name, on in hardening.items() if not on]
+    in_force = f"{len(hardening) - len(missing)} of {len(hardening)} protections in force"
+    if missing == ["own_user"] and os.geteuid() != 0:  # no user can mend that
+        return "ok", f"starts; {in_force}; a user of its own it gets from root alone"
     if missing:
         return "warn", f"starts; not in force here: {', '.join(missing)}"
-    return "ok", f"starts; {len(hardening)} of {len(hardening)} protections in force"
+    return "ok", f"starts; {in_force}"

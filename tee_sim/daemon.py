@@ -27,15 +27,16 @@ def main(role: str, socket_fd: int, parent_pid: int) -> None:
     Raises:
         ValueError: on an unknown role.
     """
-    in_effect = hardening.apply(parent_pid)
+    begun = hardening.begin(parent_pid)
     load = _loader(role)
     gc.collect()
     gc.freeze()
+    null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, in_effect))
+        serve(connection, Dispatcher(load, hardening.finish(begun)), null)
 
 
-def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
+def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
     """Answer packets until the peer closes.
 
     Security: a packet of any content gets one reply; an empty packet, a lost peer or a failing
@@ -44,6 +45,8 @@ def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
     Args:
         connection: connected SOCK_SEQPACKET socket.
         dispatcher: answers one packet.
+        null: /dev/null, where stderr goes once start-up succeeded, so that no later text leaves by
+            it; closed then.
     """
     first = True
     try:
@@ -53,7 +56,8 @@ def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
                 break
             connection.send(dispatcher.handle(packet, descriptors))
             if first:
-                _silence_stderr()
+                os.dup2(null, 2)
+                os.close(null)
                 first = False
     except OSError:
         pass  # the host is gone: nobody is left to answer
@@ -76,13 +80,6 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         return b"\0", descriptors
     return packet, descriptors
-
-
-def _silence_stderr() -> None:
-    """Point stderr at /dev/null once start-up succeeded, so that no later text can leave by it."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
 
 
 def _loader(role: str) -> ApplicationLoader:

@@ -6,31 +6,76 @@ import os
 import resource
 import select
 
+from tee_sim import seccomp
 from tee_sim.protocol import HARDENING_BITS
 
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
+_NOBODY = 65534  # the kernel's overflow id: the owner of no file
 
 
-def apply(parent_pid: int) -> int:
-    """Switch on what this kernel allows and return the bit set of what took effect.
+def begin(parent_pid: int) -> set[str]:
+    """Switch on what is to stand before anything is loaded; return the names of what took effect.
 
-    Security: `dumpable_off` makes /proc/PID/mem unreadable for other processes of the same user
-    (root still reads it); `no_core_dumps` keeps keys out of core files; `no_new_privs` makes
-    set-uid programs harmless; `parent_watch` ends the TEE when its host process ends, whatever
-    else still holds the socket.
+    Security: `no_network` leaves no interface, not even loopback; `dumpable_off` makes
+    /proc/PID/mem unreadable for other processes of the same user (root still reads it);
+    `no_core_dumps` keeps keys out of core files; `no_new_privs` makes set-uid programs harmless;
+    `parent_watch` ends the TEE when its host process ends, whatever else still holds the socket.
 
     Args:
         parent_pid: process id of the host that launched this one.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     steps = {
-        "dumpable_off": libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0,
+        "no_network": _leave_network(),  # first: a process with threads gets no user namespace
         "no_core_dumps": _no_core_dumps(),
-        "no_new_privs": libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0,
+        "no_new_privs": _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        "dumpable_off": _prctl(_PR_SET_DUMPABLE, 0),
         "parent_watch": _watch(parent_pid),
     }
-    return sum(1 << bit for bit, name in enumerate(HARDENING_BITS) if steps[name])
+    return {name for name, done in steps.items() if done}
+
+
+def finish(begun: set[str]) -> int:
+    """Give up what is needed no longer, once all is loaded; return the bits of all in effect.
+
+    Security: `own_user` is a user that owns nothing, where root started the TEE: then no process of
+    a user's reaches it. `system_calls` is the filter of `seccomp`, on every thread, last.
+
+    Args:
+        begun: what `begin` returned.
+    """
+    in_effect = set(begun)
+    if _become_nobody():
+        in_effect.add("own_user")
+        if not _prctl(_PR_SET_DUMPABLE, 0):  # a change of the user sets it anew
+            in_effect.discard("dumpable_off")
+    if seccomp.confine():
+        in_effect.add("system_calls")
+    return sum(1 << bit for bit, name in enumerate(HARDENING_BITS) if name in in_effect)
+
+
+def _prctl(what: int, value: int) -> bool:
+    done: int = ctypes.CDLL(None, use_errno=True).prctl(what, value, 0, 0, 0)
+    return done == 0
+
+
+def _leave_network() -> bool:
+    """Enter namespaces with no network and no System V IPC; in one of users where not root."""
+    flags = _CLONE_NEWNET | _CLONE_NEWIPC | (0 if os.geteuid() == 0 else _CLONE_NEWUSER)
+    done: int = ctypes.CDLL(None, use_errno=True).unshare(flags)
+    return done == 0
+
+
+def _become_nobody() -> bool:
+    if os.geteuid() != 0:
+        return False
+    try:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    except OSError:
+        return False
+    return True
 
 
 def _no_core_dumps() -> bool:

@@ -98,7 +98,15 @@ TA_KV = (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)
 TA_GUARD = (0x7C42D9A0E1684B2F, 0xA6530F8E94B7D21C)
 
 # Bits of the fourth status value: which start-up protections took effect.
-HARDENING_BITS = ("dumpable_off", "no_core_dumps", "no_new_privs", "parent_watch")
+HARDENING_BITS = (
+    "dumpable_off",
+    "no_core_dumps",
+    "no_new_privs",
+    "parent_watch",
+    "no_network",
+    "own_user",
+    "system_calls",
+)
 STATUS_DEBUG_BIT = 1
 
 
