@@ -50,6 +50,7 @@ std::vector<int32_t> sample_rows(const py::object& logits,
     greedy = greedy && temperature == 0.0f;
   }
   const DeviceArray<int32_t> chosen(out.size());
+  const py::gil_scoped_release release;
   const DeviceArray<uint64_t> scratch(greedy ? argmax_scratch(rows, vocab) : 0);
   const DeviceArray<SampleParams> on_device(params, stream);
   check_call(greedy

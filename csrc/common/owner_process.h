@@ -11,12 +11,14 @@ class OwnerProcess {
 public:
   // Throws std::runtime_error in a fork.
   void require_here() const {
-    ensure(static_cast<int>(getpid()) == pid_, "this engine belongs to process ", pid_,
+    ensure(is_here(), "this engine belongs to process ", pid_,
            ": load one of your own after a fork");
   }
 
+  bool is_here() const { return static_cast<int>(getpid()) == pid_; }
+
 private:
-  const int pid_ = static_cast<int>(getpid());
+  int pid_ = static_cast<int>(getpid());
 };
 
 } // namespace ptmo

@@ -12,12 +12,28 @@ void check_call(cudaError_t error, const char* what) {
   ensure(error == cudaSuccess, "the CUDA device failed at ", what, ": ", cudaGetErrorString(error));
 }
 
+int OnDevice::current() {
+  int device = 0;
+  check_call(cudaGetDevice(&device), "its number");
+  return device;
+}
+
+OnDevice::OnDevice(int device) : before_(current()) {
+  if (device != before_)
+    check_call(cudaSetDevice(device), "choosing it");
+}
+
+OnDevice::~OnDevice() {
+  cudaSetDevice(before_);
+}
+
 Stream::Stream() {
-  check_call(cudaStreamCreate(&stream_), "making a stream");
+  check_call(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
 }
 
 Stream::~Stream() {
-  cudaStreamDestroy(stream_);
+  if (owner_.is_here())
+    cudaStreamDestroy(stream_);
 }
 
 void Stream::wait() const {
@@ -27,6 +43,7 @@ void Stream::wait() const {
 DeviceMemory::DeviceMemory(size_t bytes) : size_(bytes) {
   if (bytes == 0)
     return;
+  device_ = OnDevice::current();
   void* p = nullptr;
   const cudaError_t error = cudaMalloc(&p, bytes);
   ensure(error == cudaSuccess, "the CUDA device has no ", bytes,
@@ -34,27 +51,36 @@ DeviceMemory::DeviceMemory(size_t bytes) : size_(bytes) {
   data_ = static_cast<uint8_t*>(p);
 }
 
+// Memory that could not be zeroed is not given back: its next owner would read it.
 DeviceMemory::~DeviceMemory() {
-  if (data_ == nullptr)
+  if (data_ == nullptr || !owner_.is_here())
     return;
-  cudaMemsetAsync(data_, 0, size_, nullptr);
-  cudaStreamSynchronize(nullptr);
-  cudaFree(data_);
+  int before = device_;
+  cudaGetDevice(&before);
+  cudaSetDevice(device_);
+  if (cudaMemsetAsync(data_, 0, size_, nullptr) == cudaSuccess &&
+      cudaStreamSynchronize(nullptr) == cudaSuccess)
+    cudaFree(data_);
+  cudaSetDevice(before);
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)),
+      device_(other.device_), owner_(other.owner_) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(device_, other.device_);
+  std::swap(owner_, other.owner_);
   return *this;
 }
 
 HostBuffer::~HostBuffer() {
+  if (data_ == nullptr || !owner_.is_here()) // a fork may not even have the pages
+    return;
   wipe(size_);
-  if (data_ != nullptr)
-    cudaFreeHost(data_);
+  cudaFreeHost(data_);
 }
 
 void HostBuffer::reserve(size_t bytes) {

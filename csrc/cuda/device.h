@@ -7,12 +7,28 @@
 
 #include <cuda_runtime.h>
 
+#include "common/owner_process.h"
+
 namespace ptmo::cuda {
 
 // Throws std::runtime_error naming what was tried.
 void check_call(cudaError_t error, const char* what);
 
-// The one stream of an engine: what is put on it is done in order.
+// The device that was this thread's when the object was made is so again while this lives.
+class OnDevice {
+public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  static int current();
+
+private:
+  int before_;
+};
+
+// An engine's queue of work, done in order. No other stream waits for it, the default one neither:
+// recording it disturbs nobody. A forked process has none: it leaves the device alone.
 class Stream {
 public:
   Stream();
@@ -21,9 +37,12 @@ public:
   Stream& operator=(const Stream&) = delete;
   operator cudaStream_t() const { return stream_; }
   void wait() const; // until all of it is done
+  int device() const { return device_; }
 
 private:
   cudaStream_t stream_ = nullptr;
+  const int device_ = OnDevice::current();
+  OwnerProcess owner_;
 };
 
 // Device memory, uninitialised; zeroed before it is given back.
@@ -39,6 +58,8 @@ public:
 private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  int device_ = 0;
+  OwnerProcess owner_;
 };
 
 // The host's memory that a device copies from and to by itself; zeros at first. Grows, and forgets
@@ -57,6 +78,7 @@ public:
 private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  OwnerProcess owner_;
 };
 
 template <typename T> class DeviceArray {

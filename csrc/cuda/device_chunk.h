@@ -49,6 +49,7 @@ public:
   void wipe() { host_.wipe(room_); } // the host's side
 
   uint32_t* data() const { return reinterpret_cast<uint32_t*>(device_.data()); }
+  const void* host_data() const { return host_.data(); }
   size_t bytes() const { return room_; } // that are copied
 
 private:
@@ -147,6 +148,7 @@ struct DeviceDecoder::Step {
   Step(std::vector<uint64_t> of, const Stream& stream) : launches(std::move(of)), graph(stream) {}
   const std::vector<uint64_t> launches;
   Graph graph;
+  bool refused = false; // it could not be recorded
 };
 
 } // namespace ptmo::cuda

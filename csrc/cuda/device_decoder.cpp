@@ -22,7 +22,7 @@ InputKind gate_of(const ModelConfig& config) {
 
 DeviceDecoder::DeviceDecoder(const ModelConfig& config, DevicePages& pages, int chunk_tokens)
     : config_((validate(config), config)), pages_(pages), chunk_(chunk_tokens),
-      weights_(config, stream_) {
+      stream_(pages.stream()), weights_(config, stream_) {
   const PageLayout& l = pages.layout();
   require(chunk_tokens >= 1 && chunk_tokens <= 4096, "chunk_tokens=", chunk_tokens,
           " is not in 1..4096");
@@ -42,6 +42,8 @@ DeviceDecoder::~DeviceDecoder() = default;
 void DeviceDecoder::forward(const Sequence* sequences, int count, const AttentionRestore& restore,
                             LogitsIn memory) {
   owner_.require_here();
+  const OnDevice here(stream_.device());
+  pages_.require_usable();
   weights_.require_complete();
   Batch::check(config_, pages_.layout(), sequences, count, chunk_, restore);
   for (int i = 0; i < count; ++i)
@@ -53,6 +55,7 @@ void DeviceDecoder::forward(const Sequence* sequences, int count, const Attentio
       Chunk chunk;
       chunk.logits_in = memory;
       plan(batch, chunk);
+      pages_.require_usable();
       if (!compute_recorded(chunk, restore))
         compute(chunk, restore);
       b_->parcel.wipe();
@@ -96,6 +99,7 @@ void DeviceDecoder::send_and_run_layers(Chunk& chunk, const AttentionRestore& re
              "embedding");
   chunk.x = b.x[0].data();
   chunk.other = b.x[1].data();
+  chunk.add(nullptr, nullptr);               // left by a recording that broke off
   if (weights_.layers[0].inv_freq.empty()) { // not permuted: the model's tables serve all layers
     rotary_tables(chunk, weights_.inv_freq, 0);
     if (config_.has_local_layers())

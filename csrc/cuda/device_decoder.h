@@ -57,6 +57,7 @@ private:
   void compute(Chunk& chunk, const AttentionRestore& restore);
   // The same as one graph; false where there is none yet, or can be none.
   bool compute_recorded(Chunk& chunk, const AttentionRestore& restore);
+  void record(Chunk& chunk, Step& step);
   std::vector<uint64_t> launches_of(const Chunk& chunk) const;
   void send_and_run_layers(Chunk& chunk, const AttentionRestore& restore);
   void attention_layer(Chunk& chunk, int layer, const AttentionRestore& restore);
@@ -80,7 +81,7 @@ private:
   const ModelConfig config_;
   DevicePages& pages_;
   const int chunk_;
-  Stream stream_;
+  const Stream& stream_; // the pages'
   WeightsOnDevice weights_;
   std::unique_ptr<Buffers> b_;
   std::vector<std::unique_ptr<Step>> steps_; // the latest first

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/check.h"
 #include "secmem/secret_arena.h"
 
 namespace ptmo::cuda {
@@ -26,24 +27,36 @@ uint64_t DevicePages::address(int page) const {
   return reinterpret_cast<uintptr_t>(device_page(page));
 }
 
+void DevicePages::note(cudaError_t error, const char* what) {
+  if (error != cudaSuccess && failure_.empty())
+    failure_ = std::string("the CUDA device failed at ") + what + ": " + cudaGetErrorString(error);
+}
+
+void DevicePages::require_usable() const {
+  ensure(failure_.empty(), failure_, "; its KV cache is lost: load the engine anew");
+}
+
+void DevicePages::settle() {
+  note(cudaStreamSynchronize(stream_), "its pages");
+}
+
 void DevicePages::publish(int page) {
-  check_call(cudaMemcpyAsync(device_page(page), this->page(page), layout().data_offset(),
-                             cudaMemcpyHostToDevice, stream_),
-             "writing a page's header");
-  stream_.wait();
+  note(cudaMemcpyAsync(device_page(page), this->page(page), layout().data_offset(),
+                       cudaMemcpyHostToDevice, stream_),
+       "writing a page's header");
 }
 
 void DevicePages::wipe(int page, size_t offset, size_t bytes) {
   visible_part(offset, bytes, [&](size_t at, size_t n) { secure_wipe(this->page(page) + at, n); });
-  check_call(cudaMemsetAsync(device_page(page) + offset, 0, bytes, stream_), "zeroing a page");
+  note(cudaMemsetAsync(device_page(page) + offset, 0, bytes, stream_), "zeroing a page");
 }
 
 void DevicePages::copy(int from, int to, size_t offset, size_t bytes) {
   visible_part(offset, bytes,
                [&](size_t at, size_t n) { std::memcpy(page(to) + at, page(from) + at, n); });
-  check_call(cudaMemcpyAsync(device_page(to) + offset, device_page(from) + offset, bytes,
-                             cudaMemcpyDeviceToDevice, stream_),
-             "copying a page");
+  note(cudaMemcpyAsync(device_page(to) + offset, device_page(from) + offset, bytes,
+                       cudaMemcpyDeviceToDevice, stream_),
+       "copying a page");
 }
 
 void DevicePages::read(int page, size_t offset, size_t bytes, uint8_t* out) const {

@@ -4,6 +4,8 @@
 // nothing else of a page.
 #pragma once
 
+#include <string>
+
 #include "device.h"
 #include "kv/page_table.h"
 
@@ -19,11 +21,16 @@ public:
     return memory_.data() + static_cast<size_t>(page) * layout().page_bytes();
   }
 
+  // What is put on it comes in order with what happens to the pages.
+  const Stream& stream() const { return stream_; }
+
   bool on_device() const override { return true; }
   uint64_t address(int page) const override;
   void publish(int page) override;
   void wipe(int page, size_t offset, size_t bytes) override;
   void copy(int from, int to, size_t offset, size_t bytes) override;
+  void settle() override;
+  void require_usable() const override;
   void read(int page, size_t offset, size_t bytes, uint8_t* out) const override;
   void write(int page, size_t offset, size_t bytes, const uint8_t* in) override;
 
@@ -31,8 +38,11 @@ private:
   // Calls f(offset, bytes) for the part of a range that the host has a copy of, if any.
   template <typename F> void visible_part(size_t offset, size_t bytes, F f) const;
 
+  void note(cudaError_t error, const char* what);
+
   Stream stream_;
   DeviceMemory memory_;
+  std::string failure_; // the first one; empty: none
 };
 
 } // namespace ptmo::cuda

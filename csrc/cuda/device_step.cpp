@@ -1,6 +1,7 @@
 // A decoding step as one graph: recorded when its launches come for the second time.
 #include <algorithm>
 #include <iterator>
+#include <stdexcept>
 
 #include "device_chunk.h"
 
@@ -48,7 +49,8 @@ std::vector<uint64_t> DeviceDecoder::launches_of(const Chunk& chunk) const {
     add_places(chunk.outputs[0].logits);
   add_places(chunk.tokens, chunk.positions, chunk.output_rows, chunk.places, chunk.decoding,
              chunk.prefilling, chunk.shrinks_on_device, chunk.terms, b.scratch.data(), b.u.data(),
-             b.parcel.data(), b.host_logits.data());
+             b.parcel.data(), b.parcel.host_data(), b.host_logits.data());
+  add(chunk.groups.size(), chunk.shrinks.size());
   for (const KeyGroup& g : chunk.groups)
     add(g.first_span, g.spans, g.row, g.rows, g.longest, g.most_tokens, g.keys.empty());
   for (const DeviceShrink& shrink : chunk.shrinks)
@@ -59,6 +61,20 @@ std::vector<uint64_t> DeviceDecoder::launches_of(const Chunk& chunk) const {
         for (const Range& range : layer)
           add(range.first, range.count);
   return out;
+}
+
+// A driver that cannot record these launches can still run them one by one.
+void DeviceDecoder::record(Chunk& chunk, Step& step) {
+  try {
+    step.graph.record([&] {
+      const Recording noted(recording_, step.graph);
+      send_and_run_layers(chunk, {});
+      head(chunk, 0, chunk.logit_rows());
+      check_call(zero(traces(chunk), stream_), "zeroing");
+    });
+  } catch (const std::runtime_error&) {
+    step.refused = true;
+  }
 }
 
 bool DeviceDecoder::compute_recorded(Chunk& chunk, const AttentionRestore& restore) {
@@ -77,15 +93,12 @@ bool DeviceDecoder::compute_recorded(Chunk& chunk, const AttentionRestore& resto
     return false;
   }
   std::rotate(steps_.begin(), at, std::next(at));
-  Graph& graph = steps_.front()->graph;
-  if (!graph.recorded()) {
-    graph.record([&] {
-      const Recording noted(recording_, graph);
-      send_and_run_layers(chunk, {});
-      head(chunk, 0, chunk.logit_rows());
-      check_call(zero(traces(chunk), stream_), "zeroing");
-    });
-  }
+  Step& step = *steps_.front();
+  if (!step.graph.recorded() && !step.refused)
+    record(chunk, step);
+  if (step.refused)
+    return false;
+  Graph& graph = step.graph;
   {
     const KeysInGraph forgotten(graph);
     for (size_t i = 0; i < chunk.groups.size(); ++i)

@@ -24,7 +24,8 @@ cudaGraphNode_t last_node(const Stream& stream) {
 } // namespace
 
 Graph::~Graph() {
-  drop();
+  if (owner_.is_here())
+    drop();
 }
 
 void Graph::drop() {

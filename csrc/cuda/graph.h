@@ -47,6 +47,7 @@ private:
   cudaGraph_t recorded_ = nullptr;
   cudaGraphExec_t launchable_ = nullptr;
   std::vector<Keyed> keyed_;
+  const OwnerProcess owner_;
 };
 
 } // namespace ptmo::cuda

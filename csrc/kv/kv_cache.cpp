@@ -102,6 +102,7 @@ void KvSession::close() {
   members.erase(std::find(members.begin(), members.end(), this));
   for (size_t i = 0; i < pages_.size(); ++i)
     release_page(pages_[i], i);
+  arena_.settle();
   pages_.clear();
   length_ = 0;
   shield_ = nullptr;
@@ -252,6 +253,7 @@ void KvSession::truncate(int length) {
   }
   if (length % per_page != 0)
     tidy_page(pages_.back(), pages_kept - 1);
+  arena_.settle();
 }
 
 } // namespace ptmo

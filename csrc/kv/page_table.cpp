@@ -66,6 +66,7 @@ PageArena::~PageArena() {
 }
 
 std::vector<int> PageArena::allocate(size_t count) {
+  require_usable();
   std::vector<int> out;
   for (size_t i = 0; i < users_.size() && out.size() < count; ++i)
     if (users_[i] == 0)

@@ -90,11 +90,16 @@ public:
   virtual bool on_device() const { return false; }
   // Where the page stands, in the address space that it is in.
   virtual uint64_t address(int page) const;
-  // Whoever changed what `page()` shows of a page, wiped or copied some of it, says so: all of that
-  // is done when this returns.
+  // Whoever changed what `page()` shows of a page says so: where it stands it changes too, in order
+  // with what follows. Of this, of wiping and of copying a device's failure is noted, and raised by
+  // require_usable(): they serve to give pages up, and that must not throw.
   virtual void publish(int /*page*/) {}
   virtual void wipe(int page, size_t offset, size_t bytes);
   virtual void copy(int from, int to, size_t offset, size_t bytes);
+  virtual void settle() {} // returns once all of that is done
+  // Throws std::runtime_error where the pages are on a device that failed: what they hold, and
+  // whether freed ones are zeroed, is unknown from then on.
+  virtual void require_usable() const {}
   virtual void read(int page, size_t offset, size_t bytes, uint8_t* out) const;
   virtual void write(int page, size_t offset, size_t bytes, const uint8_t* in);
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ptmo_secure.engine.native_setup import cuda_module
 from ptmo_secure.engine.sampler import SamplingParams
-from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.errors import EngineError, InputError, native_error
 
 _MOST = 2**31 - 1  # tokens of a vocabulary: top_k above it keeps all
 
@@ -43,6 +43,8 @@ def choose_tokens(
         tokens: list[int] = cuda_module().sample(logits, rows)
     except ValueError as error:
         raise InputError(str(error)) from None
+    except RuntimeError as error:
+        raise native_error(error) from None
     if min(tokens, default=0) < 0:
         raise EngineError("the model gave logits that are not finite")
     return tokens

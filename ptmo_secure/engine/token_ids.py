@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from ptmo_secure.engine.native_setup import cuda_module
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import InputError, native_error
 
 _DLPACK_CPU = 1  # DLDeviceType kDLCPU
 
@@ -35,11 +35,13 @@ def checked_ids(token_ids: Sequence[int]) -> list[int]:
 
 
 def _tensor_ids(tensor: Any) -> list[int]:
-    on_host = tensor.__dlpack_device__()[0] == _DLPACK_CPU
     try:
-        ids = np.from_dlpack(tensor) if on_host else cuda_module().read_ids(tensor)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+        on_host = isinstance(tensor, np.ndarray) or tensor.__dlpack_device__()[0] == _DLPACK_CPU
+        ids = np.asarray(tensor) if on_host else cuda_module().read_ids(tensor)
+    except (ValueError, TypeError, BufferError) as error:
+        raise InputError(f"token_ids: {error}") from None
+    except RuntimeError as error:
+        raise native_error(error) from None
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"token_ids is a tensor of {ids.dtype} {list(ids.shape)}, not of ids")
     return cast("list[int]", ids.tolist())

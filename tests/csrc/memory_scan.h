@@ -15,6 +15,14 @@ constexpr bool kSanitized = true; // such a build keeps everything in memory, ke
 constexpr bool kSanitized = false;
 #endif
 
+// Under ThreadSanitizer kernels are not inlined, and its own calls keep registers on stacks: what is
+// found there says nothing of any other build.
+#if defined(PTMO_SANITIZED_THREADS)
+constexpr bool kRegistersOnStacks = true;
+#else
+constexpr bool kRegistersOnStacks = false;
+#endif
+
 // 16 bytes to look for, kept inverted so that the search does not find itself.
 using Pattern = std::array<uint32_t, 4>;
 

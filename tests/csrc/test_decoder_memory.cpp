@@ -71,7 +71,7 @@ void check_run(KvType type, int threads, bool integer, bool stop) {
   if (type == KvType::kF32)
     CHECK_EQ(during, 4);
   for (const Pattern& p : patterns)
-    CHECK_EQ(occurrences(p), 0);
+    CHECK(kRegistersOnStacks || occurrences(p) == 0);
 }
 
 // Attention and the MLP add nothing, all norms are one, and the layers are alike: so the inputs of
@@ -138,8 +138,9 @@ TEST(no_plain_row_is_in_memory_after_the_restore_hook_throws_and_the_length_is_t
         check_run(type, threads, integer, true);
 }
 
-#if !defined(PTMO_SANITIZED_THREADS) // its kernels are not inlined, and leave registers on stacks
 TEST(no_codes_of_an_input_or_of_a_low_rank_update_are_in_memory_after_a_forward_pass) {
+  if (kRegistersOnStacks)
+    return;
   const TinyModel model = model_of_one_input();
   const RandomAdapter adapter(model.config, 94, kernels::kRankChunk, true, {Linear::kQ});
   const AdapterSet set = set_of({&adapter});
@@ -166,7 +167,6 @@ TEST(no_codes_of_an_input_or_of_a_low_rank_update_are_in_memory_after_a_forward_
       CHECK_EQ(occurrences(p), 0);
   }
 }
-#endif
 
 TEST(a_stopped_session_goes_on_as_if_the_call_had_not_been) {
   const TinyModel model(92, 16);

@@ -3,7 +3,11 @@
 #include "device_model.h"
 #include "device_under_test.h"
 
+#include <memory>
 #include <stdexcept>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace ptmo::test {
 namespace {
@@ -121,6 +125,72 @@ TEST(pages_that_run_out_in_the_middle_leave_every_session_as_it_was) {
   CHECK_EQ(first->length(), 20);
   CHECK_EQ(second->length(), 0);
   CHECK(same_bits(page_memory(r.device), pages));
+}
+
+TEST(a_device_that_fails_to_zero_pages_gives_none_out_again_and_ends_nothing_else) {
+  Refusals r;
+  auto session = r.device.open(true), fork = session->fork(77), other = r.device.open(false);
+  r.forward(*session, tokens_of(2, 20));
+  r.forward(*other, tokens_of(2, 5));
+  fail_after(DeviceCall::kMemset, 0);
+  session->close();
+  CHECK(session->closed());
+  session->close();
+  session.reset();
+  fork.reset();
+  other->truncate(3);
+  CHECK_EQ(other->length(), 3);
+  fail_after(DeviceCall::kMemset, -1);
+  CHECK_THROWS(r.forward(*other, {1}), std::runtime_error,
+               "failed at zeroing a page: invalid argument; its KV cache is lost");
+  CHECK_EQ(other->length(), 3);
+  const auto late = r.device.open(false);
+  CHECK_THROWS(late->append(1), std::runtime_error, "KV cache is lost");
+}
+
+TEST(a_device_that_fails_in_the_middle_of_a_pass_takes_no_session_along) {
+  // Copies: a header for each page appended to, the parcel, logits.
+  for (int calls = 0; calls < 4; ++calls) {
+    Refusals r;
+    const auto first = r.device.open(true), second = r.device.open(false);
+    r.forward(*first, tokens_of(2, 20));
+    const std::vector<int32_t> tokens = tokens_of(3, 9);
+    const Sequence batch[] = {{first.get(), tokens.data(), 9, Logits::kLast, r.out.data()},
+                              {second.get(), tokens.data(), 3, Logits::kLast, r.out.data() + 50}};
+    set_context("after ", calls, " copies");
+    fail_after(DeviceCall::kCopy, calls);
+    CHECK_THROWS(r.device.decoder.forward(batch, 2, {}), std::runtime_error, "the CUDA device");
+    fail_after(DeviceCall::kCopy, -1);
+    CHECK_EQ(first->length(), 20);
+    CHECK_EQ(second->length(), 0);
+  }
+}
+
+TEST(a_fork_ends_without_touching_the_device) {
+  fail_after(DeviceCall::kMemset, -1); // not on a GPU
+  auto r = std::make_unique<Refusals>();
+  auto session = r->device.open(true);
+  for (int i = 0; i < 3; ++i) // pages, buffers, a graph
+    r->forward(*session, {i});
+  const pid_t child = fork();
+  if (child == 0) {
+    for (const DeviceCall call : {DeviceCall::kMemset, DeviceCall::kCopy})
+      fail_after(call, 0); // as CUDA does in a fork
+    bool refused = false;
+    try {
+      r->forward(*session, {4});
+    } catch (const std::runtime_error&) {
+      refused = true;
+    }
+    session.reset();
+    r.reset();
+    _exit(refused ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK_EQ(status, 0);
+  r->forward(*session, {4});
+  CHECK_EQ(session->length(), 4);
 }
 
 TEST(weights_and_caches_without_a_kernel_are_refused) {

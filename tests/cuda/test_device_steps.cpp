@@ -236,16 +236,28 @@ TEST(a_graph_that_fails_takes_its_session_back_and_leaves_no_key) {
   const std::vector<int32_t> tokens = tokens_of(9, 12);
   std::vector<float> want = device.feed(*calm, tokens, 1), out(kVocab);
   device.feed(*session, {tokens.begin(), tokens.begin() + 11}, 1);
-  fail_a_graph_after(0);
+  fail_after(DeviceCall::kGraphLaunch, 0);
   const Sequence step{session.get(), tokens.data() + 11, 1, Logits::kLast, out.data()};
   CHECK_THROWS(device.decoder.forward(&step, 1, {}), std::runtime_error, "failed at a graph");
   CHECK_EQ(session->length(), 11);
+  fail_after(DeviceCall::kGraphLaunch, -1);
   if (!kSanitized) {
     const auto& key = static_cast<const ChaChaShield&>(session->shield()).key();
     CHECK_EQ(occurrences(inverted(reinterpret_cast<const uint8_t*>(&key))), 0);
   }
   device.decoder.forward(&step, 1, {});
   CHECK(same_bits(out, {want.end() - kVocab, want.end()}));
+}
+
+TEST(a_step_that_cannot_be_recorded_is_launched_one_by_one) {
+  const TinyModel model = integer_model(610, llama_config(32));
+  Pair pair(model, KvType::kInt8);
+  pair.open(true);
+  fail_after(DeviceCall::kInstantiate, 0);
+  for (int i = 0; i < 4; ++i)
+    CHECK(!pair.step(i));
+  fail_after(DeviceCall::kInstantiate, -1);
+  CHECK(!pair.step(5)); // nor is it tried again
 }
 
 } // namespace ptmo::test

@@ -1,5 +1,6 @@
 """Tensors that pass between the engine and other libraries without a copy."""
 
+import ctypes
 import gc
 
 import numpy as np
@@ -72,6 +73,89 @@ def test_ids_may_be_a_tensor(engine, dtype):
         again = engine.start_session()
         assert np.array_equal(again.feed(to_device(ids)), expected)
         assert again.tokens == IDS
+
+
+class Producer:
+    """Somebody else's tensor: ours, but for what `change` does to the fields of its DLTensor."""
+
+    def __init__(self, tensor, change):
+        self.tensor, self.change = tensor, change
+
+    def __dlpack__(self, stream=None):
+        capsule = self.tensor.__dlpack__()
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        self.change(DlTensor.from_address(pointer(capsule, b"dltensor")))
+        return capsule
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
+class DlTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("dims", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8 * 4),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def without_its_first(fields):
+    fields.byte_offset = 4
+    fields.shape[0] -= 1
+
+
+def test_a_slice_of_ids_is_read_where_it_begins(engine):
+    expected = engine.start_session().feed(IDS[1:])
+    ids = Producer(to_device(np.array(IDS, np.int32)), without_its_first)
+    assert np.array_equal(engine.start_session().feed(ids), expected)
+
+
+def test_a_tensor_whose_rows_do_not_follow_each_other_is_refused(engine):
+    strides = (ctypes.c_int64 * 2)(1, 4)
+
+    def transposed(fields):
+        fields.strides = strides
+
+    ids = Producer(to_device(np.zeros((3, 4), np.float32)), transposed)
+    with pytest.raises(InputError, match="logits is not contiguous"):
+        choose_tokens(ids, [SamplingParams()] * 3)
+
+
+def test_a_producer_that_does_not_share_is_refused(engine):
+    class Unwilling(Producer):
+        def __dlpack__(self, stream=None):
+            raise BufferError("part of a gradient")
+
+    class Nowhere(Producer):
+        def __dlpack_device__(self):
+            return "cuda"
+
+    out = empty(1, vocab_of(engine))
+    session = engine.start_session()
+    for producer, why in ((Unwilling, "logits is not shared: part of a"), (Nowhere, "no device")):
+        with pytest.raises(InputError, match=why):
+            session.feed_into(producer(out, None), [1])
+        with pytest.raises(InputError, match="token_ids"):
+            session.feed(producer(to_device(np.array([1], np.int32)), None))
+    assert session.tokens == []
+
+
+def test_a_tensor_of_ours_begins_as_zeros_and_has_a_sane_shape():
+    assert not empty(3, 5).numpy().any()
+    assert empty(0, 5).numpy().shape == (0, 5)
+    for shape in ([2**62, 4], [-1], [2**40, 2**40]):
+        with pytest.raises(ValueError, match="shape is out of range"):
+            cuda_module().DeviceTensor(shape)
+    with pytest.raises(BufferError, match="never copied"):
+        empty(1).__dlpack__(copy=True)
+    with pytest.raises(BufferError, match="never copied"):
+        empty(1).__dlpack__(dl_device=(1, 0))
+    assert empty(1).__dlpack__(stream=1, max_version=(1, 0), dl_device=(2, 0), copy=False)
 
 
 def test_a_tensor_outlives_the_name_it_was_given(engine):
@@ -169,3 +253,5 @@ def test_other_libraries_share_the_memory(engine, library):
     own = view * 0 - 1
     engine.start_session().feed_into(own, device_ids)
     assert np.array_equal(as_numpy(own), expected)
+    expected = engine.start_session().feed(IDS[1:])
+    assert np.array_equal(engine.start_session().feed(device_ids[1:]), expected)

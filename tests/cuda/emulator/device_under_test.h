@@ -49,14 +49,19 @@ inline void watch_shared_memory(std::function<void(const uint8_t* bytes, size_t 
   cuda_emulator::inspect_shared = std::move(look);
 }
 
+// Whether the driver keeps what a launch was given in memory of its own.
+constexpr bool kDriverKeepsParameters = false;
+
 // Threads of the device leave nothing in the host's memory.
 inline void forget_device_threads() {
   cuda_emulator::forget_threads();
 }
 
-// The launch of a graph after `launches` more fails. Skips the case where that cannot be had.
-inline void fail_a_graph_after(int launches) {
-  cuda_emulator::launches_before_failure() = launches;
+// After so many more calls of this kind, those that follow fail; below zero: none does. Skips the
+// case where that cannot be had.
+using DeviceCall = cuda_emulator::Call;
+inline void fail_after(DeviceCall call, int calls) {
+  cuda_emulator::calls_before_failure(call) = calls;
 }
 
 // What the engine has allocated, and what stands there now.

@@ -60,10 +60,18 @@ inline int& recordings() {
   return count;
 }
 
-// How many launches of graphs will do before one fails; below zero: all will.
-inline int& launches_before_failure() {
-  static int left = -1;
-  return left;
+// What can be made to fail.
+enum class Call { kGraphLaunch, kInstantiate, kMemset, kCopy };
+
+// How many calls of a kind will do before all that follow fail, as on a device that is lost; below
+// zero: all will do.
+inline int& calls_before_failure(Call call) {
+  static int left[4] = {-1, -1, -1, -1};
+  return left[static_cast<int>(call)];
+}
+inline bool fails(Call call) {
+  int& left = calls_before_failure(call);
+  return left == 0 || (left > 0 && left-- == 0);
 }
 
 inline bool recorded(cudaStream_t stream) {
@@ -114,7 +122,11 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStr
 
 } // namespace cuda_emulator
 
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+// No blocking streams: recording one would disturb whoever uses the default stream meanwhile.
+constexpr unsigned cudaStreamNonBlocking = 1;
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  if (flags != cudaStreamNonBlocking)
+    return cudaErrorInvalidValue;
   *stream = new EmulatedStream;
   return cudaSuccess;
 }
@@ -152,6 +164,8 @@ inline cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptu
 }
 inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph_t graph,
                                                  unsigned long long) {
+  if (cuda_emulator::fails(cuda_emulator::Call::kInstantiate))
+    return cudaErrorInvalidValue;
   *out = new EmulatedGraph;
   for (const auto& node : graph->nodes) {
     (*out)->nodes.push_back(std::make_unique<EmulatedNode>(*node));
@@ -162,8 +176,7 @@ inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   if (cuda_emulator::recorded(stream))
     return cudaErrorStreamCaptureUnsupported;
-  if (cuda_emulator::launches_before_failure() >= 0 &&
-      cuda_emulator::launches_before_failure()-- == 0)
+  if (cuda_emulator::fails(cuda_emulator::Call::kGraphLaunch))
     return cudaErrorInvalidValue;
   for (const auto& node : graph->nodes)
     node->run(node->places.data());

@@ -34,7 +34,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
     return cuda_emulator::on_device(to, bytes) == (kind != cudaMemcpyDeviceToHost) &&
            cuda_emulator::on_device(from, bytes) == (kind != cudaMemcpyHostToDevice);
   };
-  if (!possible())
+  if (!possible() || cuda_emulator::fails(cuda_emulator::Call::kCopy))
     return cudaErrorInvalidValue;
   return cuda_emulator::put(stream, [=] {
     if (!possible())
@@ -44,7 +44,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   });
 }
 inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
-  if (!cuda_emulator::on_device(p, bytes))
+  if (!cuda_emulator::on_device(p, bytes) || cuda_emulator::fails(cuda_emulator::Call::kMemset))
     return cudaErrorInvalidValue;
   return cuda_emulator::put(stream, [=] {
     const cuda_emulator::DeviceAccess open;
@@ -97,6 +97,12 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"the emulator"};
   return cudaSuccess;
+}
+inline cudaError_t cudaDeviceSynchronize() {
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
