@@ -15,8 +15,8 @@ constexpr bool kSanitized = true; // such a build keeps everything in memory, ke
 constexpr bool kSanitized = false;
 #endif
 
-// Under ThreadSanitizer kernels are not inlined, and its own calls keep registers on stacks: what is
-// found there says nothing of any other build.
+// Under ThreadSanitizer kernels are not inlined, and its own calls keep registers on stacks: what
+// is found there says nothing of any other build.
 #if defined(PTMO_SANITIZED_THREADS)
 constexpr bool kRegistersOnStacks = true;
 #else
