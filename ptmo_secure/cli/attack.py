@@ -29,6 +29,7 @@ def kv(
     kv_dtype: KvDtypes = "int8",
     model: options.Model = options.DEFAULT_MODEL,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .svg or .pdf.")
     ] = None,
@@ -43,6 +44,7 @@ def kv(
       ptmo attack kv
       ptmo attack kv --shields none,seal --plot leak.svg
       ptmo attack kv --shields permute --restore tee --kv-dtype int8,fp16 --json
+      ptmo attack kv --device cuda
 
     The attacks see the bytes of the KV pages and the public model, never a key. Lists are separated
     by commas.
@@ -50,11 +52,11 @@ def kv(
     chosen = choices("shield", shields, SHIELDS)
     restores = choices("restore", restore, RESTORES)
     kv_dtypes = choices("kv-dtype", kv_dtype, KV_DTYPES)
-    options.engine_fields("none", "folded", "int8", threads)
+    options.engine_fields("none", "folded", "int8", threads, device)
     if plot is not None:
         check_plot(plot)
     with output.json_only(json) as emit:
-        rows = run(model, chosen, restores, kv_dtypes, threads)
+        rows = run(model, chosen, restores, kv_dtypes, threads, device)
         if plot is not None:
             from ptmo_secure.attacks.kv import report
 
@@ -67,6 +69,7 @@ def kv(
             "restores": restores,
             "kv_dtypes": kv_dtypes,
             "threads": options.thread_count(threads),
+            "device": device,
         }
         emit(envelope(output.command(), config, [row.as_json() for row in rows]))
     if not json:
@@ -95,6 +98,7 @@ def run(
     restores: tuple[str, ...],
     kv_dtypes: tuple[str, ...],
     threads: int | None,
+    device: str = "cpu",
 ) -> "list[ResultRow]":
     """Attack every configuration, with a progress bar."""
     from ptmo_secure.engine import registry
@@ -106,7 +110,7 @@ def run(
 
     def open_victim(cell: matrix.Cell) -> Engine:
         fields = options.engine_fields(
-            cell.shield, cell.restore or "folded", cell.kv_dtype, threads
+            cell.shield, cell.restore or "folded", cell.kv_dtype, threads, device
         )
         return Engine.load(model, **fields)
 
