@@ -8,7 +8,7 @@
 namespace ptmo::cuda {
 namespace {
 
-constexpr size_t kSteps = 8; // shapes of steps that are remembered
+constexpr size_t kSteps = 32; // shapes that are remembered: 16 sizes of a batch, two lengths
 
 // The keys leave a graph as soon as it is on its way, or has failed: a launch has its own copy.
 class KeysInGraph {
