@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
+BENCH_PYTHON ?= $(PY)
 BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
 
 NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
@@ -149,14 +150,13 @@ bench-ratios: setup  ## the ratios of benchmarks/floors.py; fails unless all flo
 	-$(PY) benchmarks/check_ratios.py --json > out/ratios.json
 	$(PY) benchmarks/check_ratios.py --from out/ratios.json
 
-# The module is built where there is a device (Jetsons have the second file), for that device.
+# The module is built for the device, where there is one, in a folder of its own. BENCH_PYTHON is a
+# Python whose torch has CUDA (benchmarks/README.md).
 bench-gpu: setup  ## the CUDA kernels beside the device's ceilings and torch; fails on a missed floor
 	@mkdir -p out
-	@if ls /dev/nvidia0 /dev/nvhost-gpu >/dev/null 2>&1; then \
-	  $(CMAKE) -S . -B build/native -DPTMO_CUDA=ON -DPTMO_CUDA_ARCHS=native && \
-	  $(CMAKE) --build build/native --target _cuda --parallel; \
-	fi
-	$(PY) benchmarks/bench_gpu.py --output out/gpu.json
+	-$(VENV)/bin/ptmo model pull
+	$(PY) tests/gpu/device_build.py --python $(BENCH_PYTHON)
+	$(BENCH_PYTHON) benchmarks/bench_gpu.py --output out/gpu.json
 
 format: setup  ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
@@ -170,4 +170,4 @@ clean:  ## remove what the build and the tools wrote (the venv stays)
 	rm -f $(CORE_STAMP) $(DEV_STAMP)
 
 distclean: clean  ## clean, and the venvs too
-	rm -rf $(VENV) .venv-peers
+	rm -rf $(VENV) .venv-peers .venv-gpu

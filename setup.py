@@ -7,6 +7,7 @@ C++17 compiler and Python with its headers, and nothing more.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,17 @@ def check_machine() -> None:
         stop("CMakeLists.txt not found: build from a full checkout")
 
 
+def cuda_options() -> list[str]:
+    """Whether and for what the CUDA engine is built: for PTMO_CUDA_ARCHS, else for Orin.
+
+    Always both, since the build folder remembers what it was told last.
+    """
+    archs = os.environ.get("PTMO_CUDA_ARCHS") or "87"
+    if not re.fullmatch(r"native|\d+[af]?(;\d+[af]?)*", archs):
+        stop(f"PTMO_CUDA_ARCHS={archs!r}: say native, or compute capabilities such as 87;90a")
+    return ["-DPTMO_CUDA=AUTO", f"-DPTMO_CUDA_ARCHS={archs}"]
+
+
 class CMakeBuild(build_ext):
     """Configure and build in build/native; put the module where setuptools wants it."""
 
@@ -80,6 +92,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DPYBIND11_FINDPYTHON=ON",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *cuda_options(),
             *os.environ.get("PTMO_CMAKE_ARGS", "").split(),
         ]
         jobs = str(os.cpu_count() or 1)
