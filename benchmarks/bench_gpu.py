@@ -5,8 +5,9 @@
     python benchmarks/bench_gpu.py --from out/gpu.json --markdown
 
 Exits 0 when no floor was missed, and where there is no CUDA device, which it says; 1 when a floor
-was missed, or measured in too few rounds to be judged, and says which; 2 on bad input. Where torch
-does not see the device, the ratios to its kernels are not measured, and their rows say so.
+was missed or measured in too few rounds to be judged, when a kernel failed, or when a run without
+--only left a ratio unmeasured, and says which; 2 on bad input. Where torch does not see the device,
+the ratios to its kernels are not measured, and their rows say so.
 """
 
 import argparse
@@ -17,19 +18,22 @@ from pathlib import Path
 from floors import GPU_BY_NAME
 from gpu.device import Device, find_module
 from gpu.measures import MEASURES
-from gpu.peers import find_torch
+from gpu.peers import find_torch, first_line
 from gpu.rows import (
     HEADINGS,
+    Failed,
     GpuRow,
     cells,
     detail,
     faults,
     heading,
+    is_whole,
     markdown,
     read_result,
-    rows_of,
+    row,
 )
 from gpu.rows import result as to_result
+from ratios.measured import Measured
 from rounds import ROUNDS
 from script import ArgumentParser, command_line, run
 
@@ -42,16 +46,27 @@ NO_DEVICE = "bench_gpu: nothing was measured, there is no CUDA device to measure
 
 
 def measure(device: Device, names: Sequence[str]) -> list[GpuRow]:
-    """Measure ratios, and say each as it is known."""
-    device.measure_ceilings()
+    """Measure ratios, and say each as it is known. One that fails leaves the others alone."""
+    try:
+        device.measure_ceilings()
+    except RuntimeError as error:
+        output.note(f"ceilings not measured: {first_line(error)}")
     rows: list[GpuRow] = []
     for name in names:
         output.note(name)
-        found = rows_of(GPU_BY_NAME[name], MEASURES[name](device))
-        for line, row in zip(cells(found), found, strict=True):
-            output.note(f"    {' | '.join((*line[1:], detail(row)))}")
-        rows += found
+        for variant in GPU_BY_NAME[name].variants:
+            made = row(GPU_BY_NAME[name], variant, _figure(device, name, variant))
+            (line,) = cells([made])
+            output.note(f"    {' | '.join((*line[1:], detail(made)))}")
+            rows.append(made)
     return rows
+
+
+def _figure(device: Device, name: str, variant: str) -> Measured | Failed | str:
+    try:
+        return MEASURES[name](device, variant)
+    except (RuntimeError, ValueError, MemoryError) as error:  # what native code may raise
+        return Failed(first_line(error))
 
 
 def show(title: str, rows: Sequence[GpuRow]) -> None:
@@ -71,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
     made = ArgumentParser(
         description="Ratios of the CUDA kernels, beside their floors and goals.",
         epilog="Exits 0 when no floor was missed, and where there is no CUDA device; 1 when one "
-        f"was missed, or measured in fewer than {ROUNDS} rounds and so not judged; 2 on bad input.",
+        f"was missed, or measured in fewer than {ROUNDS} rounds and so not judged, when a kernel "
+        "failed, or when without --only a ratio was not measured; 2 on bad input.",
     )
     names = ",".join(GPU_BY_NAME)
     made.add_argument("--only", metavar="LIST", help=f"any of {names} [default: all]")
@@ -110,7 +126,7 @@ def main(arguments: list[str]) -> int:
         print(markdown(made, rows))
     else:
         show(heading(made), rows)
-    found = faults(rows)
+    found = faults(rows, whole=names is None and is_whole(rows))
     for fault in found:
         output.note(fault)
     return 1 if found else 0

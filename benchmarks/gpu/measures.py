@@ -1,55 +1,50 @@
-"""What measures each ratio of floors.GPU_METRICS."""
+"""What measures each ratio of floors.GPU_METRICS, at one of its shapes or lengths."""
 
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from floors import GPU_BY_NAME, LAYERS
 from ratios.decoding import Decoding, open_engine
 from ratios.measured import Measured, Settings
 from rounds import compare
 
 from gpu.device import Device, gb_per_s, microseconds
-from gpu.peers import EagerDecoder, TorchGraph, TorchPeers
-from gpu.rows import Figures
-from ptmo_secure.errors import PtmoError
+from gpu.peers import EagerDecoder, TorchGraph, TorchPeers, why_not
+from ptmo_secure.engine.registry import resolve
+from ptmo_secure.errors import InputError
 
 DECODE_CONTEXT = 128
 DECODE_TOKENS = 64
 
+# (device, variant) -> the figure, or why there is no peer. What our own module raises passes: that
+# is a failure.
+Measure = Callable[[Device, str], Measured | str]
 
-def _bandwidth(group: int) -> Callable[[Device], Figures]:
-    def measure(device: Device) -> Figures:
-        figures = {}
-        for layer in LAYERS:
-            ours = device.matmul(layer, "matmul", group=group)
-            figures[layer] = device.compare(
-                lambda ours=ours: gb_per_s(ours),
-                lambda: gb_per_s(device.copy),
-                a="GB_per_s",
-                b="copy_GB_per_s",
-            )
-        return figures
+
+def _bandwidth(group: int) -> Measure:
+    def measure(device: Device, layer: str) -> Measured:
+        ours = device.matmul(layer, "matmul", group=group)
+        return device.compare(
+            lambda: gb_per_s(ours), lambda: gb_per_s(device.copy), a="GB_per_s", b="copy_GB_per_s"
+        )
 
     return measure
 
 
-def _over_peer(
-    tokens: int, peer_of: Callable[[TorchPeers, str, int], TorchGraph]
-) -> Callable[[Device], Figures]:
+def _over_peer(tokens: int, peer_of: Callable[[TorchPeers, str, int], TorchGraph]) -> Measure:
     """The peer's time over ours. Our product's input is ready, as a decoder's norm leaves it.
 
     With a launch that quantises the input first, which torch has no need of, the ratio is
     `with_its_input`.
     """
 
-    def at(device: Device, layer: str) -> Measured | str:
+    def measure(device: Device, layer: str) -> Measured | str:
         if isinstance(device.peers, str):
             return device.peers
         try:
             peer = peer_of(device.peers, layer, device.working_set)
-        except (RuntimeError, TypeError, AttributeError) as error:  # not in every version of torch
-            return f"torch has no such kernel here: {str(error).splitlines()[0]}"
+        except (RuntimeError, TypeError, AttributeError) as error:
+            return why_not(error)
         ours = device.matmul(layer, "matmul", tokens=tokens)
         found = device.compare(
             lambda: microseconds(peer), lambda: microseconds(ours), a="peer_us", b="ours_us"
@@ -58,111 +53,90 @@ def _over_peer(
         both = device.compare(lambda: microseconds(peer), lambda: microseconds(whole))
         return Measured(found.value, found.rounds, {**found.detail, "with_its_input": both.value})
 
-    def measure(device: Device) -> Figures:
-        return {layer: at(device, layer) for layer in LAYERS}
-
     return measure
 
 
-def lora_fused(device: Device) -> Figures:
+def lora_fused(device: Device, layer: str) -> Measured:
     """Both sides make their input; `unfused` is the ratio of three products of their own."""
-    figures = {}
-    for layer in LAYERS:
-        sides = {
-            call: device.matmul(layer, call)
-            for call in ("fused-update", "unfused-update", "input-matmul")
-        }
-        times = {name: lambda side=side: microseconds(side) for name, side in sides.items()}
-        base = times["input-matmul"]
-        fused = device.compare(times["fused-update"], base, a="fused_us", b="base_us")
-        unfused = device.compare(times["unfused-update"], base, a="unfused_us")
-        parts = {**fused.detail, **unfused.detail, "unfused": unfused.value}
-        figures[layer] = Measured(fused.value, fused.rounds, parts)
-    return figures
+    sides = {
+        call: device.matmul(layer, call)
+        for call in ("fused-update", "unfused-update", "input-matmul")
+    }
+    times = {name: lambda side=side: microseconds(side) for name, side in sides.items()}
+    base = times["input-matmul"]
+    fused = device.compare(times["fused-update"], base, a="fused_us", b="base_us")
+    unfused = device.compare(times["unfused-update"], base, a="unfused_us")
+    parts = {**fused.detail, **unfused.detail, "unfused": unfused.value}
+    return Measured(fused.value, fused.rounds, parts)
 
 
-def attention_permuted(device: Device) -> Figures:
+def attention_permuted(device: Device, context: str) -> Measured:
     """store_kv and attention. A device's side of `permute` is the angles: each KV head its own.
 
     `with_tables_made`: the ratio where these angles are computed in every layer, a launch more.
     """
-    figures = {}
-    for context in GPU_BY_NAME["attention_permuted"].variants:
-        plain, permuted, made = (
-            device.attention("int8", int(context), store=True, angles=angles)
-            for angles in ("shared", "per-head", "per-head-made")
-        )
-        found = _times(device, permuted, plain, "permuted_us", "plain_us")
-        more = _times(device, made, plain, "made_us", "plain_us")
-        parts = {**found.detail, "with_tables_made": more.value}
-        figures[context] = Measured(found.value, found.rounds, parts)
-    return figures
+    plain, permuted, made = (
+        device.attention("int8", int(context), store=True, angles=angles)
+        for angles in ("shared", "per-head", "per-head-made")
+    )
+    found = _times(device, permuted, plain, "permuted_us", "plain_us")
+    more = _times(device, made, plain, "made_us", "plain_us")
+    parts = {**found.detail, "with_tables_made": more.value}
+    return Measured(found.value, found.rounds, parts)
 
 
-def attention_sealed(device: Device) -> Figures:
+def attention_sealed(device: Device, context: str) -> Measured:
     """Attention alone: rows are decrypted on their way."""
-    return {
-        context: _times(
-            device,
-            device.attention("int8", int(context), sealed=True),
-            device.attention("int8", int(context)),
-            "sealed_us",
-            "clear_us",
-        )
-        for context in GPU_BY_NAME["attention_sealed"].variants
-    }
+    sealed = device.attention("int8", int(context), sealed=True)
+    clear = device.attention("int8", int(context))
+    return _times(device, sealed, clear, "sealed_us", "clear_us")
 
 
-def attention_int8(device: Device) -> Figures:
+def attention_int8(device: Device, context: str) -> Measured:
     """Attention alone, half the bytes a row and some more."""
-    return {
-        context: _times(
-            device,
-            device.attention("int8", int(context)),
-            device.attention("fp16", int(context)),
-            "int8_us",
-            "fp16_us",
-        )
-        for context in GPU_BY_NAME["attention_int8"].variants
-    }
+    int8, fp16 = (device.attention(element, int(context)) for element in ("int8", "fp16"))
+    return _times(device, int8, fp16, "int8_us", "fp16_us")
 
 
 def _times(device: Device, a: Any, b: Any, of_a: str, of_b: str) -> Measured:
     return device.compare(lambda: microseconds(a), lambda: microseconds(b), a=of_a, b=of_b)
 
 
-def smollm2_decode(device: Device) -> Figures:
+def smollm2_decode(device: Device, _: str) -> Measured | str:
     """Our engine as it is by default, pages sealed, beside transformers in bf16."""
-    (variant,) = GPU_BY_NAME["smollm2_decode"].variants
     if isinstance(device.peers, str):
-        return {variant: device.peers}
+        return device.peers
     settings = Settings(rounds=device.rounds, decode_tokens=DECODE_TOKENS)
     try:
+        resolve(settings.model)
+    except InputError as error:  # the model was not pulled
+        return str(error)
+    try:
         peer = EagerDecoder(device.peers.torch, DECODE_CONTEXT)
-        with open_engine(settings, 1, DECODE_CONTEXT, device="cuda") as engine:
-            ours = Decoding(engine, DECODE_CONTEXT)
-            ours.seconds_per_token(DECODE_TOKENS)  # warms up
-            taken = compare(
-                lambda: 1 / ours.seconds_per_token(DECODE_TOKENS),
-                lambda: 1 / peer.seconds_per_token(DECODE_TOKENS),
-                device.rounds,
-            )
     except ImportError:
-        return {variant: "no transformers"}
-    except PtmoError as error:  # the model is not here, or the engine knows no device
-        return {variant: str(error).splitlines()[0]}
+        return "no transformers"
+    except (RuntimeError, TypeError, AttributeError) as error:
+        return why_not(error)
+    with open_engine(settings, 1, DECODE_CONTEXT, device="cuda") as engine:
+        ours = Decoding(engine, DECODE_CONTEXT)
+        ours.seconds_per_token(DECODE_TOKENS)  # warms up
+        taken = compare(
+            lambda: 1 / ours.seconds_per_token(DECODE_TOKENS),
+            lambda: 1 / peer.seconds_per_token(DECODE_TOKENS),
+            device.rounds,
+        )
     parts = {
         "ours_per_s": statistics.median(taken.a),
         "transformers_per_s": statistics.median(taken.b),
     }
-    return {variant: Measured(taken.ratio, taken.ratios, parts)}
+    return Measured(taken.ratio, taken.ratios, parts)
 
 
-def _bf16(tokens: int) -> Callable[[Device], Figures]:
+def _bf16(tokens: int) -> Measure:
     return _over_peer(tokens, lambda peers, layer, room: peers.linear(layer, tokens, room))
 
 
-MEASURES: dict[str, Callable[[Device], Figures]] = {
+MEASURES: dict[str, Measure] = {
     "gemv_g128": _bandwidth(128),
     "gemv_g32": _bandwidth(32),
     "gemv_bf16": _bf16(1),

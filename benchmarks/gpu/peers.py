@@ -16,9 +16,25 @@ def find_torch() -> "TorchPeers | str":
     """The peers, or why there are none."""
     try:
         import torch
-    except ImportError:
+    except ModuleNotFoundError:
         return NO_TORCH
+    except (ImportError, OSError) as error:  # it is there, and a library that it needs is not
+        return f"torch does not load: {first_line(error)}"
     return TorchPeers(torch) if torch.cuda.is_available() else NO_TORCH
+
+
+def why_not(error: Exception) -> str:
+    """Why a peer of torch's could not be made."""
+    if type(error).__name__ == "OutOfMemoryError":  # a RuntimeError to whom has no torch
+        return f"torch has too little of the device's memory: {first_line(error)}"
+    if isinstance(error, (TypeError, AttributeError)):  # of another version
+        return f"torch has no such kernel here: {first_line(error)}"
+    return f"torch does not run it here: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, fit for a table."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 class TorchGraph:

@@ -15,8 +15,12 @@ from ptmo_secure.results import envelope
 HEADINGS = ("metric", "at", "measured", "floor", "goal", "ok", "rounds")
 NOT_MEASURED = "not measured"
 
-# What a measurement gives: a figure for each of the metric's shapes, or why there is none.
-Figures = Mapping[str, Measured | str]
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What the code under test said, or the device, when it broke off."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,15 @@ class GpuRow:
     rounds: tuple[float, ...] = ()
     detail: Mapping[str, float] = field(default_factory=dict)
     skipped: str = ""  # why it was not measured
+    failed: str = ""  # what broke off said, where that is why
 
 
-def row(metric: GpuMetric, variant: str, found: Measured | str) -> GpuRow:
+def row(metric: GpuMetric, variant: str, found: Measured | Failed | str) -> GpuRow:
     """A row of what was measured, judged where it was in enough rounds; or of why it was not."""
     target = metric.target
-    value = None if isinstance(found, str) else found.value
-    judged = not isinstance(found, str) and len(found.rounds) >= ROUNDS
+    figure = found if isinstance(found, Measured) else None
+    value = figure.value if figure else None
+    judged = figure is not None and len(figure.rounds) >= ROUNDS
     return GpuRow(
         metric=metric.name,
         title=metric.title,
@@ -52,15 +58,11 @@ def row(metric: GpuMetric, variant: str, found: Measured | str) -> GpuRow:
         bound=target.bound,
         ok=target.holds(value) if judged and value is not None else None,
         goal_reached=target.reaches_goal(value) if judged and value is not None else None,
-        rounds=() if isinstance(found, str) else found.rounds,
-        detail={} if isinstance(found, str) else found.detail,
+        rounds=figure.rounds if figure else (),
+        detail=figure.detail if figure else {},
         skipped=found if isinstance(found, str) else "",
+        failed=found.text if isinstance(found, Failed) else "",
     )
-
-
-def rows_of(metric: GpuMetric, figures: Figures) -> list[GpuRow]:
-    """A row for each of the metric's shapes."""
-    return [row(metric, variant, figures[variant]) for variant in metric.variants]
 
 
 def result(
@@ -94,20 +96,22 @@ def _row_from_json(value: Mapping[str, Any]) -> GpuRow:
     if variant not in metric.variants:
         raise ValueError(f"{metric.name} has no shape {variant!r}")
     if value["measured"] is None:
-        return row(metric, variant, str(value["skipped"]))
+        failed = str(value["failed"])
+        return row(metric, variant, Failed(failed) if failed else str(value["skipped"]))
     rounds = tuple(float(each) for each in value["rounds"])
     parts = {name: float(each) for name, each in value["detail"].items()}
     return row(metric, variant, Measured(float(value["measured"]), rounds, parts))
 
 
-def faults(rows: Sequence[GpuRow]) -> list[str]:
-    """Why the check fails, a line each: a floor that was missed, or that could not be judged.
+def faults(rows: Sequence[GpuRow], whole: bool) -> list[str]:
+    """Why the check fails, a line each: what failed, missed its floor or could not be judged.
 
-    A ratio whose peer is not there fails nothing: its row says so.
+    A ratio whose peer is not there fails a `whole` run, which was to measure all.
     """
     if not rows:
         return ["nothing was measured: the run names no ratio"]
-    lines = [
+    lines = [f"{row.metric} at {row.variant} failed: {row.failed}" for row in rows if row.failed]
+    lines += [
         f"{row.metric} at {row.variant}: {row.measured:.3f} misses {row.floor}"
         for row in rows
         if row.ok is False
@@ -115,7 +119,15 @@ def faults(rows: Sequence[GpuRow]) -> list[str]:
     few = [f"{row.metric} at {row.variant}" for row in rows if verdict(row) == NOT_JUDGED]
     if few:
         lines.append(f"{NOT_JUDGED}, measured in fewer than {ROUNDS} rounds: {', '.join(few)}")
+    missing = list(dict.fromkeys(row.metric for row in rows if row.measured is None))
+    if whole and missing:
+        lines.append(f"INCOMPLETE: {len(missing)} ratios not measured ({', '.join(missing)})")
     return lines
+
+
+def is_whole(rows: Sequence[GpuRow]) -> bool:
+    """Whether a run was to measure all ratios."""
+    return {row.metric for row in rows} == set(GPU_BY_NAME)
 
 
 def cells(rows: Sequence[GpuRow]) -> Iterator[tuple[str, ...]]:
@@ -129,8 +141,8 @@ def cells(rows: Sequence[GpuRow]) -> Iterator[tuple[str, ...]]:
             "-" if each.measured is None else number(each.measured),
             f"{sign} {number(each.floor)}",
             f"{sign} {number(each.goal)}",
-            verdict(each),
-            f"{NOT_MEASURED}: {each.skipped}" if each.skipped else low_high,
+            "FAILED" if each.failed else verdict(each),
+            each.failed or (f"{NOT_MEASURED}: {each.skipped}" if each.skipped else low_high),
         )
 
 

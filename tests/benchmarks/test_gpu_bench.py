@@ -122,7 +122,7 @@ def test_without_torch_ours_are_judged_and_the_peers_rows_say_why_not(
     cuda: FakeCuda, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "gpu.json"
-    assert bench_gpu.main(["--output", str(path)]) == 0
+    assert bench_gpu.main(["--output", str(path)]) == 1
     made = json.loads(path.read_text())
     assert list(made) == ["command", "commit", "machine", "config", "results", "ceilings"]
     assert made["ceilings"] == {"copy_GB_per_s": 1000.0}
@@ -138,8 +138,60 @@ def test_without_torch_ours_are_judged_and_the_peers_rows_say_why_not(
     assert place["attention_permuted", "2048"].detail["with_tables_made"] == pytest.approx(1.5)
     assert place["attention_sealed", "8192"].measured == pytest.approx(1.2)
     assert place["attention_int8", "32768"].measured == pytest.approx(0.5)
-    table = capsys.readouterr().out
-    assert "not measured: no torch with CUDA" in " ".join(table.split())
+    streams = capsys.readouterr()
+    assert "not measured: no torch with CUDA" in " ".join(streams.out.split())
+    incomplete = (
+        "INCOMPLETE: 5 ratios not measured "
+        "(gemv_bf16, gemv_torch_int4, gemm_16, gemm_128, smollm2_decode)"
+    )
+    assert streams.err.splitlines()[-1] == incomplete
+    assert bench_gpu.main(["--from", str(path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == incomplete
+
+
+def test_with_only_a_ratio_that_cannot_be_measured_fails_nothing(cuda: FakeCuda) -> None:
+    assert bench_gpu.main(["--only", "gemv_bf16,gemv_g128"]) == 0
+
+
+def test_what_fails_is_a_row_with_its_text_and_the_others_go_on(
+    cuda: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = cuda.MatmulBench
+
+    def broken(**shape: Any) -> FakeBench:
+        if shape["cols"] == 4096 and shape["group"] == 32:
+            raise RuntimeError("a launch: an illegal memory access\nand more")
+        return made(**shape)
+
+    monkeypatch.setattr(cuda, "MatmulBench", broken)
+    path = tmp_path / "gpu.json"
+    names = "gemv_g32,attention_int8"
+    assert bench_gpu.main(["--only", names, "--output", str(path)]) == 1
+    streams = capsys.readouterr()
+    said = "gemv_g32 at 14336x4096 failed: a launch: an illegal memory access"
+    assert streams.err.splitlines()[-1] == said
+    assert "FAILED" in streams.out
+    found = by_place(rows.read_result(path)[1])
+    assert found["gemv_g32", "14336x4096"].failed == "a launch: an illegal memory access"
+    assert found["gemv_g32", "4096x14336"].ok is True
+    assert found["attention_int8", "32768"].ok is True
+    assert bench_gpu.main(["--from", str(path)]) == 1
+
+
+def test_a_ceiling_that_cannot_be_measured_is_missing_and_no_more(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(_: FakePeers) -> FakeBench:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(FakePeers, "square_product", too_large)
+    device = gpu_device.Device(cuda, FakePeers(SimpleNamespace()))
+    (row,) = bench_gpu.measure(device, ["attention_sealed"])
+    assert row.ok is True
+    assert capsys.readouterr().err.splitlines()[0] == "ceilings not measured: CUDA out of memory"
 
 
 def test_the_device_is_asked_for_the_shapes_that_the_floors_name(cuda: FakeCuda) -> None:
@@ -163,7 +215,7 @@ def test_beside_torch_a_ratio_is_the_peers_time_over_ours(cuda: FakeCuda) -> Non
     bf16 = found["gemv_bf16", "14336x4096"]
     assert (bf16.measured, bf16.ok, bf16.goal_reached) == (3.0, True, False)
     assert bf16.detail == {"peer_us": 3000.0, "ours_us": 1000.0, "with_its_input": 3 / 1.25}
-    reason = "torch has no such kernel here: not here"
+    reason = "torch does not run it here: not here"
     assert found["gemv_torch_int4", "14336x4096"].skipped == reason
     assert device.ceilings["bf16_TFLOP_per_s"] == pytest.approx(1000.0)
 
@@ -171,8 +223,8 @@ def test_beside_torch_a_ratio_is_the_peers_time_over_ours(cuda: FakeCuda) -> Non
 def test_a_missed_floor_fails_and_is_named(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slow = {"8192": Measured(1.3, (1.3,) * 5)}
-    monkeypatch.setitem(measures.MEASURES, "attention_sealed", lambda _: slow)
+    slow = Measured(1.3, (1.3,) * 5)
+    monkeypatch.setitem(measures.MEASURES, "attention_sealed", lambda *_: slow)
     assert bench_gpu.main(["--only", "attention_sealed"]) == 1
     streams = capsys.readouterr()
     assert streams.err.splitlines()[-1] == "attention_sealed at 8192: 1.300 misses 1.25"
@@ -213,9 +265,8 @@ def test_an_earlier_result_is_judged_again_and_printed_for_the_readme(
 
 def test_rows_come_back_from_their_json(tmp_path: Path) -> None:
     metric = GPU_BY_NAME["gemv_g128"]
-    found = rows.rows_of(
-        metric, {"14336x4096": Measured(0.7, (0.7,) * 5, {"GB_per_s": 3.0}), "4096x14336": "cold"}
-    )
+    figures = (Measured(0.7, (0.7,) * 5, {"GB_per_s": 3.0}), "cold", rows.Failed("broken"))
+    found = [rows.row(metric, "14336x4096", figure) for figure in figures]
     path = tmp_path / "gpu.json"
     path.write_text(json.dumps(rows.result("python x.py", {"device": "x"}, {}, found)))
     assert rows.read_result(path)[1] == found
@@ -262,6 +313,7 @@ def test_the_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[st
         bench_gpu.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "0 when no floor was missed, and where there is no CUDA device" in text
+    assert "without --only a ratio was not measured" in text
 
 
 @pytest.mark.gpu
