@@ -174,7 +174,7 @@ inline std::vector<float> attend(Phase phase, const AttentionShape& shape, float
   const size_t width = static_cast<size_t>(shape.n_heads()) * shape.dim;
   CHECK_EQ(q.size(), width * row);
   const std::vector<float> out = in_every_order([&] {
-    const DeviceArray<float> result(width * row + 1);
+    const DeviceArray<float> result(width * row + 1, Writer::kKernel);
     std::fill_n(result.data(), result.size(), kNoFloat);
     cuda::AttentionJob job{
         {static_cast<cuda::KvElement>(shape.type), shape.n_kv_heads, shape.dim, shape.page_rows},
@@ -192,7 +192,7 @@ inline std::vector<float> attend(Phase phase, const AttentionShape& shape, float
       CHECK_EQ(cuda::attention_prefill(job, keys, nullptr), cudaSuccess);
       return result.values();
     }
-    const DeviceArray<float> scratch(cuda::attention_scratch_floats(job));
+    const DeviceArray<float> scratch(cuda::attention_scratch_floats(job), Writer::kKernel);
     std::fill_n(scratch.data(), scratch.size(), kNoFloat);
     job.scratch = scratch.data();
     CHECK_EQ(cuda::attention_split(job, keys, nullptr), cudaSuccess);

@@ -12,7 +12,8 @@ namespace ptmo::test {
 // Values that the host and the device both reach; poison where none were given.
 template <typename T> class DeviceArray {
 public:
-  explicit DeviceArray(size_t count) : buffer_(count * sizeof(T)), count_(count) {}
+  explicit DeviceArray(size_t count, Writer first = Writer::kHost)
+      : buffer_(count * sizeof(T), first), count_(count) {}
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
     std::copy(values.begin(), values.end(), data());
   }

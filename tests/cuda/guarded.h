@@ -8,7 +8,7 @@ namespace ptmo::test {
 
 template <typename T> class Guarded {
 public:
-  explicit Guarded(size_t count) : array_(count + 2 * kGuard), count_(count) {
+  explicit Guarded(size_t count) : array_(count + 2 * kGuard, Writer::kKernel), count_(count) {
     std::memset(array_.data(), kPoison, array_.size() * sizeof(T));
   }
   T* data() const { return array_.data() + kGuard; }

@@ -83,7 +83,7 @@ struct KvBatch {
     const std::vector<uint8_t> bytes = in_every_order([&] {
       const DeviceArray<float> dq(q), dk(k), dv(v), dq_norm(q_norm), dk_norm(k_norm), dcos(cosine),
           dsin(sine);
-      const DeviceArray<uint8_t> memory(page_stride() * page_count);
+      const DeviceArray<uint8_t> memory(page_stride() * page_count, Writer::kKernel);
       std::fill_n(memory.data(), memory.size(), kPagePoison);
       const DeviceArray<cuda::KvPlace> table(places.size());
       for (size_t t = 0; t < places.size(); ++t)

@@ -200,7 +200,7 @@ inline void check_updates(const Preparation& p, const Prepared& got, const Input
                                           segment.x.begin() + static_cast<size_t>(t + 1) * p.cols),
                        p.cols, p.bits);
       const DeviceActivations input(one, 1);
-      const DeviceArray<float> y(s.a.rows);
+      const DeviceArray<float> y(s.a.rows, Writer::kKernel);
       cuda::matmul({a.matrix, input.input, nullptr, nullptr, 0, y.data(), y.size(), false},
                    nullptr);
       for (int r = 0; r < width; ++r) {

@@ -82,7 +82,7 @@ void check_product(const Product& c, int bits) {
   const DeviceArray<cuda::DeviceLowRankTerm> terms(list);
   const size_t stride = static_cast<size_t>(rows) + 3;
   const std::vector<float> y = in_every_order([&] {
-    const DeviceArray<float> out(stride * tokens);
+    const DeviceArray<float> out(stride * tokens, c.add ? Writer::kHost : Writer::kKernel);
     std::fill_n(out.data(), out.size(), kPoison);
     for (int t = 0; t < tokens && c.add; ++t)
       std::fill_n(out.data() + stride * t, rows, 1.5f);
@@ -189,7 +189,7 @@ TEST(columns_permuted_inside_their_blocks_leave_every_bit) {
           const Inputs in(kernels::reference(), values, 256, bits);
           const DeviceWeights weights(m);
           const DeviceActivations input(in, tokens);
-          const DeviceArray<float> out(static_cast<size_t>(tokens) * 33);
+          const DeviceArray<float> out(static_cast<size_t>(tokens) * 33, Writer::kKernel);
           cuda::matmul({weights.matrix, input.input, nullptr, nullptr, 0, out.data(), 33, false},
                        nullptr);
           return out.values();

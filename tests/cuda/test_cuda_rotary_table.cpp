@@ -20,7 +20,7 @@ TEST(the_table_is_within_its_bound_of_float64_and_equals_the_fast_levels) {
     const size_t count = static_cast<size_t>(tokens) * width;
     const std::vector<float> got = in_every_order([&] {
       const DeviceArray<int32_t> at(positions);
-      const DeviceArray<float> inv(freq), table(2 * count + 1);
+      const DeviceArray<float> inv(freq), table(2 * count + 1, Writer::kKernel);
       std::fill_n(table.data(), table.size(), 7.0f);
       CHECK_EQ(
           cuda::fill_rotary_table(

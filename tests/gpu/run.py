@@ -79,7 +79,8 @@ def test(without_sanitizers: bool) -> bool:
     if not build.build("native", TARGETS):
         return False
     os.environ["PTMO_DEVICE_EXPECTED"] = "1"  # from here on, a test that finds none fails
-    tests = ["--test-dir", str(BUILD), "-L", "gpu", "--output-on-failure", "--no-tests=error"]
+    # Verbose: programs that pass say too what they skipped, and how much memory they searched.
+    tests = ["--test-dir", str(BUILD), "-L", "gpu", "--verbose", "--no-tests=error"]
     passed = run("the C++ tests on the device", [tool("ctest"), *tests])
     checker = None if without_sanitizers else build.compute_sanitizer()
     if checker is not None:

@@ -15,11 +15,14 @@
 
 namespace ptmo::test {
 
+// Who writes a buffer first. It matters to initcheck, on a GPU.
+enum class Writer { kHost, kKernel };
+
 // Memory of an exact size, aligned as a device's is, that the host and the device both reach:
 // AddressSanitizer sees what leaves it. Poison (0xff: NaNs, -1) when it is made.
 class SharedBuffer {
 public:
-  explicit SharedBuffer(size_t bytes) : memory_(bytes) {
+  explicit SharedBuffer(size_t bytes, Writer = Writer::kHost) : memory_(bytes) {
     if (bytes > 0)
       std::memset(memory_.data(), 0xff, bytes);
   }

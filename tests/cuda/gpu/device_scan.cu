@@ -1,6 +1,7 @@
 #include "device_scan.h"
 
 #include <algorithm>
+#include <cstdio>
 
 namespace ptmo::test {
 namespace {
@@ -120,10 +121,10 @@ size_t hits_in_allocations(const Needles& needles) {
 }
 
 RestOfMemory::RestOfMemory() {
-  size_t free_bytes = 0, all_bytes = 0;
-  check_device(cudaMemGetInfo(&free_bytes, &all_bytes), "free memory");
-  const size_t spare = std::max(free_bytes / 16, std::min(free_bytes, size_t{1} << 29));
-  const size_t most = free_bytes - spare;
+  size_t all_bytes = 0;
+  check_device(cudaMemGetInfo(&free_bytes_, &all_bytes), "free memory");
+  const size_t spare = std::max(free_bytes_ / 16, std::min(free_bytes_, size_t{1} << 29));
+  const size_t most = free_bytes_ - spare;
   // What was given back lies in holes of any size: small pieces first, which fit into the small
   // ones, then the bulk.
   for (const size_t piece : {size_t{512}, size_t{1} << 16, size_t{1} << 21, size_t{1} << 26,
@@ -140,6 +141,12 @@ RestOfMemory::RestOfMemory() {
 RestOfMemory::~RestOfMemory() {
   for (const DeviceBlock& block : blocks_)
     cudaFree(block.start);
+}
+
+void RestOfMemory::print_share() const {
+  const double share = free_bytes_ > 0 ? static_cast<double>(bytes_) / free_bytes_ : 0.0;
+  std::printf("     searched %.1f %% of the free memory, %zu of %zu MiB\n", 100.0 * share,
+              bytes_ >> 20, free_bytes_ >> 20);
 }
 
 size_t RestOfMemory::hits(const Needles& needles) const {

@@ -34,12 +34,14 @@ public:
   RestOfMemory(const RestOfMemory&) = delete;
   RestOfMemory& operator=(const RestOfMemory&) = delete;
   size_t bytes() const { return bytes_; }
+  // Says what part of the free memory this is: what a search of it can speak for.
+  void print_share() const;
   size_t hits(const Needles& needles) const;
   void fill(uint8_t value) const;
 
 private:
   std::vector<DeviceBlock> blocks_;
-  size_t bytes_ = 0;
+  size_t bytes_ = 0, free_bytes_ = 0;
 };
 
 // Places of the shared memory of all multiprocessors that hold a needle, as a kernel finds it that

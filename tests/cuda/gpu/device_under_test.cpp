@@ -50,6 +50,10 @@ void poison_allocations(bool on) {
   poison = on;
 }
 
+bool allocations_are_poisoned() {
+  return poison;
+}
+
 } // namespace ptmo::test
 
 extern "C" {

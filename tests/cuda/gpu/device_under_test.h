@@ -33,17 +33,27 @@ inline void finish_device_work() {
     check_device(last, "a launch");
 }
 
+// Whether new allocations are poison (they are, at first): no one may rely on zeros. Off where a
+// test looks for what stood in the memory before, and where PTMO_NO_POISON is set: initcheck then
+// finds what reads memory that nothing wrote.
+void poison_allocations(bool on);
+bool allocations_are_poisoned();
+
+// Who writes a buffer first. initcheck sees what the device writes alone: a buffer of the host's is
+// always poisoned by the device, or each value that a test put there would be an error.
+enum class Writer { kHost, kKernel };
+
 // Poison (0xff: NaNs, -1) when it is made.
 class SharedBuffer {
 public:
-  explicit SharedBuffer(size_t bytes) {
+  explicit SharedBuffer(size_t bytes, Writer first = Writer::kHost) {
     if (bytes == 0)
       return;
     void* p = nullptr;
     check_device(cudaMallocManaged(&p, bytes, cudaMemAttachGlobal), "managed memory");
     data_ = static_cast<uint8_t*>(p);
-    // By the device: initcheck does not see what the host writes.
-    check_device(cudaMemset(data_, 0xff, bytes), "poison");
+    if (first == Writer::kHost || allocations_are_poisoned())
+      check_device(cudaMemset(data_, 0xff, bytes), "poison");
   }
   ~SharedBuffer() { cudaFree(data_); } // waits for the device
   SharedBuffer(SharedBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
@@ -97,9 +107,5 @@ inline std::vector<uint8_t> read_block(const DeviceBlock& block) {
                "reading an allocation");
   return out;
 }
-
-// Whether new allocations are poison (they are, at first): no one may rely on zeros. Off where a
-// test looks for what stood in the memory before.
-void poison_allocations(bool on);
 
 } // namespace ptmo::test
