@@ -1,8 +1,9 @@
 """Compile every CUDA kernel and hold it to the resources that kernels/README.md allows.
 
-Fails where a kernel spills registers, takes more registers or shared memory than its row of the
-table "Resources of the CUDA kernels" allows, has no row, or has a row but is not there, and where
-the code for sm_87 lacks asynchronous copies. Prints what each kernel takes.
+Fails where a kernel spills registers, has a stack, takes more registers or shared memory than its
+row of the table "Resources of the CUDA kernels" allows, fills less of a multiprocessor than the row
+says, has no row, or has a row but is not there, and where the code for sm_87 lacks asynchronous
+copies. Prints what each kernel takes.
 
     python kernels/cuda/build_gate.py
     python kernels/cuda/build_gate.py --arch 87 --nvcc /opt/cuda/bin/nvcc
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,9 @@ FLAGS = [
     f"-I{ROOT}",
     f"-I{ROOT}/csrc",
 ]
+STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+# Threads, shared bytes and blocks of a multiprocessor (the toolkit's cuda_occupancy.h).
+MULTIPROCESSORS = {"87": (1536, 164 * 1024, 16), "90a": (2048, 228 * 1024, 32)}
 ASYNCHRONOUS = {"matmul.cu", "attention_decode.cu", "attention_prefill.cu"}  # must have cp.async
 
 
@@ -42,10 +46,18 @@ class Resources:
     registers: int = 0
     shared: int = 0
     spilled: int = 0
+    stack: int = 0
 
     def widen(self, other: "Resources") -> None:
-        for name in ("threads", "registers", "shared", "spilled"):
+        for name in ("threads", "registers", "shared", "spilled", "stack"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
+
+
+@dataclass
+class Row(Resources):
+    """What the table allows a kernel, and the percent of occupancy it claims by architecture."""
+
+    occupancy: dict[str, int] = field(default_factory=dict)
 
 
 def run(command: list[str]) -> str:
@@ -72,9 +84,10 @@ def read_report(report: str) -> dict[str, Resources]:
     for line in report.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             name = kernel_name(found.group(1))
-        elif found := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilled = int(found.group(1)) + int(found.group(2))
-            kernels.setdefault(name, Resources()).widen(Resources(spilled=spilled))
+        elif found := STACK.search(line):
+            stack, stores, loads = map(int, found.groups())
+            taken = Resources(stack=stack, spilled=stores + loads)
+            kernels.setdefault(name, Resources()).widen(taken)
         elif found := re.search(r"Used (\d+) registers", line):
             shared = re.search(r"(\d+) bytes smem", line)
             kernels.setdefault(name, Resources()).widen(
@@ -100,55 +113,73 @@ def has_async_copies(nvcc: str, source: Path, folder: Path) -> bool:
     return "cp.async" in out.read_text()
 
 
-def allowed(text: str) -> dict[str, Resources]:
-    """Read the table: kernel, threads, registers allowed, shared bytes allowed."""
+def allowed(text: str) -> dict[str, Row]:
+    """Read the table: kernel, threads, registers and shared bytes allowed, occupancy on each."""
     if TITLE not in text:
         sys.exit(f"{TABLE.name} has no section {TITLE!r}")
     rows = re.findall(
-        r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", text.split(TITLE, 1)[1], re.MULTILINE
+        r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) / (\d+) % \|",
+        text.split(TITLE, 1)[1],
+        re.MULTILINE,
     )
-    numbers = {name: [int(cell.replace(",", "")) for cell in cells] for name, *cells in rows}
-    return {name: Resources(*cells) for name, cells in numbers.items()}
+    limits = {}
+    for name, *cells in rows:
+        threads, registers, shared, *percents = (int(cell.replace(",", "")) for cell in cells)
+        occupancy = dict(zip(MULTIPROCESSORS, percents, strict=True))
+        limits[name] = Row(threads, registers, shared, occupancy=occupancy)
+    return limits
 
 
-def problems(arch: str, kernels: dict[str, Resources], limits: dict[str, Resources]) -> list[str]:
+def occupancy(taken: Resources, threads: int, arch: str) -> int:
+    """Percent of a multiprocessor's threads that its registers and shared memory leave room for."""
+    most, memory, most_blocks = MULTIPROCESSORS[arch]
+    registers = -(-taken.registers // 8) * 8 * threads
+    blocks = min(65536 // registers, memory // (taken.shared + 1024), most // threads, most_blocks)
+    return 100 * blocks * threads // most
+
+
+def problems(arch: str, kernels: dict[str, Resources], limits: dict[str, Row]) -> list[str]:
+    """Where kernels take more than the table says, a line each."""
     found = [
         f"sm_{arch}: {name} stands in the table and in no source"
         for name in limits.keys() - kernels
     ]
     for name, taken in sorted(kernels.items()):
-        limit = limits.get(name)
-        if limit is None:
+        if name in limits:
+            found += [f"sm_{arch}: {name} {what}" for what in excesses(arch, taken, limits[name])]
+        else:
             found.append(f"sm_{arch}: {name} has no row in the table")
-            continue
-        if taken.spilled:
-            found.append(f"sm_{arch}: {name} spills {taken.spilled} bytes")
-        if taken.registers > limit.registers:
-            found.append(
-                f"sm_{arch}: {name} takes {taken.registers} registers, {limit.registers} allowed"
-            )
-        if taken.shared > limit.shared:
-            found.append(f"sm_{arch}: {name} takes {taken.shared} B shared, {limit.shared} allowed")
     return found
 
 
-def occupancy(taken: Resources, threads: int, arch: str) -> int:
-    """Percent of a multiprocessor's threads that its registers and shared memory leave room for."""
-    most, memory = (1536, 164 * 1024) if arch == "87" else (2048, 228 * 1024)
-    registers = -(-taken.registers // 8) * 8 * threads
-    blocks = min(65536 // registers, memory // (taken.shared + 1024), most // threads)
-    return 100 * blocks * threads // most
+def excesses(arch: str, taken: Resources, limit: Row) -> list[str]:
+    """What a kernel has that its row does not allow. A stack lies in the device's memory."""
+    found = []
+    if taken.spilled:
+        found.append(f"spills {taken.spilled} bytes")
+    if taken.stack:
+        found.append(f"has a stack of {taken.stack} bytes")
+    if taken.registers > limit.registers:
+        found.append(f"takes {taken.registers} registers, {limit.registers} allowed")
+    if taken.shared > limit.shared:
+        found.append(f"takes {taken.shared} B shared, {limit.shared} allowed")
+    if arch in limit.occupancy:
+        percent = occupancy(taken, limit.threads, arch)
+        if percent < limit.occupancy[arch]:
+            found.append(f"has an occupancy of {percent} %, {limit.occupancy[arch]} % in the table")
+    return found
 
 
-def print_table(arch: str, kernels: dict[str, Resources], limits: dict[str, Resources]) -> None:
+def print_table(arch: str, kernels: dict[str, Resources], limits: dict[str, Row]) -> None:
     """Print what the kernels take; occupancy is that of the largest instantiation."""
     print(f"sm_{arch}")
-    print("| kernel | threads | registers | shared bytes | spilled | occupancy |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| kernel | threads | registers | shared bytes | spilled | stack | occupancy |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, taken in sorted(kernels.items()):
         threads = limits[name].threads if name in limits else 0
-        percent = f"{occupancy(taken, threads, arch)} %" if threads else "?"
-        cells = (threads, taken.registers, f"{taken.shared:,}", taken.spilled, percent)
+        known = threads and arch in MULTIPROCESSORS
+        percent = f"{occupancy(taken, threads, arch)} %" if known else "?"
+        cells = (threads, taken.registers, f"{taken.shared:,}", taken.spilled, taken.stack, percent)
         print(f"| `{name}` | " + " | ".join(map(str, cells)) + " |")
 
 

@@ -2,7 +2,7 @@
 // (decoding), which streams the weights from memory into registers, and one for many (prefill),
 // which shares tiles of both sides in shared memory. A column is one plane of one token.
 //
-// Bytes, operations and what was tried: kernels/README.md.
+// Bytes and operations: kernels/README.md.
 #include "block_product.cuh"
 #include "launch.cuh"
 
