@@ -15,15 +15,18 @@ from tee_sim.protocol import (
     REPLY_BIT,
     Frame,
     Kind,
+    ParamType,
     Values,
     decode,
     encode,
+    param_types,
 )
 
 CALL_TIMEOUT_S = 60
 _CLOSE_TIMEOUT_S = 2.0
 _STDERR_BYTES = 1 << 16
 _SPIN_ROUNDS = 60
+_ONE_VALUE = param_types(ParamType.VALUE_INPUT)
 
 
 class Channel:
@@ -88,6 +91,19 @@ class Channel:
             if reply.command:
                 raise TeeError(reply.command, reply.origin, f"{what} refused")
             return reply.values
+
+    def open_session(self, uuid: tuple[int, int]) -> int:
+        """Open a session with a trusted application; return its number.
+
+        Raises:
+            TeeError: as `call` does; ITEM_NOT_FOUND where the process has no such application.
+        """
+        return self.call(
+            Kind.OPEN_SESSION,
+            "open session",
+            types=_ONE_VALUE,
+            values=(*uuid, *NO_VALUES[2:]),
+        )[0]
 
     @property
     def lock(self) -> threading.RLock:

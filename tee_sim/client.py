@@ -5,7 +5,9 @@ with TeeClient.launch() as tee:
     w_q = tee.permute_weights(model, 0, "q", rows, row_bytes)
 """
 
+import os
 import struct
+from pathlib import Path
 from typing import Literal
 
 from tee_sim.channel import Channel
@@ -15,6 +17,7 @@ from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
     STATUS_DEBUG_BIT,
+    TA_STORE,
     Kind,
     KvCommand,
     ParamType,
@@ -24,14 +27,19 @@ from tee_sim.protocol import (
 )
 from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import ScanResult, Span
+from tee_sim.sealed_format import MAX_OBJECT_BYTES
 from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
+from tee_sim.store_calls import StoreCalls
 
 __all__ = [
+    "MAX_OBJECT_BYTES",
     "KvLayout",
+    "ResultCode",
     "ScanResult",
     "SharedMemory",
     "Span",
+    "StoreCalls",
     "TeeClient",
     "TeeDeadError",
     "TeeError",
@@ -73,15 +81,20 @@ class TeeClient(ScanCalls):
         role: Literal["core", "guard"] = "core",
         *,
         debug_root_key: bytes | None = None,
+        fuses: str | os.PathLike[str] | None = None,
     ) -> "TeeClient":
         """Start a TEE process and wait until it answers.
 
-        Security: without `debug_root_key` the root key is drawn inside the TEE and never leaves
-        it. With it the host chose the key: tests only, and `status()["debug"]` says so for good.
+        Security: without `debug_root_key` the root key is drawn inside the TEE, or read by it from
+        `fuses`, and never leaves it. With it the host chose the key: tests only, and
+        `status()["debug"]` says so for good.
 
         Args:
-            role: "core" (keys and permutations) or "guard" (PII rules).
+            role: "core" (keys, permutations, sealed objects) or "guard" (PII rules).
             debug_root_key: 32 bytes, or None.
+            fuses: file that keeps the root key from start to start, made the first time in a
+                folder that only its owner may change; None: the key is drawn at every start. Such
+                a device draws epochs only after `open_store().start`.
 
         Returns:
             A client ready for calls.
@@ -92,7 +105,8 @@ class TeeClient(ScanCalls):
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
-        channel, session = connect(role, debug_root_key)
+        fuse_file = None if fuses is None else Path(fuses)
+        channel, session = connect(role, debug_root_key, fuse_file)
         return cls(channel, role, session)
 
     def __enter__(self) -> "TeeClient":
@@ -117,6 +131,10 @@ class TeeClient(ScanCalls):
             },
             "regions": values[7],
         }
+
+    def open_store(self) -> StoreCalls:
+        """Open a session with the `store` application of a core, in the same process."""
+        return StoreCalls(self._channel, self._channel.open_session(TA_STORE))
 
     def open_model(self, layout: KvLayout) -> int:
         """Draw a permutation epoch for one load of a model.

@@ -6,6 +6,7 @@ Started by `tee_sim.spawn` with an empty environment and one descriptor, the soc
 import gc
 import os
 import socket
+from collections.abc import Sequence
 
 from tee_sim import hardening
 from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
@@ -16,19 +17,20 @@ from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 
 
-def main(role: str, socket_fd: int, parent_pid: int) -> None:
+def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
 
     Args:
-        role: which trusted application to load.
+        role: which trusted applications to load.
         socket_fd: connected SOCK_SEQPACKET socket.
         parent_pid: the host process; the TEE ends with it.
+        fuses: file of the root key of a core that has one; empty: the key is drawn now.
 
     Raises:
         ValueError: on an unknown role.
     """
     in_effect = hardening.apply(parent_pid)
-    load = _loader(role)
+    load = _loader(role, fuses)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=socket_fd) as connection:
@@ -85,22 +87,34 @@ def _silence_stderr() -> None:
     os.close(null)
 
 
-def _loader(role: str) -> ApplicationLoader:
-    """Import only what the role needs and return the builder of its application."""
+def _loader(role: str, fuses: str) -> ApplicationLoader:
+    """Import only what the role needs and return the builder of its applications."""
     if role == "core":
+        from tee_sim.device import Device, read_fuses
         from tee_sim.ta.kv import KvApplication
+        from tee_sim.ta.store import StoreApplication
 
-        def load_kv(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
-            return KvApplication(budget, root_key or bytearray(os.urandom(32)))
+        fused_key = None
+        if fuses:
+            try:
+                fused_key, _ = read_fuses(fuses)  # the descriptor keeps the lock
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                raise SystemExit(f"{fuses}: {reason}") from None
 
-        return load_kv
+        def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
+            drawn = root_key or fused_key or bytearray(os.urandom(32))
+            device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
+            return KvApplication(budget, device), StoreApplication(budget, device)
+
+        return load_core
     if role == "guard":
         from tee_sim.ta.guard import GuardApplication
 
-        def load_guard(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
+        def load_guard(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             if root_key is not None:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
-            return GuardApplication(budget)
+            return (GuardApplication(budget),)
 
         return load_guard
     raise ValueError(f"unknown TEE role {role!r}")

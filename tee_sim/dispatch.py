@@ -78,28 +78,33 @@ class TrustedApplication(Protocol):
 
 
 class ApplicationLoader(Protocol):
-    """Builds the application a role runs, once the root key is known (None: draw one)."""
+    """Builds the applications a role runs, once the root key is known (None: the TEE's own).
 
-    def __call__(self, budget: Budget, root_key: bytearray | None) -> TrustedApplication: ...
+    The first one's epoch is reported by STATUS.
+    """
+
+    def __call__(
+        self, budget: Budget, root_key: bytearray | None
+    ) -> Sequence[TrustedApplication]: ...
 
 
 class Dispatcher:
-    """The state of one connection, and of the single trusted application behind it.
+    """The state of one connection, and of the trusted applications behind it.
 
     Args:
-        load: builds the application at INITIALIZE.
+        load: builds the applications at INITIALIZE.
         hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
     """
 
     def __init__(self, load: ApplicationLoader, hardening: int = 0) -> None:
         self._load = load
         self._hardening = hardening
-        self._application: TrustedApplication | None = None
+        self._applications: Sequence[TrustedApplication] = ()
         self._debug = False
         self._panicked = False
         self._budget = Budget()
         self._memory = MemoryTable()
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, TrustedApplication] = {}
         self._last_session = 0
         self._last_seq = 0
         self._crossings = 0
@@ -144,10 +149,10 @@ class Dispatcher:
         return encode((kind | REPLY_BIT) & 0xFFFF, 0, ResultCode.SUCCESS, 0, 0, seq, values)
 
     def close(self) -> None:
-        """Wipe and drop what the application holds."""
-        if self._application is not None:
-            self._application.close()
-            self._application = None
+        """Wipe and drop what the applications hold."""
+        for application in self._applications:
+            application.close()
+        self._applications = ()
 
     def _failure(self, kind: int, seq: int, code: int, origin: int) -> bytes:
         return encode(kind | REPLY_BIT, 0, code, 0, origin, seq, NO_VALUES)
@@ -158,48 +163,51 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unknown kind of request")
         if self._open_fds and frame.kind != Kind.REGISTER_MEMORY:
             raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unexpected descriptor")
-        if self._application is None and frame.kind != Kind.INITIALIZE:
+        if not self._applications and frame.kind != Kind.INITIALIZE:
             raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "not initialised")
         return handler(frame)
 
     def _initialize(self, frame: Frame) -> Values:
-        if self._application is not None:
+        if self._applications:
             raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "initialised already")
         root_key: bytearray | None = None
         if frame.param_types == _VALUES_2:
             root_key = bytearray().join(v.to_bytes(8, "little") for v in frame.values[:4])
         elif frame.param_types:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
-        self._application = self._load(self._budget, root_key)
+        self._applications = self._load(self._budget, root_key)
         self._debug = root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
         _expect(frame, _VALUE)
-        if self._application is None or frame.values[:2] != self._application.uuid:
+        named = [app for app in self._applications if app.uuid == frame.values[:2]]
+        if not named:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such application")
         if len(self._sessions) >= MAX_SESSIONS:
             raise TeeError(ResultCode.BUSY, Origin.TEE, "too many sessions")
         self._last_session += 1
-        self._sessions.add(self._last_session)
+        self._sessions[self._last_session] = named[0]
         return (self._last_session, *NO_VALUES[1:])
 
     def _close_session(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        self._check_session(frame.session)
-        self._sessions.remove(frame.session)
+        self._session_application(frame.session)
+        del self._sessions[frame.session]
         return NO_VALUES
 
-    def _check_session(self, session: int) -> None:
-        if session not in self._sessions:
+    def _session_application(self, session: int) -> TrustedApplication:
+        application = self._sessions.get(session)
+        if application is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such session")
+        return application
 
     def _invoke(self, frame: Frame) -> Values:
-        self._check_session(frame.session)
-        if self._panicked or self._application is None:
+        application = self._session_application(frame.session)
+        if self._panicked:
             raise TeeError(ResultCode.TARGET_DEAD, Origin.TEE, "the application has panicked")
         self._crossings += 1
-        entry = self._application.commands.get(frame.command)
+        entry = application.commands.get(frame.command)
         if entry is None:
             raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "unknown command")
         types, handler = entry
@@ -234,7 +242,7 @@ class Dispatcher:
 
     def _status(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        epoch = self._application.epoch if self._application is not None else 0
+        epoch = self._applications[0].epoch
         budget = self._budget
         flags = STATUS_DEBUG_BIT if self._debug else 0
         return (

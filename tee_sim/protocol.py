@@ -77,6 +77,17 @@ class KvCommand(IntEnum):
     UNPERMUTE_ROWS = 8
 
 
+class StoreCommand(IntEnum):
+    """Commands of the `store` trusted application."""
+
+    START = 1
+    SEAL = 2
+    COMMIT = 3
+    UNSEAL = 4
+    FORGET = 5
+    COUNTER = 6
+
+
 class GuardCommand(IntEnum):
     """Commands of the `guard` trusted application."""
 
@@ -96,6 +107,7 @@ class WeightRole(IntEnum):
 # Trusted applications are named by UUID (random, version 4), as (high, low) u64.
 TA_KV = (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)
 TA_GUARD = (0x7C42D9A0E1684B2F, 0xA6530F8E94B7D21C)
+TA_STORE = (0xE25B0D7491A64F38, 0x8D17C6F2095B3AE4)
 
 # Bits of the fourth status value: which start-up protections took effect.
 HARDENING_BITS = ("dumpable_off", "no_core_dumps", "no_new_privs", "parent_watch")

@@ -18,15 +18,23 @@ from tee_sim.protocol import (
     REPLY_BIT,
     TA_GUARD,
     TA_KV,
+    TA_STORE,
     GuardCommand,
     Kind,
     KvCommand,
+    StoreCommand,
     decode,
     encode,
     memref,
 )
 from tee_sim.spawn import spawn
 
+# What a peer plays: the process it talks to, the application, and that one's commands.
+ROLES = {
+    "core": ("core", TA_KV, KvCommand),
+    "guard": ("guard", TA_GUARD, GuardCommand),
+    "store": ("core", TA_STORE, StoreCommand),
+}
 INTERESTING = (0, 1, 2, 3, 7, 8, 16, 31, 32, 64, 255, 256, 4096, 2**31, 2**32 - 1, 2**32, 2**64 - 1)
 REPLY_SECONDS = 10
 
@@ -36,7 +44,8 @@ class Peer:
 
     def __init__(self, role, rng):
         self.rng = rng
-        self.process, self.socket = spawn(role)
+        process_role, self.uuid, _ = ROLES[role]
+        self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
         self.session = self.memory = self.arena = self.model = 0
@@ -45,9 +54,8 @@ class Peer:
 
     def prepare(self):
         """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
-        uuid = TA_KV if self.role == "core" else TA_GUARD
         self.ask(Kind.CLOSE_SESSION, session=self.session)
-        self.session = self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
+        self.session = self.ask(Kind.OPEN_SESSION, types=1, values=(*self.uuid, *[0] * 6))[0]
         for name, size, kind in (("memory", 1 << 16, 1), ("arena", 4096, 2)):
             self.ask(Kind.RELEASE_MEMORY, 1, (getattr(self, name), *[0] * 7))
             fd = memfd(size)
@@ -98,7 +106,7 @@ class Peer:
         rows = memref(self.memory, 0, 32)  # four heads of eight rows of one byte
         requests = [
             (Kind.STATUS, 0, (0,) * 8),
-            (Kind.OPEN_SESSION, 1, (*(TA_KV if self.role == "core" else TA_GUARD), *[0] * 6)),
+            (Kind.OPEN_SESSION, 1, (*self.uuid, *[0] * 6)),
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.INITIALIZE, 0, (0,) * 8),
@@ -121,11 +129,28 @@ class Peer:
         ]
         if self.role == "guard":
             commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
+        if self.role == "store":
+            commands = self.store_commands()
         if rng.random() < 0.35:
             kind, types, values = rng.choice(requests)
             return self.frame(kind, types, values, session=rng.randrange(60))
         command, types, values = rng.choice(commands)
         return self.frame(Kind.INVOKE, types, values, session=self.session, command=command)
+
+    def store_commands(self):
+        """Objects of a few ids, sealed to and opened from one place, so that some are whole."""
+        rng = self.rng
+        object_id = (rng.randrange(3), 0, 0, 0)
+        plain, sealed = memref(self.memory, 0, 40), memref(self.memory, 4096, 160)
+        record = memref(self.memory, 8192, rng.choice((40, 1024, 1 << 14)))
+        return [
+            (1, 0x12F, (*record, 0, 0, rng.choice((0, 0, 48, 200)), 0, 0, 0)),
+            (2, 0x11ED, (*plain, *sealed, *object_id)),
+            (3, 0x112E, (*record, 0, 0, *object_id)),
+            (4, 0x11ED, (*sealed, *plain, *object_id)),
+            (5, 0x112E, (*record, 0, 0, *object_id)),
+            (6, 0x2E, (*record, *[0] * 6)),
+        ]
 
     def mutated(self):
         """A valid request with some fields changed and its checksum made right again."""
@@ -205,18 +230,17 @@ def fuzz(role, count, seed):
 
 def check_reach(role, accepted):
     """The fuzzer must get past the checks, into every command."""
-    commands = KvCommand if role == "core" else GuardCommand
-    assert {command for kind, command in accepted if kind == Kind.INVOKE} == set(commands)
+    assert {command for kind, command in accepted if kind == Kind.INVOKE} == set(ROLES[role][2])
     assert {kind for kind, _ in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
 
 
-@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500)])
-def test_two_thousand_hostile_packets_get_one_reply_each(role, count):
+@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500), ("store", 1000)])
+def test_three_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role,count", [("core", 75_000), ("guard", 25_000)])
+@pytest.mark.parametrize("role,count", [("core", 50_000), ("guard", 20_000), ("store", 30_000)])
 def test_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=2))
 
