@@ -11,6 +11,7 @@ from typing import Literal
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
+from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -28,13 +29,16 @@ from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
 
 __all__ = [
+    "CostLedger",
     "KvLayout",
+    "LedgerRow",
     "ScanResult",
     "SharedMemory",
     "Span",
     "TeeClient",
     "TeeDeadError",
     "TeeError",
+    "Usage",
     "WeightRoleName",
 ]
 
@@ -73,6 +77,7 @@ class TeeClient(ScanCalls):
         role: Literal["core", "guard"] = "core",
         *,
         debug_root_key: bytes | None = None,
+        ledger: CostLedger | None = None,
     ) -> "TeeClient":
         """Start a TEE process and wait until it answers.
 
@@ -82,6 +87,7 @@ class TeeClient(ScanCalls):
         Args:
             role: "core" (keys and permutations) or "guard" (PII rules).
             debug_root_key: 32 bytes, or None.
+            ledger: counts on where an earlier TEE's calls stand; None: a new one.
 
         Returns:
             A client ready for calls.
@@ -92,7 +98,7 @@ class TeeClient(ScanCalls):
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
-        channel, session = connect(role, debug_root_key)
+        channel, session = connect(role, debug_root_key, ledger)
         return cls(channel, role, session)
 
     def __enter__(self) -> "TeeClient":

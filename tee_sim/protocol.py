@@ -96,6 +96,7 @@ class WeightRole(IntEnum):
 # Trusted applications are named by UUID (random, version 4), as (high, low) u64.
 TA_KV = (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)
 TA_GUARD = (0x7C42D9A0E1684B2F, 0xA6530F8E94B7D21C)
+APPLICATIONS = {TA_KV: "kv", TA_GUARD: "guard"}
 
 # Bits of the fourth status value: which start-up protections took effect.
 HARDENING_BITS = ("dumpable_off", "no_core_dumps", "no_new_privs", "parent_watch")
@@ -140,6 +141,23 @@ def memref(memory_id: int, offset: int, size_bytes: int) -> tuple[int, int]:
 def split_memref(a: int, b: int) -> tuple[int, int, int]:
     """Decode a memory reference into (memory id, offset, size in bytes)."""
     return (a >> 32, b, a & 0xFFFFFFFF)
+
+
+def referenced_bytes(types: int, values: Values) -> tuple[int, int]:
+    """Add up the bytes that memory references name: (for the TEE to read, for it to write).
+
+    Args:
+        types: packed parameter types; of a memory type, bit 0 is "read" and bit 1 "written".
+        values: the eight values; nothing about them is checked here.
+    """
+    bytes_in = bytes_out = 0
+    for index in (0, 2, 4, 6):
+        if types & 0xC:
+            size = values[index] & 0xFFFFFFFF
+            bytes_in += size * (types & 1)
+            bytes_out += size * (types >> 1 & 1)
+        types >>= 4
+    return bytes_in, bytes_out
 
 
 def encode(

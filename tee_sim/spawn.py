@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.ledger import CostLedger
 from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_types
 
 # -I: no environment variables, no user site, no working directory on the path. -S: no site
@@ -22,10 +23,17 @@ _BOOTSTRAP = (
 _CORE_PACKAGES = ("cryptography", "_cffi_backend")
 
 
-def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
+def connect(
+    role: str, debug_root_key: bytes | None, ledger: CostLedger | None = None
+) -> tuple[Channel, int]:
     """Start a process of `role`, initialise it and open a session with its application.
 
     Security: without `debug_root_key` the process draws its own root key.
+
+    Args:
+        role: "core" or "guard".
+        debug_root_key: 32 bytes for a test, or None.
+        ledger: where the channel counts; None: one of its own.
 
     Returns:
         The channel, and the session number for INVOKE requests.
@@ -37,19 +45,16 @@ def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
     if role not in ("core", "guard"):
         raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
     values, types = NO_VALUES, 0
-    one_value = param_types(ParamType.VALUE_INPUT)
     if debug_root_key is not None:
         if len(debug_root_key) != 32 or role != "core":
             raise ValueError("debug_root_key must be 32 bytes, and only 'core' takes one")
         values = (*struct.unpack("<4Q", debug_root_key), 0, 0, 0, 0)
         types = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
     uuid = TA_KV if role == "core" else TA_GUARD
-    channel = Channel(*spawn(role))
+    channel = Channel(*spawn(role), ledger)
     try:
         channel.call(Kind.INITIALIZE, "initialise", types=types, values=values)
-        session = channel.call(
-            Kind.OPEN_SESSION, "open session", types=one_value, values=(*uuid, *NO_VALUES[2:])
-        )[0]
+        session = channel.open_session(uuid)
     except TeeDeadError:
         reason = channel.startup_failure() or "no message"
         channel.close()
