@@ -18,6 +18,7 @@ class Caller:
         """Take over a channel that `spawn.connect` opened, and its session number."""
         self._channel = channel
         self._session = session
+        self._sessions: dict[tuple[int, int], int] = {}
         self._window: SharedMemory | None = None
         self.pid = channel.process.pid
 
@@ -76,11 +77,21 @@ class Caller:
         """
         return self._register(fd, size_bytes, MemoryKind.ARENA)
 
-    def _invoke(self, command: int, types: int, values: Values) -> Values:
+    def _session_with(self, uuid: tuple[int, int]) -> int:
+        """Return the session with another application of the process, opened when first needed."""
+        with self._channel.lock:
+            session = self._sessions.get(uuid)
+            if session is None:
+                session = self._sessions[uuid] = self._channel.open_session(uuid)
+            return session
+
+    def _invoke(
+        self, command: int, types: int, values: Values, session: int | None = None
+    ) -> Values:
         return self._channel.call(
             Kind.INVOKE,
             getattr(command, "name", "command"),
-            session=self._session,
+            session=self._session if session is None else session,
             command=command,
             types=types,
             values=values,

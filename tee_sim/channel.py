@@ -6,7 +6,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.ledger import CostLedger
@@ -91,10 +91,10 @@ class Channel:
                 raise TeeError(
                     ResultCode.BAD_PARAMETERS, Origin.API, f"{what}: a value is out of range"
                 ) from None
-            reply = self._exchange(
-                packet, seq, fds, lambda: self.ledger.sent(kind, session, command, types, values)
-            )
-            self.ledger.settle()
+            request = (kind, session, command, types, values)
+            reply = self._exchange(packet, seq, fds, request)
+            if self.ledger.owed_ms:
+                self.ledger.settle()
             if reply.kind != kind | REPLY_BIT or reply.seq != seq:
                 raise self._die("the TEE process answered out of turn")
             if reply.command == ResultCode.TARGET_DEAD:
@@ -132,15 +132,18 @@ class Channel:
         return self._lock
 
     def _exchange(
-        self, packet: bytes, seq: int, fds: Sequence[int], meanwhile: Callable[[], None]
+        self,
+        packet: bytes,
+        seq: int,
+        fds: Sequence[int],
+        request: tuple[Kind, int, int, int, Values],
     ) -> Frame:
-        """Send and wait for the reply; `meanwhile` runs while the TEE is at work."""
         try:
             if fds:
                 socket.send_fds(self._socket, [packet], list(fds))
             else:
                 self._socket.send(packet)
-            meanwhile()
+            self.ledger.sent(*request)  # while the TEE is at work
             while True:
                 reply = decode(self._receive())
                 # A call that was interrupted (Ctrl-C) leaves its reply behind: skip it.

@@ -8,6 +8,8 @@ with TeeClient.launch() as tee:
 import struct
 from typing import Literal
 
+from tee_sim.admin_calls import AdminCalls, TeeStats
+from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
@@ -29,6 +31,8 @@ from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
 
 __all__ = [
+    "AuditRecord",
+    "AuditTail",
     "CostLedger",
     "KvLayout",
     "LedgerRow",
@@ -38,6 +42,7 @@ __all__ = [
     "TeeClient",
     "TeeDeadError",
     "TeeError",
+    "TeeStats",
     "Usage",
     "WeightRoleName",
 ]
@@ -55,7 +60,7 @@ _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
 
 
-class TeeClient(ScanCalls):
+class TeeClient(ScanCalls, AdminCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`

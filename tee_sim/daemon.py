@@ -6,12 +6,17 @@ Started by `tee_sim.spawn` with an empty environment and one descriptor, the soc
 import gc
 import os
 import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tee_sim import hardening
 from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget
 from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
+
+if TYPE_CHECKING:
+    from tee_sim.audit import AuditLog
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 
@@ -20,7 +25,7 @@ def main(role: str, socket_fd: int, parent_pid: int) -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
 
     Args:
-        role: which trusted application to load.
+        role: which trusted applications to load.
         socket_fd: connected SOCK_SEQPACKET socket.
         parent_pid: the host process; the TEE ends with it.
 
@@ -28,11 +33,11 @@ def main(role: str, socket_fd: int, parent_pid: int) -> None:
         ValueError: on an unknown role.
     """
     in_effect = hardening.apply(parent_pid)
-    load = _loader(role)
+    load, audit = _loader(role)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, in_effect))
+        serve(connection, Dispatcher(load, in_effect, audit))
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
@@ -52,6 +57,7 @@ def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
             if not packet:
                 break
             connection.send(dispatcher.handle(packet, descriptors))
+            dispatcher.note()
             if first:
                 _silence_stderr()
                 first = False
@@ -85,22 +91,27 @@ def _silence_stderr() -> None:
     os.close(null)
 
 
-def _loader(role: str) -> ApplicationLoader:
-    """Import only what the role needs and return the builder of its application."""
+def _loader(role: str) -> tuple[ApplicationLoader, "AuditLog | None"]:
+    """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
+        from tee_sim.audit import AuditLog
+        from tee_sim.ta.admin import AdminApplication
         from tee_sim.ta.kv import KvApplication
 
-        def load_kv(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
-            return KvApplication(budget, root_key or bytearray(os.urandom(32)))
+        audit = AuditLog()
 
-        return load_kv
+        def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
+            kv = KvApplication(budget, root_key or bytearray(os.urandom(32)))
+            return (kv, AdminApplication(audit))
+
+        return load_core, audit
     if role == "guard":
         from tee_sim.ta.guard import GuardApplication
 
-        def load_guard(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
+        def load_guard(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             if root_key is not None:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
-            return GuardApplication(budget)
+            return (GuardApplication(budget),)
 
-        return load_guard
+        return load_guard, None
     raise ValueError(f"unknown TEE role {role!r}")

@@ -31,13 +31,13 @@ VECTOR_CALL = (Kind.INVOKE, 1, KvCommand.UNPERMUTE, 0x11F, (2304, *[0] * 7))
 
 
 class FakeSession:
-    """Counts a crossing per decoded token where the shield needs them."""
+    """Counts crossings, of a prompt too, where the shield needs them."""
 
     def __init__(self, engine: "FakeBenchEngine") -> None:
         self.engine = engine
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        for _ in range(self.engine.crossings_per_token if len(ids) == 1 else 0):
+        for _ in range(self.engine.crossings_per_token):
             self.engine.sessions.ledger.sent(*VECTOR_CALL)
         self.engine.fed.append(list(ids))
         return np.eye(1, 50, 42, dtype=np.float32)[0]
