@@ -16,6 +16,7 @@ from typing import Literal
 
 from ptmo_secure.config import DEFAULT_MODEL, usable_cpus
 from ptmo_secure.results import cpu_name, gpu_name, ram_bytes, read_lines
+from ptmo_secure.tee_report import loss, not_in_force
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -171,10 +172,9 @@ def _tee(role: Literal["core", "guard"]) -> tuple[Status, str]:
 
     with TeeClient.launch(role) as tee:
         status = tee.status()
-    hardening = status.get("hardening")
-    if not isinstance(hardening, dict):
-        return "ok", "starts"
-    missing = [name for name, on in hardening.items() if not on]
+    missing = not_in_force(status)
     if missing:
-        return "warn", f"starts; not in force here: {', '.join(missing)}"
-    return "ok", f"starts; {len(hardening)} of {len(hardening)} protections in force"
+        return "warn", "starts; " + "; ".join(f"no {name}: {loss(name)}" for name in missing)
+    hardening = status["hardening"]
+    count = len(hardening) if isinstance(hardening, dict) else 0
+    return "ok", f"starts; {count} of {count} protections in force"

@@ -10,9 +10,12 @@ import struct
 from pathlib import Path
 from typing import Literal
 
+from tee_sim.admin_calls import AdminCalls, TeeStats
+from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
+from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -34,7 +37,11 @@ from tee_sim.store_calls import StoreCalls
 
 __all__ = [
     "MAX_OBJECT_BYTES",
+    "AuditRecord",
+    "AuditTail",
+    "CostLedger",
     "KvLayout",
+    "LedgerRow",
     "ResultCode",
     "ScanResult",
     "SharedMemory",
@@ -43,6 +50,8 @@ __all__ = [
     "TeeClient",
     "TeeDeadError",
     "TeeError",
+    "TeeStats",
+    "Usage",
     "WeightRoleName",
 ]
 
@@ -59,7 +68,7 @@ _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
 
 
-class TeeClient(ScanCalls):
+class TeeClient(ScanCalls, AdminCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
@@ -82,6 +91,7 @@ class TeeClient(ScanCalls):
         *,
         debug_root_key: bytes | None = None,
         fuses: str | os.PathLike[str] | None = None,
+        ledger: CostLedger | None = None,
     ) -> "TeeClient":
         """Start a TEE process and wait until it answers.
 
@@ -95,6 +105,7 @@ class TeeClient(ScanCalls):
             fuses: file that keeps the root key from start to start, made the first time in a
                 folder that only its owner may change; None: the key is drawn at every start. Such
                 a device draws epochs only after `open_store().start`.
+            ledger: counts on where an earlier TEE's calls stand; None: a new one.
 
         Returns:
             A client ready for calls.
@@ -106,7 +117,7 @@ class TeeClient(ScanCalls):
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
         fuse_file = None if fuses is None else Path(fuses)
-        channel, session = connect(role, debug_root_key, fuse_file)
+        channel, session = connect(role, debug_root_key, fuse_file, ledger)
         return cls(channel, role, session)
 
     def __enter__(self) -> "TeeClient":

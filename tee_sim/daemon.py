@@ -7,12 +7,16 @@ import gc
 import os
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tee_sim import hardening
 from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget
 from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
+
+if TYPE_CHECKING:
+    from tee_sim.audit import AuditLog
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 
@@ -30,11 +34,11 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
         ValueError: on an unknown role.
     """
     in_effect = hardening.apply(parent_pid)
-    load = _loader(role, fuses)
+    load, audit = _loader(role, fuses)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, in_effect))
+        serve(connection, Dispatcher(load, in_effect, audit))
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
@@ -54,6 +58,7 @@ def serve(connection: socket.socket, dispatcher: Dispatcher) -> None:
             if not packet:
                 break
             connection.send(dispatcher.handle(packet, descriptors))
+            dispatcher.note()
             if first:
                 _silence_stderr()
                 first = False
@@ -87,13 +92,16 @@ def _silence_stderr() -> None:
     os.close(null)
 
 
-def _loader(role: str, fuses: str) -> ApplicationLoader:
-    """Import only what the role needs and return the builder of its applications."""
+def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"]:
+    """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
+        from tee_sim.audit import AuditLog
         from tee_sim.device import Device, read_fuses
+        from tee_sim.ta.admin import AdminApplication
         from tee_sim.ta.kv import KvApplication
         from tee_sim.ta.store import StoreApplication
 
+        audit = AuditLog()
         fused_key = None
         if fuses:
             try:
@@ -105,9 +113,10 @@ def _loader(role: str, fuses: str) -> ApplicationLoader:
         def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             drawn = root_key or fused_key or bytearray(os.urandom(32))
             device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
-            return KvApplication(budget, device), StoreApplication(budget, device)
+            store = StoreApplication(budget, device)
+            return KvApplication(budget, device), store, AdminApplication(audit)
 
-        return load_core
+        return load_core, audit
     if role == "guard":
         from tee_sim.ta.guard import GuardApplication
 
@@ -116,5 +125,5 @@ def _loader(role: str, fuses: str) -> ApplicationLoader:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
             return (GuardApplication(budget),)
 
-        return load_guard
+        return load_guard, None
     raise ValueError(f"unknown TEE role {role!r}")

@@ -6,7 +6,7 @@ types its command declares and memory that lies inside a registered region.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget, MemoryTable
@@ -25,10 +25,15 @@ from tee_sim.protocol import (
     split_memref,
 )
 
+if TYPE_CHECKING:  # the guard keeps no log, and imports no hash
+    from tee_sim.audit import AuditLog
+
 MAX_SESSIONS = 256
 MAX_SEQ_GAP = 1 << 16  # calls the host gave up before sending leave gaps; replays go backwards
 _VALUE = param_types(ParamType.VALUE_INPUT)
 _VALUES_2 = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
+_NO_FRAME = Frame(0, 0, 0, 0, 0, 0, NO_VALUES)  # stands for a packet that is none
+_OPEN_SESSION = int(Kind.OPEN_SESSION)
 _OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
 
 
@@ -78,10 +83,7 @@ class TrustedApplication(Protocol):
 
 
 class ApplicationLoader(Protocol):
-    """Builds the applications a role runs, once the root key is known (None: the TEE's own).
-
-    The first one's epoch is reported by STATUS.
-    """
+    """Builds the applications a role runs, once the root key is known (None: draw one)."""
 
     def __call__(
         self, budget: Budget, root_key: bytearray | None
@@ -94,12 +96,17 @@ class Dispatcher:
     Args:
         load: builds the applications at INITIALIZE.
         hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
+        audit: where every packet is taken down; None for a role that keeps no log.
     """
 
-    def __init__(self, load: ApplicationLoader, hardening: int = 0) -> None:
+    def __init__(
+        self, load: ApplicationLoader, hardening: int = 0, audit: "AuditLog | None" = None
+    ) -> None:
         self._load = load
         self._hardening = hardening
-        self._applications: Sequence[TrustedApplication] = ()
+        self._audit = audit
+        self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
+        self._applications: dict[tuple[int, ...], TrustedApplication] = {}
         self._debug = False
         self._panicked = False
         self._budget = Budget()
@@ -129,33 +136,48 @@ class Dispatcher:
             packet: the received bytes.
             descriptors: file descriptors that came with it; ownership passes to this call.
         """
-        kind = seq = 0
+        frame = _NO_FRAME
         self._open_fds = list(descriptors)
         try:
             frame = decode(packet)
-            kind, seq = frame.kind, frame.seq
+            seq = frame.seq
             if not 0 < seq - self._last_seq <= MAX_SEQ_GAP:
                 raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "packet out of sequence")
             self._last_seq = seq
             values = self._route(frame)
         except TeeError as error:
-            return self._failure(kind, seq, error.code, error.origin)
+            return self._reply(frame, error.code, error.origin, NO_VALUES)
         except MemoryError:
-            return self._failure(kind, seq, ResultCode.OUT_OF_MEMORY, Origin.TEE)
+            return self._reply(frame, ResultCode.OUT_OF_MEMORY, Origin.TEE, NO_VALUES)
         finally:
             for fd in self._open_fds:
                 os.close(fd)
             self._open_fds = []
-        return encode((kind | REPLY_BIT) & 0xFFFF, 0, ResultCode.SUCCESS, 0, 0, seq, values)
+        return self._reply(frame, ResultCode.SUCCESS, 0, values)
+
+    def note(self) -> None:
+        """Take the packet answered last down in the log; after its reply was sent, to hold up none.
+
+        Security: a packet has one record or a part of one, whatever it held.
+        """
+        if self._audit is None:
+            return
+        frame, code, origin = self._answered
+        if frame.kind == _OPEN_SESSION and not code:  # the request has no number yet
+            frame = frame._replace(session=self._last_session)
+        application = self._sessions.get(frame.session)
+        self._audit.note(frame, application.uuid[0] if application else 0, code, origin)
 
     def close(self) -> None:
         """Wipe and drop what the applications hold."""
-        for application in self._applications:
+        for application in self._applications.values():
             application.close()
-        self._applications = ()
+        self._applications.clear()
+        self._sessions.clear()
 
-    def _failure(self, kind: int, seq: int, code: int, origin: int) -> bytes:
-        return encode(kind | REPLY_BIT, 0, code, 0, origin, seq, NO_VALUES)
+    def _reply(self, frame: Frame, code: int, origin: int, values: Values) -> bytes:
+        self._answered = (frame, code, origin)
+        return encode(frame.kind | REPLY_BIT, 0, code, 0, origin, frame.seq, values)
 
     def _route(self, frame: Frame) -> Values:
         handler = self._kinds.get(frame.kind)
@@ -175,35 +197,36 @@ class Dispatcher:
             root_key = bytearray().join(v.to_bytes(8, "little") for v in frame.values[:4])
         elif frame.param_types:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
-        self._applications = self._load(self._budget, root_key)
+        for application in self._load(self._budget, root_key):
+            self._applications[application.uuid] = application
         self._debug = root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
         _expect(frame, _VALUE)
-        named = [app for app in self._applications if app.uuid == frame.values[:2]]
-        if not named:
+        application = self._applications.get(frame.values[:2])
+        if application is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such application")
         if len(self._sessions) >= MAX_SESSIONS:
             raise TeeError(ResultCode.BUSY, Origin.TEE, "too many sessions")
         self._last_session += 1
-        self._sessions[self._last_session] = named[0]
+        self._sessions[self._last_session] = application
         return (self._last_session, *NO_VALUES[1:])
 
     def _close_session(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        self._session_application(frame.session)
+        self._application_of(frame.session)
         del self._sessions[frame.session]
         return NO_VALUES
 
-    def _session_application(self, session: int) -> TrustedApplication:
+    def _application_of(self, session: int) -> TrustedApplication:
         application = self._sessions.get(session)
         if application is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such session")
         return application
 
     def _invoke(self, frame: Frame) -> Values:
-        application = self._session_application(frame.session)
+        application = self._application_of(frame.session)
         if self._panicked:
             raise TeeError(ResultCode.TARGET_DEAD, Origin.TEE, "the application has panicked")
         self._crossings += 1
@@ -242,7 +265,7 @@ class Dispatcher:
 
     def _status(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        epoch = self._applications[0].epoch
+        epoch = max(application.epoch for application in self._applications.values())
         budget = self._budget
         flags = STATUS_DEBUG_BIT if self._debug else 0
         return (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.ledger import CostLedger
 from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_types
 
 # -I: no environment variables, no user site, no working directory on the path. -S: no site
@@ -22,10 +23,21 @@ _BOOTSTRAP = (
 _CORE_PACKAGES = ("cryptography", "_cffi_backend")
 
 
-def connect(role: str, debug_root_key: bytes | None, fuses: Path | None) -> tuple[Channel, int]:
+def connect(
+    role: str,
+    debug_root_key: bytes | None,
+    fuses: Path | None = None,
+    ledger: CostLedger | None = None,
+) -> tuple[Channel, int]:
     """Start a process of `role`, initialise it and open a session with its first application.
 
     Security: without `debug_root_key` the process draws its own root key, or reads it from `fuses`.
+
+    Args:
+        role: "core" or "guard".
+        debug_root_key: 32 bytes for a test, or None.
+        fuses: file of the root key, or None.
+        ledger: where the channel counts; None: one of its own.
 
     Returns:
         The channel, and the session number for INVOKE requests.
@@ -47,7 +59,7 @@ def connect(role: str, debug_root_key: bytes | None, fuses: Path | None) -> tupl
         values = (*struct.unpack("<4Q", debug_root_key), 0, 0, 0, 0)
         types = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
     uuid = TA_KV if role == "core" else TA_GUARD
-    channel = Channel(*spawn(role, fuses))
+    channel = Channel(*spawn(role, fuses), ledger)
     try:
         channel.call(Kind.INITIALIZE, "initialise", types=types, values=values)
         session = channel.open_session(uuid)

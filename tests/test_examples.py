@@ -18,6 +18,7 @@ MODEL = "smollm2-135m"
 DOCUMENTS = {
     "README.md": 1,
     "docs/engine.md": 3,
+    "docs/measuring-optee.md": 1,
     "docs/tee.md": 1,
 }  # and how many examples each holds
 EXAMPLES = [(name, at) for name, count in DOCUMENTS.items() for at in range(count)]

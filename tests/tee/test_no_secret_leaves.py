@@ -96,6 +96,8 @@ def use_everything(tee, arena):
     tee.storage_key(arena_id, 64, bytes(32), bytes(16))
     tee.reorder_rows(model, 0, "k", shared, 0, 4, to_model=True)
     tee.drop_epoch(sessions[0][0])
+    tee.stats()
+    tee.audit_tail()
     tee.status()
     return model, sessions
 
@@ -153,6 +155,7 @@ import array
 controls = [array.array(c, planted) for c in "BHIQ"]
 secret = hashlib.sha256(b"planted key").digest()
 tee.storage_key(tee.register_fd(fd, size), 64, bytes(32), bytes(16))
+log = tee.audit_tail(1024)
 print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
 sys.stdin.readline()
 """

@@ -14,11 +14,14 @@ from tee_helpers import SMALL, memfd, with_crc
 
 from tee_sim.dispatch import MAX_SEQ_GAP
 from tee_sim.protocol import (
+    APPLICATIONS,
     FRAME_BYTES,
     REPLY_BIT,
+    TA_ADMIN,
     TA_GUARD,
     TA_KV,
     TA_STORE,
+    AdminCommand,
     GuardCommand,
     Kind,
     KvCommand,
@@ -48,14 +51,19 @@ class Peer:
         self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
-        self.session = self.memory = self.arena = self.model = 0
+        self.session = self.admin = self.memory = self.arena = self.model = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
     def prepare(self):
         """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
         self.ask(Kind.CLOSE_SESSION, session=self.session)
-        self.session = self.ask(Kind.OPEN_SESSION, types=1, values=(*self.uuid, *[0] * 6))[0]
+        self.session = self.open(self.uuid)
+        self.applications = {self.session: APPLICATIONS[self.uuid]}
+        if self.role == "core":
+            self.ask(Kind.CLOSE_SESSION, session=self.admin)
+            self.admin = self.open(TA_ADMIN)
+            self.applications[self.admin] = "admin"
         for name, size, kind in (("memory", 1 << 16, 1), ("arena", 4096, 2)):
             self.ask(Kind.RELEASE_MEMORY, 1, (getattr(self, name), *[0] * 7))
             fd = memfd(size)
@@ -67,6 +75,9 @@ class Peer:
             self.model = self.ask(
                 Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
             )[4]
+
+    def open(self, uuid):
+        return self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
 
     def close(self):
         self.socket.close()
@@ -134,6 +145,12 @@ class Peer:
         if rng.random() < 0.35:
             kind, types, values = rng.choice(requests)
             return self.frame(kind, types, values, session=rng.randrange(60))
+        if self.role == "core" and rng.random() < 0.2:
+            room = memref(self.memory, rng.choice((0, 1)), rng.choice((0, 31, 32, 200, 65_000)))
+            command, types, values = rng.choice(
+                ((1, 0x222, [0] * 8), (2, 0x223E, (*room, rng.choice(INTERESTING), *[0] * 5)))
+            )
+            return self.frame(Kind.INVOKE, types, values, session=self.admin, command=command)
         command, types, values = rng.choice(commands)
         return self.frame(Kind.INVOKE, types, values, session=self.session, command=command)
 
@@ -199,7 +216,7 @@ class Peer:
 
 
 def fuzz(role, count, seed):
-    """Send `count` packets and return what was accepted: {(kind, command): times}."""
+    """Send `count` packets and return what was accepted: {(kind, application, command): times}."""
     rng = random.Random(seed)
     peer = Peer(role, rng)
     accepted = collections.Counter()
@@ -216,7 +233,11 @@ def fuzz(role, count, seed):
         assert frame.kind & REPLY_BIT
         if frame.command == 0:
             kind = frame.kind & ~REPLY_BIT
-            accepted[kind, decode(packet).command if kind == Kind.INVOKE else 0] += 1
+            request = decode(packet)
+            if kind == Kind.INVOKE:
+                accepted[kind, peer.applications.get(request.session), request.command] += 1
+            else:
+                accepted[kind, None, 0] += 1
         assert peer.process.poll() is None
     assert select.select([peer.socket], [], [], 0)[0] == []  # one reply each, no more
     assert peer.ask(Kind.STATUS)[1] == peer.process.pid
@@ -230,8 +251,12 @@ def fuzz(role, count, seed):
 
 def check_reach(role, accepted):
     """The fuzzer must get past the checks, into every command."""
-    assert {command for kind, command in accepted if kind == Kind.INVOKE} == set(ROLES[role][2])
-    assert {kind for kind, _ in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
+    _, uuid, commands = ROLES[role]
+    wanted = {(APPLICATIONS[uuid], command) for command in commands}
+    if role == "core":
+        wanted |= {("admin", command) for command in AdminCommand}
+    assert {call[1:] for call in accepted if call[0] == Kind.INVOKE and call[1]} == wanted
+    assert {call[0] for call in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
 
 
 @pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500), ("store", 1000)])
