@@ -1,4 +1,4 @@
-"""Speed of the engine under each shield: prefill and decode tokens per second, bytes, crossings.
+"""Speed of the engine under each shield: tokens per second, bytes, crossings, simulated TEE time.
 
 Decoding reads the weights once a token, and the cache's rows: bytes over time is set against what
 the machine's cores can read from a buffer of that size, measured in the same rounds.
@@ -22,6 +22,7 @@ from ptmo_secure.config import BenchConfig
 if TYPE_CHECKING:
     from ptmo_secure.engine.engine import Engine
     from ptmo_secure.engine.session import Session
+    from tee_sim.client import Usage
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
 
@@ -79,6 +80,7 @@ class BenchmarkResult:
     kv_bytes_per_token: int
     weights_bytes: int
     tee_crossings_per_token: float  # while decoding
+    sim_tee_ms_per_token: float  # what those would take on the cost model's device
     read_bytes_per_token: int  # weights, and the cache's rows on average
     read_bandwidth_gbps: float  # of the machine, at that many bytes and with those threads
     bandwidth_fraction: float  # bytes read a second while decoding / the machine's
@@ -94,7 +96,7 @@ class Sample:
 
     prefill_s: float
     decode_s: float
-    crossings: int
+    usage: "Usage"  # of the TEE, while decoding
     tokens: tuple[int, ...] = ()  # what was decoded
 
 
@@ -180,12 +182,12 @@ def measure_ids(
     start = time.perf_counter()
     logits = session.feed(ids)
     prefilled = time.perf_counter()
-    before = _crossings(engine)
+    before = engine.sessions.ledger.usage()
     tokens = decode_greedily(session, logits, decode_tokens)
     end = time.perf_counter()
-    crossings = _crossings(engine) - before
+    usage = engine.sessions.ledger.usage() - before
     engine.reset()
-    return Sample(prefilled - start, end - prefilled, crossings, tuple(tokens))
+    return Sample(prefilled - start, end - prefilled, usage, tuple(tokens))
 
 
 def decode_greedily(
@@ -238,17 +240,14 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
     )
     for seed, name in enumerate(_adapter_names(max(config.adapters))):
         engine.add_adapter(name, random_adapter(engine.model, _ADAPTER_RANK, seed))
+    if config.inject_cost:
+        engine.sessions.ledger.inject(config.cost_model.milliseconds)
     measure(engine, min(16, *config.contexts), 2)  # touches the weights and starts the threads
     return engine
 
 
 def _adapter_names(count: int) -> tuple[str, ...]:
     return tuple(f"random-{i}" for i in range(count))
-
-
-def _crossings(engine: "Engine") -> int:
-    count = engine.stats()["tee_crossings"]
-    return count if isinstance(count, int) else 0
 
 
 def _summary(
@@ -275,7 +274,10 @@ def _summary(
         kv_bytes_per_token=count_of(stats, "kv_bytes_per_token"),
         weights_bytes=count_of(stats, "weights_bytes"),
         tee_crossings_per_token=statistics.median(
-            s.crossings / config.decode_tokens for s in taken
+            s.usage.crossings / config.decode_tokens for s in taken
+        ),
+        sim_tee_ms_per_token=statistics.median(
+            config.cost_model.milliseconds(s.usage) / config.decode_tokens for s in taken
         ),
         read_bytes_per_token=read_bytes,
         read_bandwidth_gbps=bandwidth / 1e9,
@@ -306,8 +308,10 @@ def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]
             f"{r.prompt_tokens} + {r.decode_tokens}",
             f"{r.prefill_tps:.0f}",
             f"{r.decode_tps:.1f}",
+            f"{1000 / r.decode_tps:.2f}",
+            f"{r.sim_tee_ms_per_token:.2f}",
+            f"{r.tee_crossings_per_token:.1f}",
             f"{r.kv_bytes_per_token}",
             f"{r.weights_bytes / 2**20:.0f} MiB",
-            f"{r.tee_crossings_per_token:.1f}",
             f"{100 * r.bandwidth_fraction:.0f} %",
         )

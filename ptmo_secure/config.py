@@ -5,11 +5,12 @@ The engine's own settings are `engine.config.EngineConfig`, the sampler's `Sampl
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from ptmo_secure.engine.config import Device, KvDtype, Restore, Shield
 from ptmo_secure.errors import InputError
+from ptmo_secure.tee_cost import DEFAULT_COST_MODEL, CostModel, cost_model
 
 if TYPE_CHECKING:
     from ptmo_secure.engine.sampler import SamplingParams
@@ -111,6 +112,8 @@ class BenchConfig:
         rounds: interleaved repetitions, of which the medians are reported.
         batches: requests that decode together; none measures prefill and decoding of one.
         adapters: LoRA adapters stacked, 0 to 8: random ones of rank 16 on every linear layer.
+        cost_model: prices of what is asked of the TEE, for the simulated time.
+        inject_cost: spend that time at each call, so that the speeds hold it too.
     """
 
     model: str = DEFAULT_MODEL
@@ -123,6 +126,8 @@ class BenchConfig:
     rounds: int = 3
     batches: tuple[int, ...] = ()
     adapters: tuple[int, ...] = (0,)
+    cost_model: CostModel = field(default_factory=lambda: cost_model(DEFAULT_COST_MODEL))
+    inject_cost: bool = False
 
     def __post_init__(self) -> None:
         for name, values, allowed in (
@@ -140,6 +145,8 @@ class BenchConfig:
             at_least("batch", count, 1)
         if self.batches and self.adapters != (0,):
             raise InputError("adapters are not measured together with batch: leave one out")
+        if self.batches and self.inject_cost:
+            raise InputError("inject-cost is not measured together with batch: leave one out")
         for count in self.adapters:
             if at_least("adapters", count, 0) > MAX_ADAPTERS:
                 raise InputError(f"adapters is {count}; at most {MAX_ADAPTERS} add up")

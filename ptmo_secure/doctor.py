@@ -16,6 +16,7 @@ from typing import Literal
 
 from ptmo_secure.config import DEFAULT_MODEL, usable_cpus
 from ptmo_secure.results import cpu_name, gpu_name, ram_bytes, read_lines
+from ptmo_secure.tee_report import loss, not_in_force
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -171,13 +172,12 @@ def _tee(role: Literal["core", "guard"]) -> tuple[Status, str]:
 
     with TeeClient.launch(role) as tee:
         status = tee.status()
-    hardening = status.get("hardening")
-    if not isinstance(hardening, dict):
-        return "ok", "starts"
-    missing = [name for name, on in hardening.items() if not on]
-    in_force = f"{len(hardening) - len(missing)} of {len(hardening)} protections in force"
+    missing = not_in_force(status)
+    hardening = status["hardening"]
+    count = len(hardening) if isinstance(hardening, dict) else 0
     if missing == ["own_user"] and os.geteuid() != 0:  # no user can mend that
-        return "ok", f"starts; {in_force}; a user of its own it gets from root alone"
+        in_force = f"{count - 1} of {count} protections in force"
+        return "ok", f"starts; {in_force}; own_user needs a start by root"
     if missing:
-        return "warn", f"starts; not in force here: {', '.join(missing)}"
-    return "ok", f"starts; {in_force}"
+        return "warn", "starts; " + "; ".join(f"no {name}: {loss(name)}" for name in missing)
+    return "ok", f"starts; {count} of {count} protections in force"

@@ -4,6 +4,7 @@ import os
 
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.ledger import CostLedger
 from tee_sim.protocol import NO_VALUES, Kind, MemoryKind, ParamType, Values, param_types
 from tee_sim.shared_memory import SharedMemory, create_sealed_memfd
 
@@ -17,9 +18,19 @@ class Caller:
         """Take over a channel that `spawn.connect` opened, and its session number."""
         self._channel = channel
         self._session = session
+        self._sessions: dict[tuple[int, int], int] = {}
         self._window: SharedMemory | None = None
-        self.crossings = 0
         self.pid = channel.process.pid
+
+    @property
+    def crossings(self) -> int:
+        """Commands sent so far, over every TEE that the ledger counted."""
+        return self.ledger.crossings
+
+    @property
+    def ledger(self) -> CostLedger:
+        """What was asked of the TEE, per session and command."""
+        return self._channel.ledger
 
     def alive(self) -> bool:
         """Whether the TEE process is still there. Cheap: one poll, no round trip."""
@@ -66,12 +77,21 @@ class Caller:
         """
         return self._register(fd, size_bytes, MemoryKind.ARENA)
 
-    def _invoke(self, command: int, types: int, values: Values) -> Values:
-        self.crossings += 1
+    def _session_with(self, uuid: tuple[int, int]) -> int:
+        """Return the session with another application of the process, opened when first needed."""
+        with self._channel.lock:
+            session = self._sessions.get(uuid)
+            if session is None:
+                session = self._sessions[uuid] = self._channel.open_session(uuid)
+            return session
+
+    def _invoke(
+        self, command: int, types: int, values: Values, session: int | None = None
+    ) -> Values:
         return self._channel.call(
             Kind.INVOKE,
             getattr(command, "name", "command"),
-            session=self._session,
+            session=self._session if session is None else session,
             command=command,
             types=types,
             values=values,

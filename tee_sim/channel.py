@@ -9,21 +9,25 @@ import threading
 from collections.abc import Sequence
 
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.ledger import CostLedger
 from tee_sim.protocol import (
     MAX_PACKET_BYTES,
     NO_VALUES,
     REPLY_BIT,
     Frame,
     Kind,
+    ParamType,
     Values,
     decode,
     encode,
+    param_types,
 )
 
 CALL_TIMEOUT_S = 60
 _CLOSE_TIMEOUT_S = 2.0
 _STDERR_BYTES = 1 << 16
 _SPIN_ROUNDS = 60
+_ONE_VALUE = param_types(ParamType.VALUE_INPUT)
 
 
 class Channel:
@@ -32,10 +36,17 @@ class Channel:
     Args:
         process: the TEE process, with stderr piped.
         connection: the host's end of its socket.
+        ledger: counts every request that was sent.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        connection: socket.socket,
+        ledger: CostLedger | None = None,
+    ) -> None:
         self.process = process
+        self.ledger = ledger or CostLedger()
         self._lock = threading.RLock()
         self._socket = connection
         self._owner_pid = os.getpid()
@@ -80,7 +91,10 @@ class Channel:
                 raise TeeError(
                     ResultCode.BAD_PARAMETERS, Origin.API, f"{what}: a value is out of range"
                 ) from None
-            reply = self._exchange(packet, seq, fds)
+            request = (kind, session, command, types, values)
+            reply = self._exchange(packet, seq, fds, request)
+            if self.ledger.owed_ms:
+                self.ledger.settle()
             if reply.kind != kind | REPLY_BIT or reply.seq != seq:
                 raise self._die("the TEE process answered out of turn")
             if reply.command == ResultCode.TARGET_DEAD:
@@ -88,6 +102,21 @@ class Channel:
             if reply.command:
                 raise TeeError(reply.command, reply.origin, f"{what} refused")
             return reply.values
+
+    def open_session(self, uuid: tuple[int, int]) -> int:
+        """Open a session with a trusted application; return its number.
+
+        Raises:
+            TeeError: as `call` does; ITEM_NOT_FOUND where the process has no such application.
+        """
+        session = self.call(
+            Kind.OPEN_SESSION,
+            "open session",
+            types=_ONE_VALUE,
+            values=(*uuid, *NO_VALUES[2:]),
+        )[0]
+        self.ledger.opened(session, uuid)
+        return session
 
     @property
     def lock(self) -> threading.RLock:
@@ -102,12 +131,19 @@ class Channel:
             )
         return self._lock
 
-    def _exchange(self, packet: bytes, seq: int, fds: Sequence[int]) -> Frame:
+    def _exchange(
+        self,
+        packet: bytes,
+        seq: int,
+        fds: Sequence[int],
+        request: tuple[Kind, int, int, int, Values],
+    ) -> Frame:
         try:
             if fds:
                 socket.send_fds(self._socket, [packet], list(fds))
             else:
                 self._socket.send(packet)
+            self.ledger.sent(*request)  # while the TEE is at work
             while True:
                 reply = decode(self._receive())
                 # A call that was interrupted (Ctrl-C) leaves its reply behind: skip it.

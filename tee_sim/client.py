@@ -5,16 +5,22 @@ with TeeClient.launch() as tee:
     w_q = tee.permute_weights(model, 0, "q", rows, row_bytes)
 """
 
+import os
 import struct
+from pathlib import Path
 from typing import Literal
 
+from tee_sim.admin_calls import AdminCalls, TeeStats
+from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
+from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
     STATUS_DEBUG_BIT,
+    TA_STORE,
     Kind,
     KvCommand,
     ParamType,
@@ -24,17 +30,28 @@ from tee_sim.protocol import (
 )
 from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import ScanResult, Span
+from tee_sim.sealed_format import MAX_OBJECT_BYTES
 from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
+from tee_sim.store_calls import StoreCalls
 
 __all__ = [
+    "MAX_OBJECT_BYTES",
+    "AuditRecord",
+    "AuditTail",
+    "CostLedger",
     "KvLayout",
+    "LedgerRow",
+    "ResultCode",
     "ScanResult",
     "SharedMemory",
     "Span",
+    "StoreCalls",
     "TeeClient",
     "TeeDeadError",
     "TeeError",
+    "TeeStats",
+    "Usage",
     "WeightRoleName",
 ]
 
@@ -51,7 +68,7 @@ _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
 
 
-class TeeClient(ScanCalls):
+class TeeClient(ScanCalls, AdminCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
@@ -73,15 +90,22 @@ class TeeClient(ScanCalls):
         role: Literal["core", "guard"] = "core",
         *,
         debug_root_key: bytes | None = None,
+        fuses: str | os.PathLike[str] | None = None,
+        ledger: CostLedger | None = None,
     ) -> "TeeClient":
         """Start a TEE process and wait until it answers.
 
-        Security: without `debug_root_key` the root key is drawn inside the TEE and never leaves
-        it. With it the host chose the key: tests only, and `status()["debug"]` says so for good.
+        Security: without `debug_root_key` the root key is drawn inside the TEE, or read by it from
+        `fuses`, and never leaves it. With it the host chose the key: tests only, and
+        `status()["debug"]` says so for good.
 
         Args:
-            role: "core" (keys and permutations) or "guard" (PII rules).
+            role: "core" (keys, permutations, sealed objects) or "guard" (PII rules).
             debug_root_key: 32 bytes, or None.
+            fuses: file that keeps the root key from start to start, made the first time in a
+                folder that only its owner may change; None: the key is drawn at every start. Such
+                a device draws epochs only after `open_store().start`.
+            ledger: counts on where an earlier TEE's calls stand; None: a new one.
 
         Returns:
             A client ready for calls.
@@ -92,7 +116,8 @@ class TeeClient(ScanCalls):
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
-        channel, session = connect(role, debug_root_key)
+        fuse_file = None if fuses is None else Path(fuses)
+        channel, session = connect(role, debug_root_key, fuse_file, ledger)
         return cls(channel, role, session)
 
     def __enter__(self) -> "TeeClient":
@@ -117,6 +142,10 @@ class TeeClient(ScanCalls):
             },
             "regions": values[7],
         }
+
+    def open_store(self) -> StoreCalls:
+        """Open a session with the `store` application of a core, in the same process."""
+        return StoreCalls(self._channel, self._channel.open_session(TA_STORE))
 
     def open_model(self, layout: KvLayout) -> int:
         """Draw a permutation epoch for one load of a model.

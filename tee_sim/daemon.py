@@ -6,6 +6,8 @@ Started by `tee_sim.spawn` with an empty environment and one descriptor, the soc
 import gc
 import os
 import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tee_sim import hardening
 from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
@@ -13,27 +15,31 @@ from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget
 from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
 
+if TYPE_CHECKING:
+    from tee_sim.audit import AuditLog
+
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 
 
-def main(role: str, socket_fd: int, parent_pid: int) -> None:
+def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
 
     Args:
-        role: which trusted application to load.
+        role: which trusted applications to load.
         socket_fd: connected SOCK_SEQPACKET socket.
         parent_pid: the host process; the TEE ends with it.
+        fuses: file of the root key of a core that has one; empty: the key is drawn now.
 
     Raises:
         ValueError: on an unknown role.
     """
     begun = hardening.begin(parent_pid)
-    load = _loader(role)
+    load, audit = _loader(role, fuses)
     gc.collect()
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, hardening.finish(begun)), null)
+        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null)
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
@@ -55,6 +61,7 @@ def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
             if not packet:
                 break
             connection.send(dispatcher.handle(packet, descriptors))
+            dispatcher.note()
             if first:
                 os.dup2(null, 2)
                 os.close(null)
@@ -82,22 +89,38 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return packet, descriptors
 
 
-def _loader(role: str) -> ApplicationLoader:
-    """Import only what the role needs and return the builder of its application."""
+def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"]:
+    """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
+        from tee_sim.audit import AuditLog
+        from tee_sim.device import Device, read_fuses
+        from tee_sim.ta.admin import AdminApplication
         from tee_sim.ta.kv import KvApplication
+        from tee_sim.ta.store import StoreApplication
 
-        def load_kv(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
-            return KvApplication(budget, root_key or bytearray(os.urandom(32)))
+        audit = AuditLog()
+        fused_key = None
+        if fuses:
+            try:
+                fused_key, _ = read_fuses(fuses)  # the descriptor keeps the lock
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                raise SystemExit(f"{fuses}: {reason}") from None
 
-        return load_kv
+        def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
+            drawn = root_key or fused_key or bytearray(os.urandom(32))
+            device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
+            store = StoreApplication(budget, device)
+            return KvApplication(budget, device), store, AdminApplication(audit)
+
+        return load_core, audit
     if role == "guard":
         from tee_sim.ta.guard import GuardApplication
 
-        def load_guard(budget: Budget, root_key: bytearray | None) -> TrustedApplication:
+        def load_guard(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             if root_key is not None:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
-            return GuardApplication(budget)
+            return (GuardApplication(budget),)
 
-        return load_guard
+        return load_guard, None
     raise ValueError(f"unknown TEE role {role!r}")

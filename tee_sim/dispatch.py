@@ -6,7 +6,7 @@ types its command declares and memory that lies inside a registered region.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget, MemoryTable
@@ -25,10 +25,15 @@ from tee_sim.protocol import (
     split_memref,
 )
 
+if TYPE_CHECKING:  # the guard keeps no log, and imports no hash
+    from tee_sim.audit import AuditLog
+
 MAX_SESSIONS = 256
 MAX_SEQ_GAP = 1 << 16  # calls the host gave up before sending leave gaps; replays go backwards
 _VALUE = param_types(ParamType.VALUE_INPUT)
 _VALUES_2 = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
+_NO_FRAME = Frame(0, 0, 0, 0, 0, 0, NO_VALUES)  # stands for a packet that is none
+_OPEN_SESSION = int(Kind.OPEN_SESSION)
 _OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
 
 
@@ -78,28 +83,35 @@ class TrustedApplication(Protocol):
 
 
 class ApplicationLoader(Protocol):
-    """Builds the application a role runs, once the root key is known (None: draw one)."""
+    """Builds the applications a role runs, once the root key is known (None: draw one)."""
 
-    def __call__(self, budget: Budget, root_key: bytearray | None) -> TrustedApplication: ...
+    def __call__(
+        self, budget: Budget, root_key: bytearray | None
+    ) -> Sequence[TrustedApplication]: ...
 
 
 class Dispatcher:
-    """The state of one connection, and of the single trusted application behind it.
+    """The state of one connection, and of the trusted applications behind it.
 
     Args:
-        load: builds the application at INITIALIZE.
+        load: builds the applications at INITIALIZE.
         hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
+        audit: where every packet is taken down; None for a role that keeps no log.
     """
 
-    def __init__(self, load: ApplicationLoader, hardening: int = 0) -> None:
+    def __init__(
+        self, load: ApplicationLoader, hardening: int = 0, audit: "AuditLog | None" = None
+    ) -> None:
         self._load = load
         self._hardening = hardening
-        self._application: TrustedApplication | None = None
+        self._audit = audit
+        self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
+        self._applications: dict[tuple[int, ...], TrustedApplication] = {}
         self._debug = False
         self._panicked = False
         self._budget = Budget()
         self._memory = MemoryTable()
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, TrustedApplication] = {}
         self._last_session = 0
         self._last_seq = 0
         self._crossings = 0
@@ -124,33 +136,48 @@ class Dispatcher:
             packet: the received bytes.
             descriptors: file descriptors that came with it; ownership passes to this call.
         """
-        kind = seq = 0
+        frame = _NO_FRAME
         self._open_fds = list(descriptors)
         try:
             frame = decode(packet)
-            kind, seq = frame.kind, frame.seq
+            seq = frame.seq
             if not 0 < seq - self._last_seq <= MAX_SEQ_GAP:
                 raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "packet out of sequence")
             self._last_seq = seq
             values = self._route(frame)
         except TeeError as error:
-            return self._failure(kind, seq, error.code, error.origin)
+            return self._reply(frame, error.code, error.origin, NO_VALUES)
         except MemoryError:
-            return self._failure(kind, seq, ResultCode.OUT_OF_MEMORY, Origin.TEE)
+            return self._reply(frame, ResultCode.OUT_OF_MEMORY, Origin.TEE, NO_VALUES)
         finally:
             for fd in self._open_fds:
                 os.close(fd)
             self._open_fds = []
-        return encode((kind | REPLY_BIT) & 0xFFFF, 0, ResultCode.SUCCESS, 0, 0, seq, values)
+        return self._reply(frame, ResultCode.SUCCESS, 0, values)
+
+    def note(self) -> None:
+        """Take the packet answered last down in the log; after its reply was sent, to hold up none.
+
+        Security: a packet has one record or a part of one, whatever it held.
+        """
+        if self._audit is None:
+            return
+        frame, code, origin = self._answered
+        if frame.kind == _OPEN_SESSION and not code:  # the request has no number yet
+            frame = frame._replace(session=self._last_session)
+        application = self._sessions.get(frame.session)
+        self._audit.note(frame, application.uuid[0] if application else 0, code, origin)
 
     def close(self) -> None:
-        """Wipe and drop what the application holds."""
-        if self._application is not None:
-            self._application.close()
-            self._application = None
+        """Wipe and drop what the applications hold."""
+        for application in self._applications.values():
+            application.close()
+        self._applications.clear()
+        self._sessions.clear()
 
-    def _failure(self, kind: int, seq: int, code: int, origin: int) -> bytes:
-        return encode(kind | REPLY_BIT, 0, code, 0, origin, seq, NO_VALUES)
+    def _reply(self, frame: Frame, code: int, origin: int, values: Values) -> bytes:
+        self._answered = (frame, code, origin)
+        return encode(frame.kind | REPLY_BIT, 0, code, 0, origin, frame.seq, values)
 
     def _route(self, frame: Frame) -> Values:
         handler = self._kinds.get(frame.kind)
@@ -158,48 +185,52 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unknown kind of request")
         if self._open_fds and frame.kind != Kind.REGISTER_MEMORY:
             raise TeeError(ResultCode.BAD_FORMAT, Origin.COMMS, "unexpected descriptor")
-        if self._application is None and frame.kind != Kind.INITIALIZE:
+        if not self._applications and frame.kind != Kind.INITIALIZE:
             raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "not initialised")
         return handler(frame)
 
     def _initialize(self, frame: Frame) -> Values:
-        if self._application is not None:
+        if self._applications:
             raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "initialised already")
         root_key: bytearray | None = None
         if frame.param_types == _VALUES_2:
             root_key = bytearray().join(v.to_bytes(8, "little") for v in frame.values[:4])
         elif frame.param_types:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
-        self._application = self._load(self._budget, root_key)
+        for application in self._load(self._budget, root_key):
+            self._applications[application.uuid] = application
         self._debug = root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
         _expect(frame, _VALUE)
-        if self._application is None or frame.values[:2] != self._application.uuid:
+        application = self._applications.get(frame.values[:2])
+        if application is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such application")
         if len(self._sessions) >= MAX_SESSIONS:
             raise TeeError(ResultCode.BUSY, Origin.TEE, "too many sessions")
         self._last_session += 1
-        self._sessions.add(self._last_session)
+        self._sessions[self._last_session] = application
         return (self._last_session, *NO_VALUES[1:])
 
     def _close_session(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        self._check_session(frame.session)
-        self._sessions.remove(frame.session)
+        self._application_of(frame.session)
+        del self._sessions[frame.session]
         return NO_VALUES
 
-    def _check_session(self, session: int) -> None:
-        if session not in self._sessions:
+    def _application_of(self, session: int) -> TrustedApplication:
+        application = self._sessions.get(session)
+        if application is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TEE, "no such session")
+        return application
 
     def _invoke(self, frame: Frame) -> Values:
-        self._check_session(frame.session)
-        if self._panicked or self._application is None:
+        application = self._application_of(frame.session)
+        if self._panicked:
             raise TeeError(ResultCode.TARGET_DEAD, Origin.TEE, "the application has panicked")
         self._crossings += 1
-        entry = self._application.commands.get(frame.command)
+        entry = application.commands.get(frame.command)
         if entry is None:
             raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "unknown command")
         types, handler = entry
@@ -234,7 +265,7 @@ class Dispatcher:
 
     def _status(self, frame: Frame) -> Values:
         _expect(frame, 0)
-        epoch = self._application.epoch if self._application is not None else 0
+        epoch = max(application.epoch for application in self._applications.values())
         budget = self._budget
         flags = STATUS_DEBUG_BIT if self._debug else 0
         return (

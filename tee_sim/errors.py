@@ -1,7 +1,8 @@
 """Result codes, their origins and the exceptions that carry them.
 
 Names and numbers are GlobalPlatform's (TEE Internal Core API v1.3, table "API Return Codes"), so
-that a port to a real TEE keeps them.
+that a port to a real TEE keeps them. Numbers from 0x80000000 are ours: they say which check of a
+sealed object failed.
 """
 
 from enum import IntEnum
@@ -24,6 +25,13 @@ class ResultCode(IntEnum):
     SECURITY = 0xFFFF000F
     SHORT_BUFFER = 0xFFFF0010
     TARGET_DEAD = 0xFFFF3024
+    STORAGE_NO_SPACE = 0xFFFF3041
+    MAC_INVALID = 0xFFFF3071
+    STORAGE_NOT_AVAILABLE = 0xF0100003
+    TRUNCATED = 0x80000001
+    WRONG_OBJECT = 0x80000002
+    ROLLED_BACK = 0x80000003
+    COUNTER_ROLLED_BACK = 0x80000004
 
 
 class Origin(IntEnum):

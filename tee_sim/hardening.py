@@ -1,6 +1,7 @@
 """Start-up protections of the TEE process. Each that could not be had is recorded, not hidden."""
 
 import _thread
+import contextlib
 import ctypes
 import os
 import resource
@@ -60,10 +61,23 @@ def _prctl(what: int, value: int) -> bool:
 
 
 def _leave_network() -> bool:
-    """Enter namespaces with no network and no System V IPC; in one of users where not root."""
-    flags = _CLONE_NEWNET | _CLONE_NEWIPC | (0 if os.geteuid() == 0 else _CLONE_NEWUSER)
-    done: int = ctypes.CDLL(None, use_errno=True).unshare(flags)
-    return done == 0
+    """Enter namespaces with no network and no System V IPC; in one of users where not root.
+
+    There the user and group stay what they are, so that owners of files can still be told apart.
+    """
+    user, group = os.geteuid(), os.getegid()
+    flags = _CLONE_NEWNET | _CLONE_NEWIPC | (0 if user == 0 else _CLONE_NEWUSER)
+    if ctypes.CDLL(None, use_errno=True).unshare(flags) != 0:
+        return False
+    if user != 0:
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+    return True
 
 
 def _become_nobody() -> bool:

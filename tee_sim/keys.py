@@ -3,6 +3,8 @@
     root (HUK) -> SSK -> TSK(trusted application) -> epoch key(n) -> permutation key
                                                                   -> session seal key
                                             -> key of a saved session
+                                            -> key of sealed objects
+                      -> key of the rollback counter
 
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
 is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
@@ -21,10 +23,14 @@ _SALT = b"ptmo-secure/tee/v1"
 _LABEL_SSK = b"ptmo/v1/ssk"
 _LABEL_TSK = b"ptmo/v1/tsk/"
 _LABEL_EPOCH = b"ptmo/v1/epoch/"
+_LABEL_BOOT_EPOCH = b"ptmo/v1/boot-epoch/"
 _LABEL_PAIRS = b"ptmo/v1/permutation/rotary-pairs/"
 _LABEL_VALUES = b"ptmo/v1/permutation/values/"
 _LABEL_SEAL = b"ptmo/v1/seal/"
 _LABEL_SAVED = b"ptmo/v1/saved-session/"
+_LABEL_OBJECTS = b"ptmo/v1/sealed-objects"
+_LABEL_COUNTER = b"ptmo/v1/rollback-counter"
+BOOT_SEED_BYTES = 16
 MODEL_DIGEST_BYTES = 32
 FILE_ID_BYTES = 16
 
@@ -55,16 +61,22 @@ def application_key(root_key: bytes | bytearray, uuid: tuple[int, int]) -> bytes
     return _expand(storage_key(root_key), label)
 
 
-def epoch_key(root_key: bytes | bytearray, epoch: int) -> bytes:
+def epoch_key(root_key: bytes | bytearray, epoch: int, boot_seed: bytes = b"") -> bytes:
     """Derive the `kv` application's key of one epoch.
 
-    Security: 32 secret bytes; one epoch's key tells nothing about another's.
+    Security: 32 secret bytes; one epoch's key tells nothing about another's. A root key that
+    outlives the process needs a seed: who rolls the counter file back makes epoch numbers repeat,
+    and a repeated key would repeat a keystream.
 
     Args:
         root_key: 32 bytes.
         epoch: number drawn by open_model or new_epoch, 0 <= epoch < 2**64, never reused.
+        boot_seed: 16 bytes drawn at this start, or none where the root key was drawn with it.
     """
-    return _expand(application_key(root_key, TA_KV), _LABEL_EPOCH + epoch.to_bytes(8, "big"))
+    if len(boot_seed) not in (0, BOOT_SEED_BYTES):
+        raise ValueError(f"boot seed of {len(boot_seed)} bytes, expected 0 or {BOOT_SEED_BYTES}")
+    label = (_LABEL_BOOT_EPOCH if boot_seed else _LABEL_EPOCH) + epoch.to_bytes(8, "big")
+    return _expand(application_key(root_key, TA_KV), label + boot_seed)
 
 
 def pair_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes:
@@ -113,3 +125,19 @@ def saved_session_key(root_key: bytes | bytearray, model_digest: bytes, file_id:
     if len(model_digest) != MODEL_DIGEST_BYTES or len(file_id) != FILE_ID_BYTES:
         raise ValueError(f"digest of {len(model_digest)}, file id of {len(file_id)} bytes")
     return _expand(application_key(root_key, TA_KV), _LABEL_SAVED + model_digest + file_id)
+
+
+def sealed_objects_key(root_key: bytes | bytearray, uuid: tuple[int, int]) -> bytes:
+    """Derive the AES-256 key that seals the objects of the trusted application `uuid`.
+
+    Security: 32 secret bytes; one application cannot open what another sealed.
+    """
+    return _expand(application_key(root_key, uuid), _LABEL_OBJECTS)
+
+
+def counter_key(root_key: bytes | bytearray) -> bytes:
+    """Derive the HMAC-SHA-256 key that authenticates the rollback counter's record.
+
+    Security: 32 secret bytes; below the SSK, since the counter serves every application.
+    """
+    return _expand(storage_key(root_key), _LABEL_COUNTER)

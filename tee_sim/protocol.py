@@ -77,10 +77,28 @@ class KvCommand(IntEnum):
     UNPERMUTE_ROWS = 8
 
 
+class StoreCommand(IntEnum):
+    """Commands of the `store` trusted application."""
+
+    START = 1
+    SEAL = 2
+    COMMIT = 3
+    UNSEAL = 4
+    FORGET = 5
+    COUNTER = 6
+
+
 class GuardCommand(IntEnum):
     """Commands of the `guard` trusted application."""
 
     SCAN = 1
+
+
+class AdminCommand(IntEnum):
+    """Commands of the `admin` trusted application."""
+
+    STATS = 1
+    AUDIT_TAIL = 2
 
 
 class WeightRole(IntEnum):
@@ -96,6 +114,9 @@ class WeightRole(IntEnum):
 # Trusted applications are named by UUID (random, version 4), as (high, low) u64.
 TA_KV = (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)
 TA_GUARD = (0x7C42D9A0E1684B2F, 0xA6530F8E94B7D21C)
+TA_STORE = (0xE25B0D7491A64F38, 0x8D17C6F2095B3AE4)
+TA_ADMIN = (0x4E88CB4881184FE1, 0x888E07BAA3D0A4AF)
+APPLICATIONS = {TA_KV: "kv", TA_GUARD: "guard", TA_STORE: "store", TA_ADMIN: "admin"}
 
 # Bits of the fourth status value: which start-up protections took effect.
 HARDENING_BITS = (
@@ -148,6 +169,24 @@ def memref(memory_id: int, offset: int, size_bytes: int) -> tuple[int, int]:
 def split_memref(a: int, b: int) -> tuple[int, int, int]:
     """Decode a memory reference into (memory id, offset, size in bytes)."""
     return (a >> 32, b, a & 0xFFFFFFFF)
+
+
+def referenced_bytes(types: int, values: Values) -> tuple[int, int]:
+    """Add up the bytes that memory references name: (for the TEE to read, for it to write).
+
+    Args:
+        types: packed parameter types; of a memory type, bit 0 is "read" and bit 1 "written".
+        values: the eight values; nothing about them is checked here.
+    """
+    bytes_in = bytes_out = index = 0
+    while types & 0xCCCC:  # memory is left
+        if types & 0xC:
+            size = values[index] & 0xFFFFFFFF
+            bytes_in += size * (types & 1)
+            bytes_out += size * (types >> 1 & 1)
+        types >>= 4
+        index += 2
+    return bytes_in, bytes_out
 
 
 def encode(

@@ -10,22 +10,34 @@ from pathlib import Path
 
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.ledger import CostLedger
 from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_types
 
 # -I: no environment variables, no user site, no working directory on the path. -S: no site
 # packages and no .pth files, which could run code of any installed package inside the TEE.
 # The few directories it does need come as arguments and go behind the standard library.
 _BOOTSTRAP = (
-    "import sys; sys.path.extend(sys.argv[4:]); "
-    "from tee_sim.daemon import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+    "import sys; sys.path.extend(sys.argv[5:]); from tee_sim.daemon import main; "
+    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
 )
 _CORE_PACKAGES = ("cryptography", "_cffi_backend")
 
 
-def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
-    """Start a process of `role`, initialise it and open a session with its application.
+def connect(
+    role: str,
+    debug_root_key: bytes | None,
+    fuses: Path | None = None,
+    ledger: CostLedger | None = None,
+) -> tuple[Channel, int]:
+    """Start a process of `role`, initialise it and open a session with its first application.
 
-    Security: without `debug_root_key` the process draws its own root key.
+    Security: without `debug_root_key` the process draws its own root key, or reads it from `fuses`.
+
+    Args:
+        role: "core" or "guard".
+        debug_root_key: 32 bytes for a test, or None.
+        fuses: file of the root key, or None.
+        ledger: where the channel counts; None: one of its own.
 
     Returns:
         The channel, and the session number for INVOKE requests.
@@ -37,19 +49,20 @@ def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
     if role not in ("core", "guard"):
         raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
     values, types = NO_VALUES, 0
-    one_value = param_types(ParamType.VALUE_INPUT)
+    if fuses is not None and role != "core":
+        raise ValueError(f"role {role!r} has no fuses: only 'core' takes them")
     if debug_root_key is not None:
         if len(debug_root_key) != 32 or role != "core":
             raise ValueError("debug_root_key must be 32 bytes, and only 'core' takes one")
+        if fuses is not None:
+            raise ValueError("debug_root_key and fuses exclude each other")
         values = (*struct.unpack("<4Q", debug_root_key), 0, 0, 0, 0)
         types = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
     uuid = TA_KV if role == "core" else TA_GUARD
-    channel = Channel(*spawn(role))
+    channel = Channel(*spawn(role, fuses), ledger)
     try:
         channel.call(Kind.INITIALIZE, "initialise", types=types, values=values)
-        session = channel.call(
-            Kind.OPEN_SESSION, "open session", types=one_value, values=(*uuid, *NO_VALUES[2:])
-        )[0]
+        session = channel.open_session(uuid)
     except TeeDeadError:
         reason = channel.startup_failure() or "no message"
         channel.close()
@@ -64,7 +77,7 @@ def connect(role: str, debug_root_key: bytes | None) -> tuple[Channel, int]:
     return channel, session
 
 
-def spawn(role: str) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+def spawn(role: str, fuses: Path | None = None) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start a TEE process of `role` and return it with the host's end of its socket.
 
     Security: spawned, never forked, so that it inherits no memory, no environment and no open
@@ -76,7 +89,8 @@ def spawn(role: str) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     paths = _search_path(role)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        arguments = [role, str(theirs.fileno()), str(os.getpid()), *paths]
+        fuse_file = "" if fuses is None else str(fuses.absolute())
+        arguments = [role, str(theirs.fileno()), str(os.getpid()), fuse_file, *paths]
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *arguments],
             stdin=subprocess.DEVNULL,

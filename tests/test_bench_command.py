@@ -10,27 +10,35 @@ import pytest
 
 from ptmo_secure import bench, cli
 from ptmo_secure.bench import BenchmarkResult, prompt_ids, run_bench, settings
+from ptmo_secure.cli.bench import HEADINGS
 from ptmo_secure.config import BenchConfig
 from ptmo_secure.engine import registry
 from ptmo_secure.errors import InputError
+from ptmo_secure.tee_cost import cost_model
+from tee_sim.client import CostLedger, Usage
+from tee_sim.protocol import Kind, KvCommand
 
 KEYS = [
     *("shield", "restore", "kv_dtype", "threads", "adapters", "prompt_tokens", "decode_tokens"),
     *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
-    *("tee_crossings_per_token", "read_bytes_per_token", "read_bandwidth_gbps"),
-    "bandwidth_fraction",
+    *("tee_crossings_per_token", "sim_tee_ms_per_token"),
+    *("read_bytes_per_token", "read_bandwidth_gbps", "bandwidth_fraction"),
 ]
 
 
+# One attention vector of 2,304 bytes there and back: a memory reference in the first parameter.
+VECTOR_CALL = (Kind.INVOKE, 1, KvCommand.UNPERMUTE, 0x11F, (2304, *[0] * 7))
+
+
 class FakeSession:
-    """Counts a crossing per decoded token where the shield needs them."""
+    """Counts crossings, of a prompt too, where the shield needs them."""
 
     def __init__(self, engine: "FakeBenchEngine") -> None:
         self.engine = engine
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        if len(ids) == 1:
-            self.engine.crossings += self.engine.crossings_per_token
+        for _ in range(self.engine.crossings_per_token):
+            self.engine.sessions.ledger.sent(*VECTOR_CALL)
         self.engine.fed.append(list(ids))
         return np.eye(1, 50, 42, dtype=np.float32)[0]
 
@@ -42,7 +50,7 @@ class FakeBenchEngine:
 
     def __init__(self, name: str = "", crossings_per_token: int = 0) -> None:
         self.name, self.crossings_per_token = name, crossings_per_token
-        self.crossings = 0
+        self.sessions = SimpleNamespace(ledger=CostLedger())
         self.fed: list[list[int]] = []
         self.tokenizer = self
         self.adapters = {f"random-{i}": SimpleNamespace(bytes=100) for i in range(8)}
@@ -58,7 +66,6 @@ class FakeBenchEngine:
 
     def stats(self) -> dict[str, object]:
         return {
-            "tee_crossings": self.crossings,
             "kv_bytes_per_token": 640,
             "weights_bytes": 1000,
             "weights_bytes_per_token": 900,
@@ -147,10 +154,22 @@ def test_crossings_are_counted_per_decoded_token(engines: dict[str, FakeBenchEng
     assert found == {("none", None): 0, ("permute", "folded"): 0, ("permute", "tee"): 30}
 
 
+@pytest.mark.parametrize(("name", "call_us"), [("optimistic", 10), ("pessimistic", 131)])
+def test_simulated_time_is_that_of_the_decoded_tokens_crossings(
+    engines: dict[str, FakeBenchEngine], name: str, call_us: float
+) -> None:
+    config = BenchConfig(
+        shields=("permute",), contexts=(4,), decode_tokens=5, rounds=1, cost_model=cost_model(name)
+    )
+    found = {r.restore: r.sim_tee_ms_per_token for r in run_bench(config)}
+    copied_us = 2 * 2304 / 2000  # 2 GB/s are 2,000 bytes a microsecond
+    assert found == {"folded": 0, "tee": pytest.approx(30 * (call_us + copied_us) / 1000)}
+
+
 def test_a_speed_is_the_median_of_its_rounds(
     engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = iter([bench.Sample(1.0, 4.0, 0), bench.Sample(2.0, 1.0, 0), bench.Sample(8.0, 2, 0)])
+    taken = iter(bench.Sample(*s, Usage()) for s in ((1.0, 4.0), (2.0, 1.0), (8.0, 2.0)))
     monkeypatch.setattr(bench, "measure", lambda *_: next(taken))
     config = BenchConfig(shields=("none",), contexts=(16,), decode_tokens=8, rounds=3)
     (result,) = run_bench(config)
@@ -160,7 +179,7 @@ def test_a_speed_is_the_median_of_its_rounds(
 def test_the_bandwidth_fraction_is_bytes_read_over_bytes_the_machine_reads(
     engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "measure", lambda *_: bench.Sample(1.0, 2.0, 0))
+    monkeypatch.setattr(bench, "measure", lambda *_: bench.Sample(1.0, 2.0, Usage()))
     asked: list[tuple[int, int]] = []
 
     def read_bandwidth(size: int, threads: int) -> float:
@@ -195,6 +214,9 @@ def test_the_json_has_the_documented_keys(
     assert list(value) == ["command", "commit", "machine", "config", "results"]
     assert value["command"] == "ptmo " + " ".join(command)
     assert value["config"]["contexts"] == [4]
+    assert value["config"]["cost_model"]["name"] == "orin_est"
+    assert value["config"]["cost_model"]["call_us"]["value"] == 25
+    assert "Raspberry Pi 3" in value["config"]["cost_model"]["call_us"]["source"]
     (row,) = value["results"]
     assert list(row) == KEYS
     assert (row["restore"], row["weights_bytes"]) == (None, 1000)
@@ -203,11 +225,12 @@ def test_the_json_has_the_documented_keys(
 def test_the_table_names_the_restore_of_a_permutation() -> None:
     row = BenchmarkResult(
         *("permute", "tee", "int8", 2, 1, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0),
-        *(2**20, 40.0, 0.614),
+        *(0.8191, 2**20, 40.0, 0.614),
     )
     (cells,) = bench.iterate_rows([row])
     assert cells[0] == "permute (tee)"
-    assert cells[3:7] == ("1", "128 + 64", "402", "80.3")
+    assert cells[3:10] == ("1", "128 + 64", "402", "80.3", "12.46", "0.82", "30.0")
+    assert len(cells) == len(HEADINGS)
     assert cells[-1] == "61 %"
 
 
@@ -224,6 +247,7 @@ def test_a_short_text_is_repeated_to_the_length_asked() -> None:
         ({"threads": (0,)}, "threads is 0"),
         ({"decode_tokens": 1}, "decode-tokens is 1"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"batches": (2,), "inject_cost": True}, "inject-cost is not measured together with batch"),
     ],
 )
 def test_a_bad_configuration_names_the_field(fields: dict[str, object], text: str) -> None:

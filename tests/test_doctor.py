@@ -1,4 +1,4 @@
-"""`ptmo doctor`, `ptmo tee status` and the JSON envelope."""
+"""`ptmo doctor` and the JSON envelope."""
 
 import json
 import sys
@@ -62,14 +62,6 @@ def test_doctor_exits_1_only_on_a_failure(
     assert value["results"] == [{"name": "thing", "status": status, "detail": "detail"}]
     assert cli.main(["doctor"]) == code
     assert "thing" in capsys.readouterr().out
-
-
-def test_tee_status_reports_two_processes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["tee", "status", "--json"]) == 0
-    value = json.loads(capsys.readouterr().out)
-    assert [value[role]["role"] for role in ("core", "guard")] == ["core", "guard"]
-    assert value["core"]["pid"] != value["guard"]["pid"]
-    assert value["core"]["debug"] is False
 
 
 def test_the_envelope_says_what_ran_and_where() -> None:

@@ -15,7 +15,12 @@ from tests.peft_files import some_adapter, write_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
-DOCUMENTS = {"README.md": 1, "docs/engine.md": 3}  # and how many examples each holds
+DOCUMENTS = {
+    "README.md": 1,
+    "docs/engine.md": 3,
+    "docs/measuring-optee.md": 1,
+    "docs/tee.md": 1,
+}  # and how many examples each holds
 EXAMPLES = [(name, at) for name, count in DOCUMENTS.items() for at in range(count)]
 
 

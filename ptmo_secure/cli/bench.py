@@ -17,6 +17,8 @@ from ptmo_secure.config import (
     choices,
     whole_numbers,
 )
+from ptmo_secure.tee_cost import DEFAULT_COST_MODEL, PRESETS
+from ptmo_secure.tee_cost import cost_model as cost_model_of
 
 HEADINGS: tuple[str, ...] = (
     "shield",
@@ -26,9 +28,11 @@ HEADINGS: tuple[str, ...] = (
     "prompt + decode",
     "prefill t/s",
     "decode t/s",
+    "wall ms per token",
+    "sim TEE ms per token",
+    "crossings per token",
     "KV B/token",
     "weights",
-    "crossings/token",
     "of bandwidth",
 )
 
@@ -63,6 +67,18 @@ def bench(
             help=f"Random rank-16 LoRA adapters stacked, 0 to {MAX_ADAPTERS}; not with --batch.",
         ),
     ] = "0",
+    cost_model: Annotated[
+        str,
+        typer.Option(
+            "--cost-model",
+            metavar="NAME|FILE",
+            help=f"Prices of TEE calls: {', '.join(PRESETS)}, or a .toml file of your own.",
+        ),
+    ] = DEFAULT_COST_MODEL,
+    inject_cost: Annotated[
+        bool,
+        typer.Option("--inject-cost", help="Spend the simulated time as well; not with --batch."),
+    ] = False,
     model: options.Model = options.DEFAULT_MODEL,
     json: options.Json = False,
 ) -> None:
@@ -74,10 +90,13 @@ def bench(
       ptmo bench --shields none,seal --contexts 64,1024 --threads 1,2
       ptmo bench --shields none,seal --contexts 128 --batch 1,2,4,8
       ptmo bench --adapters 0,1,3
+      ptmo bench --shields permute,seal --restore tee --cost-model pessimistic --json
       ptmo bench --rounds 5 --json > bench.json
 
     The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
     bandwidth" is what decoding reads a second over what the same cores read from a plain buffer.
+    "Sim TEE" is what the crossings and their bytes would take on a real TEE by the cost model; it
+    is no part of the wall time unless injected.
     """
     config = BenchConfig(
         model=model,
@@ -90,7 +109,10 @@ def bench(
         rounds=rounds,
         batches=whole_numbers("batch", batch) if batch is not None else (),
         adapters=whole_numbers("adapters", adapters, low=0),
+        cost_model=cost_model_of(cost_model),
+        inject_cost=inject_cost,
     )
+    title = f"{model}: medians of {rounds} interleaved rounds"
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry
 
@@ -107,12 +129,13 @@ def bench(
             else:
                 results = alone = single.run_bench(config, report)
                 headings, rows = HEADINGS, single.iterate_rows(alone)
+                title += f"; TEE simulated by {config.cost_model.name}"
         emit(envelope(output.command(), asdict(config), [row.as_json() for row in results]))
     if json:
         return
     from rich.table import Table
 
-    table = Table(title=f"{model}: medians of {rounds} interleaved rounds")
+    table = Table(title=title)
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("shield", "kv") else "right")
     for cells in rows:

@@ -17,7 +17,6 @@ import errno
 import os
 import secrets
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from ptmo_secure.errors import (
     SecurityError,
     native_error,
 )
+from ptmo_secure.sealed.files import replacing
 from tee_sim.client import TeeError
 
 _MAGIC = b"PTMOKVS1"
@@ -231,29 +231,10 @@ class SavedSession:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside `path` and, when all went well, put it in its place."""
-    name = None
+    """Write `path` anew, whole or not at all."""
     try:
-        handle, name = tempfile.mkstemp(prefix=".session-", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:  # mkstemp made it 0600
+        with replacing(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-        name = None
-        _sync_folder(path.parent)
     except OSError as error:
         kind = InputError if error.errno in _BAD_PATH else EngineError
         raise kind(f"{path}: {error.strerror or error}") from None
-    finally:
-        if name is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

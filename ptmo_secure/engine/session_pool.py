@@ -15,6 +15,7 @@ from ptmo_secure.engine.session import Session, SessionHost
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.weights import Progress
 from ptmo_secure.errors import EngineError, TeeDiedError
+from tee_sim.client import CostLedger
 
 
 class SessionPool:
@@ -24,6 +25,7 @@ class SessionPool:
         owner: the process whose engine this is.
         tee: the link to the living TEE, None for a shield that needs none.
         adapters: the LoRA adapters that sessions may name.
+        ledger: what was asked of the TEE, of those that died before it too.
 
     Security: a TEE that dies takes every session and its key with it, also while nothing runs. The
     next session starts a new TEE, with new keys.
@@ -46,6 +48,7 @@ class SessionPool:
         """
         self.owner = OwnedLock()
         self.tee: TeeLink | None = None
+        self.ledger = CostLedger()
         self.adapters = AdapterStore(decoder, source.config, config)
         self._config = config
         self._source = source
@@ -55,7 +58,6 @@ class SessionPool:
         self._debug_root_key = debug_root_key
         self._sessions: list[Session] = []  # one of each family at least
         self._ids = itertools.count(1)
-        self._crossings_before = 0
         self._closed = False
         self.connect(progress)
 
@@ -140,8 +142,7 @@ class SessionPool:
     @property
     def tee_crossings(self) -> int:
         """Calls into the TEE so far."""
-        now = self.tee.client.crossings if self.tee is not None else 0
-        return self._crossings_before + now
+        return self.ledger.crossings
 
     def connect(self, progress: Progress | None = None) -> None:
         """Make sure a living TEE stands behind a shield that needs one; call it with the lock held.
@@ -158,10 +159,16 @@ class SessionPool:
             if self._debug_root_key is not None:
                 # Its epochs would start again: the same keys and counters over other rows.
                 raise EngineError("a TEE with a debug root key is not started twice")
-            self._crossings_before += self.tee.client.crossings
             self.tee.close()
             self.tee = None
-        link = TeeLink(self._config, self._source, self._decoder, self._debug_root_key, progress)
+        link = TeeLink(
+            self._config,
+            self._source,
+            self._decoder,
+            self._debug_root_key,
+            progress,
+            ledger=self.ledger,
+        )
         link.on_death(lambda: self._wipe_after(link))
         self.tee = link
 

@@ -20,7 +20,7 @@ from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
 from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
-from tee_sim.client import TeeClient, TeeDeadError, TeeError
+from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
@@ -53,6 +53,8 @@ class TeeLink:
         decoder: NativeDecoder,
         debug_root_key: bytes | None = None,
         progress: Progress | None = None,
+        *,
+        ledger: CostLedger | None = None,
     ) -> None:
         """Start the TEE and, under `permute`, load the weights it permutes.
 
@@ -63,7 +65,7 @@ class TeeLink:
         self._config = config
         self._row_elements = shape.n_kv_heads * shape.head_dim
         try:
-            self.client = TeeClient.launch("core", debug_root_key=debug_root_key)
+            self.client = TeeClient.launch("core", debug_root_key=debug_root_key, ledger=ledger)
         except TeeError as error:
             raise EngineError(f"the TEE could not be started: {error}") from None
         try:

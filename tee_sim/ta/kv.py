@@ -1,11 +1,12 @@
 """The `kv` trusted application: permutations of loaded models, seal keys of sessions.
 
-A permutation epoch belongs to a loaded model, a seal key to a session. Epoch numbers come from one
-counter and are never reused. No command returns a key or a permutation; what PERMUTE_WEIGHTS and
+A permutation epoch belongs to a loaded model, a seal key to a session. Epoch numbers come from the
+device and are never reused. No command returns a key or a permutation; what PERMUTE_WEIGHTS and
 UNPERMUTE reveal by their very function is written down in docs/tee.md.
 """
 
 from tee_sim import keys
+from tee_sim.device import Device
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.layout import KvLayout
@@ -19,24 +20,22 @@ _VALUE = ParamType.VALUE_INPUT
 
 
 class KvApplication:
-    """Holds the root key, the loaded models' permutations and the list of live sessions.
+    """Holds the loaded models' permutations and the list of live sessions.
 
-    Security: `root_key` is owned by this object and overwritten by `close`. Keys below it are
-    derived when needed and not kept, except the permutations of loaded models.
+    Security: keys are derived when needed and not kept, except the permutations of loaded models.
 
     Args:
         budget: counts every byte held or copied.
-        root_key: 32 bytes.
+        device: holds the root key and numbers the epochs.
     """
 
-    def __init__(self, budget: Budget, root_key: bytearray) -> None:
+    def __init__(self, budget: Budget, device: Device) -> None:
         self._budget = budget
-        self._root_key = root_key
+        self._device = device
         self._models: dict[int, LoadedModel] = {}
         self._sessions: set[int] = set()
         self._last_model = 0
         self._last_session = 0
-        self._epoch = 0
         self.uuid = TA_KV
         self.commands: dict[int, tuple[int, Handler]] = {
             KvCommand.OPEN_MODEL: (
@@ -67,18 +66,14 @@ class KvApplication:
     @property
     def epoch(self) -> int:
         """The epoch number drawn last; 0 before the first."""
-        return self._epoch
+        return self._device.epoch
 
     def close(self) -> None:
-        """Wipe the root key and every permutation."""
+        """Wipe every permutation and the root key, which the applications share."""
         for model in self._models.values():
             model.close()
         self._models.clear()
-        wipe(self._root_key)
-
-    def _next_epoch(self) -> int:
-        self._epoch += 1
-        return self._epoch
+        self._device.close()
 
     def _model(self, handle: int) -> LoadedModel:
         model = self._models.get(handle)
@@ -98,10 +93,10 @@ class KvApplication:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout") from None
         if zero:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout")
+        epoch = self._device.next_epoch()
         self._budget.charge(LoadedModel.budget_bytes(layout))
-        epoch = self._next_epoch()
         self._last_model += 1
-        self._models[self._last_model] = LoadedModel(layout, keys.epoch_key(self._root_key, epoch))
+        self._models[self._last_model] = LoadedModel(layout, self._device.epoch_key(epoch))
         return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
 
     def _close_model(self, params: Params) -> Values:
@@ -182,10 +177,10 @@ class KvApplication:
         arena_id, offset = params.values[:2]
         self._budget.charge(_SESSION_BYTES)
         try:
-            epoch = self._next_epoch()
+            epoch = self._device.next_epoch()
             self._last_session += 1
             session = self._last_session
-            secret = keys.seal_key(keys.epoch_key(self._root_key, epoch), session)
+            secret = keys.seal_key(self._device.epoch_key(epoch), session)
             params.write_arena_secret(arena_id, offset, secret)
         except TeeError:
             self._budget.refund(_SESSION_BYTES)
@@ -211,7 +206,7 @@ class KvApplication:
         arena_id, offset = params.values[:2]
         words = b"".join(value.to_bytes(8, "little") for value in params.values[2:])
         digest, file_id = words[: keys.MODEL_DIGEST_BYTES], words[keys.MODEL_DIGEST_BYTES :]
-        secret = keys.saved_session_key(self._root_key, digest, file_id)
+        secret = keys.saved_session_key(self._device.root_key, digest, file_id)
         params.write_arena_secret(arena_id, offset, secret)
         return NO_VALUES
 

@@ -132,7 +132,7 @@ def test_a_bug_in_the_rules_kills_the_application_and_stays_an_error(monkeypatch
     def broken(text):
         raise RuntimeError(f"a bug that quotes {text}")
 
-    dispatcher = Dispatcher(lambda budget, root: guard_application.GuardApplication(budget))
+    dispatcher = Dispatcher(lambda budget, root: (guard_application.GuardApplication(budget),))
     seq = iter(range(1, 100))
 
     def ask(kind, types=0, values=(0,) * 8, session=0, command=0, fds=()):

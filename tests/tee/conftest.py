@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 from tee_helpers import ROOT_KEY, Arena
 
@@ -16,3 +19,15 @@ def arena():
     made = Arena()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def load_generator():
+    """The module that writes the golden vectors."""
+    vectors = str(Path(__file__).resolve().parent.parent / "vectors")
+    sys.path.insert(0, vectors)
+    try:
+        import generate_tee
+    finally:
+        sys.path.remove(vectors)
+    return generate_tee

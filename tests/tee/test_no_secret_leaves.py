@@ -19,6 +19,7 @@ from tee_helpers import ROLES, ROOT_KEY, SMOL, Arena, permutations, seal_key
 from tee_sim import keys
 from tee_sim.client import TeeClient
 from tee_sim.permutation import expand_pairs, invert
+from tee_sim.protocol import TA_STORE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WIDTHS = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
@@ -95,6 +96,8 @@ def use_everything(tee, arena):
     tee.storage_key(arena_id, 64, bytes(32), bytes(16))
     tee.reorder_rows(model, 0, "k", shared, 0, 4, to_model=True)
     tee.drop_epoch(sessions[0][0])
+    tee.stats()
+    tee.audit_tail()
     tee.status()
     return model, sessions
 
@@ -152,6 +155,7 @@ import array
 controls = [array.array(c, planted) for c in "BHIQ"]
 secret = hashlib.sha256(b"planted key").digest()
 tee.storage_key(tee.register_fd(fd, size), 64, bytes(32), bytes(16))
+log = tee.audit_tail(1024)
 print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
 sys.stdin.readline()
 """
@@ -198,6 +202,49 @@ def test_the_hosts_memory_holds_no_permutation_and_no_key(host):
     controls = {"control key", *(f"control {width}" for width in WIDTHS)}
     assert controls <= set(found), "the scanner misses what is there"
     assert set(found) == controls
+
+
+STORING_HOST = """
+import hashlib, sys
+from ptmo_secure.sealed.store import SealedStore
+secret = hashlib.sha256(b"planted key").digest()
+with SealedStore.open(sys.argv[1]) as store:
+    store.put("object", b"content " * 1000)
+    store.put("object", b"content " * 2000)
+    store.get("object")
+    store.put("gone", b"")
+    store.remove("gone")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_host_that_keeps_sealed_objects_holds_no_key_of_the_device(tmp_path):
+    folder = tmp_path / "device"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STORING_HOST, str(folder)],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    root = (folder / "fuses").read_bytes()[8:40]
+    needles = {
+        "root key": root,
+        "SSK": keys.storage_key(root),
+        "TSK": keys.application_key(root, TA_STORE),
+        "objects' key": keys.sealed_objects_key(root, TA_STORE),
+        "counter's key": keys.counter_key(root),
+    }
+    control = {"control key": hashlib.sha256(b"planted key").digest()}
+    found = scan_process(process.pid, keys={**control, **needles}, permutations={})
+    assert set(found) == set(control)
+    for path in (folder / "counter", folder / "objects" / "object.sealed"):
+        assert [name for name, key in needles.items() if key in path.read_bytes()] == []
+    process.stdin.close()
+    process.wait(10)
+    process.stdout.close()
 
 
 def test_a_secret_arena_can_not_be_read_from_another_process(host):

@@ -14,19 +14,30 @@ from tee_helpers import SMALL, memfd, with_crc
 
 from tee_sim.dispatch import MAX_SEQ_GAP
 from tee_sim.protocol import (
+    APPLICATIONS,
     FRAME_BYTES,
     REPLY_BIT,
+    TA_ADMIN,
     TA_GUARD,
     TA_KV,
+    TA_STORE,
+    AdminCommand,
     GuardCommand,
     Kind,
     KvCommand,
+    StoreCommand,
     decode,
     encode,
     memref,
 )
 from tee_sim.spawn import spawn
 
+# What a peer plays: the process it talks to, the application, and that one's commands.
+ROLES = {
+    "core": ("core", TA_KV, KvCommand),
+    "guard": ("guard", TA_GUARD, GuardCommand),
+    "store": ("core", TA_STORE, StoreCommand),
+}
 INTERESTING = (0, 1, 2, 3, 7, 8, 16, 31, 32, 64, 255, 256, 4096, 2**31, 2**32 - 1, 2**32, 2**64 - 1)
 REPLY_SECONDS = 10
 
@@ -36,18 +47,23 @@ class Peer:
 
     def __init__(self, role, rng):
         self.rng = rng
-        self.process, self.socket = spawn(role)
+        process_role, self.uuid, _ = ROLES[role]
+        self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
-        self.session = self.memory = self.arena = self.model = 0
+        self.session = self.admin = self.memory = self.arena = self.model = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
     def prepare(self):
         """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
-        uuid = TA_KV if self.role == "core" else TA_GUARD
         self.ask(Kind.CLOSE_SESSION, session=self.session)
-        self.session = self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
+        self.session = self.open(self.uuid)
+        self.applications = {self.session: APPLICATIONS[self.uuid]}
+        if self.role == "core":
+            self.ask(Kind.CLOSE_SESSION, session=self.admin)
+            self.admin = self.open(TA_ADMIN)
+            self.applications[self.admin] = "admin"
         for name, size, kind in (("memory", 1 << 16, 1), ("arena", 4096, 2)):
             self.ask(Kind.RELEASE_MEMORY, 1, (getattr(self, name), *[0] * 7))
             fd = memfd(size)
@@ -59,6 +75,9 @@ class Peer:
             self.model = self.ask(
                 Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
             )[4]
+
+    def open(self, uuid):
+        return self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
 
     def close(self):
         self.socket.close()
@@ -98,7 +117,7 @@ class Peer:
         rows = memref(self.memory, 0, 32)  # four heads of eight rows of one byte
         requests = [
             (Kind.STATUS, 0, (0,) * 8),
-            (Kind.OPEN_SESSION, 1, (*(TA_KV if self.role == "core" else TA_GUARD), *[0] * 6)),
+            (Kind.OPEN_SESSION, 1, (*self.uuid, *[0] * 6)),
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.INITIALIZE, 0, (0,) * 8),
@@ -121,11 +140,34 @@ class Peer:
         ]
         if self.role == "guard":
             commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
+        if self.role == "store":
+            commands = self.store_commands()
         if rng.random() < 0.35:
             kind, types, values = rng.choice(requests)
             return self.frame(kind, types, values, session=rng.randrange(60))
+        if self.role == "core" and rng.random() < 0.2:
+            room = memref(self.memory, rng.choice((0, 1)), rng.choice((0, 31, 32, 200, 65_000)))
+            command, types, values = rng.choice(
+                ((1, 0x222, [0] * 8), (2, 0x223E, (*room, rng.choice(INTERESTING), *[0] * 5)))
+            )
+            return self.frame(Kind.INVOKE, types, values, session=self.admin, command=command)
         command, types, values = rng.choice(commands)
         return self.frame(Kind.INVOKE, types, values, session=self.session, command=command)
+
+    def store_commands(self):
+        """Objects of a few ids, sealed to and opened from one place, so that some are whole."""
+        rng = self.rng
+        object_id = (rng.randrange(3), 0, 0, 0)
+        plain, sealed = memref(self.memory, 0, 40), memref(self.memory, 4096, 160)
+        record = memref(self.memory, 8192, rng.choice((40, 1024, 1 << 14)))
+        return [
+            (1, 0x12F, (*record, 0, 0, rng.choice((0, 0, 48, 200)), 0, 0, 0)),
+            (2, 0x11ED, (*plain, *sealed, *object_id)),
+            (3, 0x112E, (*record, 0, 0, *object_id)),
+            (4, 0x11ED, (*sealed, *plain, *object_id)),
+            (5, 0x112E, (*record, 0, 0, *object_id)),
+            (6, 0x2E, (*record, *[0] * 6)),
+        ]
 
     def mutated(self):
         """A valid request with some fields changed and its checksum made right again."""
@@ -174,7 +216,7 @@ class Peer:
 
 
 def fuzz(role, count, seed):
-    """Send `count` packets and return what was accepted: {(kind, command): times}."""
+    """Send `count` packets and return what was accepted: {(kind, application, command): times}."""
     rng = random.Random(seed)
     peer = Peer(role, rng)
     accepted = collections.Counter()
@@ -191,7 +233,11 @@ def fuzz(role, count, seed):
         assert frame.kind & REPLY_BIT
         if frame.command == 0:
             kind = frame.kind & ~REPLY_BIT
-            accepted[kind, decode(packet).command if kind == Kind.INVOKE else 0] += 1
+            request = decode(packet)
+            if kind == Kind.INVOKE:
+                accepted[kind, peer.applications.get(request.session), request.command] += 1
+            else:
+                accepted[kind, None, 0] += 1
         assert peer.process.poll() is None
     assert select.select([peer.socket], [], [], 0)[0] == []  # one reply each, no more
     assert peer.ask(Kind.STATUS)[1] == peer.process.pid
@@ -205,18 +251,21 @@ def fuzz(role, count, seed):
 
 def check_reach(role, accepted):
     """The fuzzer must get past the checks, into every command."""
-    commands = KvCommand if role == "core" else GuardCommand
-    assert {command for kind, command in accepted if kind == Kind.INVOKE} == set(commands)
-    assert {kind for kind, _ in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
+    _, uuid, commands = ROLES[role]
+    wanted = {(APPLICATIONS[uuid], command) for command in commands}
+    if role == "core":
+        wanted |= {("admin", command) for command in AdminCommand}
+    assert {call[1:] for call in accepted if call[0] == Kind.INVOKE and call[1]} == wanted
+    assert {call[0] for call in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
 
 
-@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500)])
-def test_two_thousand_hostile_packets_get_one_reply_each(role, count):
+@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500), ("store", 1000)])
+def test_three_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role,count", [("core", 75_000), ("guard", 25_000)])
+@pytest.mark.parametrize("role,count", [("core", 50_000), ("guard", 20_000), ("store", 30_000)])
 def test_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=2))
 

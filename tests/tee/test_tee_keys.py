@@ -1,7 +1,6 @@
 import hashlib
 import hmac
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from tee_helpers import ROOT_KEY
 
 from tee_sim import keys, permutation
 from tee_sim.layout import KvLayout
+from tee_sim.protocol import TA_KV, TA_STORE
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 GOLDEN = json.loads((VECTORS / "tee_keys.json").read_text())
@@ -26,6 +26,8 @@ def test_the_key_tree_gives_the_checked_in_keys(vector):
     assert keys.pair_permutation_key(key, 3, 1).hex() == vector["pair_key_layer3_head1"]
     assert keys.value_permutation_key(key, 3, 1).hex() == vector["value_key_layer3_head1"]
     assert keys.seal_key(key, vector["session"]).hex() == vector["seal_key"]
+    seeded = keys.epoch_key(bytes.fromhex(vector["root"]), vector["epoch"], bytes(range(16)))
+    assert seeded.hex() == vector["boot_epoch_key"]
 
 
 @pytest.mark.parametrize("vector", GOLDEN["permutations"])
@@ -49,13 +51,15 @@ def test_a_digest_or_file_id_of_another_length_is_refused(digest, file_id):
         keys.saved_session_key(ROOT_KEY, digest, file_id)
 
 
-def test_the_generator_reproduces_the_checked_in_file():
-    sys.path.insert(0, str(VECTORS))
-    try:
-        import generate_tee
-    finally:
-        sys.path.remove(str(VECTORS))
-    assert json.loads(json.dumps(generate_tee.vectors())) == GOLDEN
+@pytest.mark.parametrize("vector", GOLDEN["storage"])
+def test_the_keys_of_sealed_storage_are_the_checked_in_ones(vector):
+    root = bytes.fromhex(vector["root"])
+    assert keys.sealed_objects_key(root, TA_STORE).hex() == vector["objects_key"]
+    assert keys.counter_key(root).hex() == vector["counter_key"]
+
+
+def test_the_generator_reproduces_the_checked_in_file(load_generator):
+    assert json.loads(json.dumps(load_generator.vectors())) == GOLDEN
 
 
 def test_the_tree_is_hkdf_as_an_independent_implementation_computes_it():
@@ -76,9 +80,11 @@ def test_no_two_purposes_share_a_key():
     drawn = [keys.storage_key(ROOT_KEY), keys.application_key(ROOT_KEY, (1, 2))]
     for digest in (bytes(32), bytes([1] * 32)):
         drawn += [keys.saved_session_key(ROOT_KEY, digest, bytes([i] * 16)) for i in range(3)]
+    drawn += [keys.sealed_objects_key(ROOT_KEY, uuid) for uuid in (TA_KV, TA_STORE)]
+    drawn.append(keys.counter_key(ROOT_KEY))
     for epoch in range(3):
         key = keys.epoch_key(ROOT_KEY, epoch)
-        drawn.append(key)
+        drawn += [key, *(keys.epoch_key(ROOT_KEY, epoch, bytes([i] * 16)) for i in range(2))]
         for i in range(3):
             drawn.append(keys.seal_key(key, i))
             for j in range(3):
@@ -97,3 +103,8 @@ def test_one_flipped_root_bit_changes_every_key():
 def test_a_root_key_of_the_wrong_length_is_refused(length):
     with pytest.raises(ValueError, match="root key"):
         keys.epoch_key(bytes(length), 1)
+
+
+def test_a_boot_seed_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="boot seed of 15 bytes"):
+        keys.epoch_key(ROOT_KEY, 1, bytes(15))

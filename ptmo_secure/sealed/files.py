@@ -1,0 +1,57 @@
+"""Files that are replaced whole or not at all, also when the power fails in between."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+_PART = ".part"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file of mode 0600 beside `path` and, when all went well, put it in its place.
+
+    What was written is flushed before the rename and the folder after it, so that `path` is the
+    old file or the new one at every moment, and the new one once this returns.
+
+    Raises:
+        OSError: `path` is the old file still, or (if only the folder could not be flushed) may be
+            either.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:  # mkstemp made it 0600
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable: what was renamed or removed stays so."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what interrupted calls of `replacing` left in a folder that nobody else writes to."""
+    for part in folder.glob(f".*{_PART}"):
+        os.unlink(part)

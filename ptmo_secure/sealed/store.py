@@ -1,0 +1,224 @@
+"""Objects under names, sealed by the TEE of one device, as files in its state folder.
+
+    fuses               the device's root key: written and read by the TEE alone
+    counter             the rollback counter's record
+    objects/NAME.sealed
+
+`put` writes the object first and the record after it. An interrupted `put` leaves the old object or
+the new one; the next `open` takes over what is one ahead of the record.
+
+Security: names, sizes and times are in the clear. What somebody can do who changes these files, or
+this program, is told in docs/tee.md.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError, TeeDiedError
+from ptmo_secure.sealed import files
+from tee_sim.client import MAX_OBJECT_BYTES, ResultCode, TeeClient, TeeDeadError, TeeError
+
+_MAX_FILE_BYTES = MAX_OBJECT_BYTES + 1024  # more is not read, and refused for its length
+_HEADER_BYTES = 256  # at least an object's header
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SUFFIX = ".sealed"
+_TAMPERED = {
+    ResultCode.BAD_FORMAT: "not a file of this kind and version",
+    ResultCode.TRUNCATED: "cut short, lengthened, or removed while the counter names it",
+    ResultCode.MAC_INVALID: "changed, or sealed by another device",
+    ResultCode.WRONG_OBJECT: "the file of another object",
+    ResultCode.ROLLED_BACK: "an older version than the newest",
+    ResultCode.COUNTER_ROLLED_BACK: "unknown to the counter: its file was rolled back or "
+    "replaced, or the object was removed before",
+}
+
+
+class SealedStore:
+    """The objects of one device. Thread-safe. Made by `open`.
+
+    Every method raises `SecurityError` that names the file and which check failed when a file was
+    tampered with, and `EngineError` when the disk or the TEE fails.
+    """
+
+    def __init__(self, tee: TeeClient, folder: Path) -> None:
+        """Use `open`."""
+        self.tee = tee
+        self._calls = tee.open_store()
+        self._counter_path = folder / "counter"
+        self._objects = folder / "objects"
+        self._lock = threading.RLock()
+        self._settled = False  # whether the files say what the TEE's counter says
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike[str], *, debug_root_key: bytes | None = None
+    ) -> "SealedStore":
+        """Start the TEE of the device whose state is in `folder`, and bring the state in order.
+
+        Args:
+            folder: made (mode 0700) when it does not exist.
+            debug_root_key: 32 bytes in the place of the fuses; tests only.
+
+        Raises:
+            InputError: the folder cannot be made.
+            EngineError: the TEE does not start, also when another one runs on this device.
+            SecurityError: the counter's record was removed or changed.
+        """
+        path = Path(folder)
+        objects = path / "objects"
+        with _file_errors(path, InputError):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            objects.mkdir(mode=0o700, exist_ok=True)
+        try:
+            fuses = path / "fuses" if debug_root_key is None else None
+            tee = TeeClient.launch("core", debug_root_key=debug_root_key, fuses=fuses)
+        except TeeError as error:
+            raise EngineError(str(error)) from None
+        try:
+            store = cls(tee, path)
+            store._start()
+            return store
+        except BaseException:
+            tee.close()
+            raise
+
+    def __enter__(self) -> "SealedStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the TEE process. Idempotent."""
+        self.tee.close()
+
+    def names(self) -> list[str]:
+        """Return the names of the stored objects, sorted, as the folder shows them."""
+        return sorted(path.stem for path in self._files())
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store `data` under `name`, in the place of what stood there, durably.
+
+        Args:
+            name: 1 to 64 letters, digits, dots, dashes and underscores, not beginning with a mark.
+            data: up to 8 MiB.
+
+        Raises:
+            InputError: a bad name, or data too long.
+        """
+        path, object_id = self._place(name)
+        if len(data) > MAX_OBJECT_BYTES:
+            raise InputError(f"{name}: {len(data)} bytes, at most {MAX_OBJECT_BYTES} are sealed")
+        with self._changing(path):
+            self._write(path, self._calls.seal(object_id, data))
+            self._write(self._counter_path, self._calls.commit(object_id))
+
+    def get(self, name: str) -> bytes:
+        """Return what was stored under `name` last.
+
+        Raises:
+            InputError: a bad name, or nothing is stored under it.
+        """
+        path, object_id = self._place(name)
+        with self._lock, self._settled_files(), _tee_errors(path):
+            return self._calls.unseal(object_id, self._read(path))
+
+    def remove(self, name: str) -> None:
+        """Remove an object; no version of it is accepted any more.
+
+        Raises:
+            InputError: a bad name, or nothing is stored under it.
+        """
+        path, object_id = self._place(name)
+        with self._changing(path):
+            with _file_errors(path):
+                files.remove(path)
+            self._write(self._counter_path, self._calls.forget(object_id))
+
+    def _start(self) -> None:
+        record = self._read(self._counter_path)
+        if not record and self._files():
+            raise SecurityError(f"{self._counter_path}: missing, though there are sealed objects")
+        with _tee_errors(self._counter_path):
+            self._calls.start(record)
+        for folder in (self._counter_path.parent, self._objects):
+            with _file_errors(folder):
+                files.remove_leftovers(folder)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take over an object that was stored and not committed, and store the record."""
+        for path in self._files():
+            _, object_id = self._place(path.stem)
+            with contextlib.suppress(TeeError, EngineError):  # damaged: `get` will say so
+                if self._calls.is_next(self._read(path, _HEADER_BYTES)):
+                    self._calls.unseal(object_id, self._read(path))
+        with _tee_errors(self._counter_path):
+            self._write(self._counter_path, self._calls.counter())
+        self._settled = True
+
+    @contextlib.contextmanager
+    def _settled_files(self) -> Iterator[None]:
+        if not self._settled:
+            self._settle()
+        yield
+
+    @contextlib.contextmanager
+    def _changing(self, path: Path) -> Iterator[None]:
+        """Whatever interrupts the block leaves files that are settled before the next call."""
+        with self._lock, self._settled_files(), _tee_errors(path):
+            self._settled = False
+            yield
+            self._settled = True
+
+    def _files(self) -> list[Path]:
+        with _file_errors(self._objects):
+            found = [path for path in self._objects.iterdir() if path.suffix == _SUFFIX]
+        return [path for path in found if _NAME.fullmatch(path.stem)]
+
+    def _place(self, name: str) -> tuple[Path, bytes]:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(f"{name!a} is no object's name: give 1 to 64 of A-Z a-z 0-9 . _ -")
+        return self._objects / f"{name}{_SUFFIX}", hashlib.sha256(name.encode()).digest()
+
+    def _read(self, path: Path, n_bytes: int = _MAX_FILE_BYTES) -> bytes:
+        """Return a file's bytes; none for one that is not there, which the TEE will judge."""
+        with _file_errors(path):
+            try:
+                with path.open("rb") as file:
+                    return file.read(n_bytes)
+            except FileNotFoundError:
+                return b""
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with _file_errors(path), files.replacing(path) as file:
+            file.write(data)
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path, kind: type[PtmoError] = EngineError) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _tee_errors(path: Path) -> Iterator[None]:
+    """Say of a refusal which file was refused, and what is wrong with it."""
+    try:
+        yield
+    except TeeDeadError:
+        raise TeeDiedError from None
+    except TeeError as error:
+        if error.code == ResultCode.ITEM_NOT_FOUND:
+            raise InputError(f"{path}: no such sealed object") from None
+        if error.code in _TAMPERED:
+            reason = _TAMPERED[ResultCode(error.code)]
+            raise SecurityError(f"{path}: {reason} ({ResultCode(error.code).name})") from None
+        raise EngineError(f"{path}: {error}") from None

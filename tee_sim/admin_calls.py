@@ -1,0 +1,64 @@
+"""The client's calls on the `admin` application: counters, and the audit log, checked."""
+
+from dataclasses import dataclass
+
+from tee_sim.audit_chain import DIGEST_BYTES, MAX_RECORDS, RECORD_BYTES, AuditTail, read_tail
+from tee_sim.caller import Caller
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.protocol import NO_VALUES, TA_ADMIN, AdminCommand, ParamType, memref, param_types
+
+_OUT = ParamType.VALUE_OUTPUT
+_STATS = param_types(_OUT, _OUT, _OUT)
+_AUDIT_TAIL = param_types(ParamType.MEMREF_OUTPUT, ParamType.VALUE_INOUT, _OUT, _OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class TeeStats:
+    """The TEE's own counts, before the call that asked for them."""
+
+    crossings: int  # commands answered, refused ones too
+    refused: int  # requests of any kind that were
+    bytes_in: int  # in registered memory, of commands that succeeded
+    bytes_out: int
+    audit_records: int  # that the log still keeps
+    uptime_ms: int
+
+
+class AdminCalls(Caller):
+    """What `TeeClient` offers of the core's `admin` application."""
+
+    def stats(self) -> TeeStats:
+        """Return the TEE's own counts (role "core")."""
+        values = self._invoke(AdminCommand.STATS, _STATS, NO_VALUES, self._session_with(TA_ADMIN))
+        return TeeStats(*values[:6])
+
+    def audit_tail(self, most: int = 64, known: AuditTail | None = None) -> AuditTail:
+        """Return the audit log's newest records, checked (role "core").
+
+        Security: the records cross in memory that others of the host could change; the head, which
+        fixes them, comes in the reply's own frame.
+
+        Args:
+            most: records at most, 0 to 1,024; 0 asks for length and head alone.
+            known: an earlier tail: this one must continue it.
+
+        Raises:
+            TeeError: SECURITY, if the records do not lead to the head or do not continue `known`.
+        """
+        if not 0 <= most <= MAX_RECORDS:
+            raise TeeError(
+                ResultCode.BAD_PARAMETERS, Origin.API, f"most={most} is outside 0..{MAX_RECORDS}"
+            )
+        room = DIGEST_BYTES + most * RECORD_BYTES
+        session = self._session_with(TA_ADMIN)
+        with self._channel.lock:
+            window = self._shared_window(room)
+            values = self._invoke(
+                AdminCommand.AUDIT_TAIL,
+                _AUDIT_TAIL,
+                (*memref(window.id, 0, room), most, *NO_VALUES[3:]),
+                session,
+            )
+            data = bytes(window.buffer[: min(values[2], room)])
+        head = b"".join(word.to_bytes(8, "little") for word in values[4:])
+        return read_tail(data, values[3], head, known)

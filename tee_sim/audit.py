@@ -1,0 +1,113 @@
+"""The audit log inside the TEE: what was asked and how it ended, in a chain, without content."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from tee_sim.audit_chain import GENESIS, MAX_RECORDS, AuditRecord, chained
+from tee_sim.protocol import Frame, Kind, referenced_bytes
+
+MAX_RUN_CALLS = 1 << 16  # then a new record: bounds the sums, and ties a run to a time
+_INVOKE = int(Kind.INVOKE)  # looking it up in its enumeration takes longer than comparing it
+
+
+class AuditLog:
+    """Records of every packet answered, the newest `keep` of them, and totals over all.
+
+    Security: takes sizes, codes and numbers. The chain goes on over records that were dropped, so
+    its head stands for all there ever were.
+
+    Args:
+        keep: records kept, at least 1.
+        clock: nanoseconds, never decreasing.
+    """
+
+    def __init__(
+        self, keep: int = MAX_RECORDS, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=keep)  # (digest before, record)
+        self._clock = clock
+        self._started = clock()
+        self._head = GENESIS
+        self._length = 0
+        self._run: tuple[int, ...] = ()  # what the calls of the open run have in common
+        self._application = self._first_seq = self._last_seq = self._at_ms = 0
+        self._calls = self._bytes_in = self._bytes_out = 0
+        self.crossings = self.refused = 0
+        self.bytes_in = self.bytes_out = 0  # of commands that succeeded
+
+    @property
+    def uptime_ms(self) -> int:
+        """Milliseconds since the log was started."""
+        return (self._clock() - self._started) // 1_000_000
+
+    @property
+    def kept(self) -> int:
+        """Records that a tail can still give."""
+        return len(self._kept)
+
+    def note(self, frame: Frame, application: int, code: int, origin: int) -> None:
+        """Take down one answered packet. Called after its reply is on its way.
+
+        Args:
+            frame: the request; one of kind 0 for a packet that was no frame.
+            application: high half of the UUID of the session's application, 0 for none.
+            code, origin: what the reply said.
+        """
+        bytes_in = bytes_out = 0
+        if frame.kind == _INVOKE:
+            bytes_in, bytes_out = referenced_bytes(frame.param_types, frame.values)
+            self.crossings += 1
+        if code:
+            self.refused += 1
+        else:
+            self.bytes_in += bytes_in
+            self.bytes_out += bytes_out
+        run = (frame.kind, frame.session, frame.command, code, origin)
+        if run != self._run or self._calls == MAX_RUN_CALLS:
+            self._close_run()
+            self._run, self._application = run, application
+            self._first_seq, self._at_ms = frame.seq, self.uptime_ms
+        self._last_seq = frame.seq
+        self._calls += 1
+        self._bytes_in += bytes_in
+        self._bytes_out += bytes_out
+
+    def tail(self, most: int) -> tuple[bytes, int, bytes]:
+        """End the open run and return the newest records, for `audit_chain.read_tail`.
+
+        Args:
+            most: records wanted at most.
+
+        Returns:
+            The digest before the first of them and the records; the log's length; its head.
+        """
+        self._close_run()
+        chosen = list(self._kept)[max(0, len(self._kept) - most) :] if most > 0 else []
+        before = chosen[0][0] if chosen else self._head
+        return before + b"".join(record for _, record in chosen), self._length, self._head
+
+    def _close_run(self) -> None:
+        if not self._calls:
+            return
+        kind, session, command, code, origin = self._run
+        record = AuditRecord(
+            self._length,
+            self._application,
+            self._first_seq,
+            self._last_seq,
+            self._at_ms,
+            self._bytes_in,
+            self._bytes_out,
+            self._calls,
+            session,
+            command,
+            code,
+            kind,
+            origin,
+        ).pack()
+        self._kept.append((self._head, record))
+        self._head = chained(self._head, record)
+        self._length += 1
+        self._run = ()
+        self._calls = self._bytes_in = self._bytes_out = 0

@@ -1,0 +1,209 @@
+"""Objects in files: found again by the same device, refused by name when somebody changed them."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from ptmo_secure.errors import EngineError, InputError, SecurityError
+from ptmo_secure.sealed import files
+from ptmo_secure.sealed.store import SealedStore
+from tee_sim.client import MAX_OBJECT_BYTES
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "device"
+
+
+@pytest.fixture
+def store(folder):
+    with SealedStore.open(folder) as opened:
+        opened.put("mine", b"first")
+        opened.put("other", b"other")
+        yield opened
+
+
+def sealed_file(folder, name):
+    return folder / "objects" / f"{name}.sealed"
+
+
+def reopened(store, folder):
+    store.close()
+    return SealedStore.open(folder)
+
+
+def refusal(folder, call, *args):
+    """The text of a SecurityError, without the folder."""
+    with pytest.raises(SecurityError) as refused:
+        call(*args)
+    text = str(refused.value)
+    assert "\n" not in text and text.startswith(f"{folder}/")
+    return text[len(f"{folder}/") :]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_put_is_got_also_after_a_restart(store, folder, restart):
+    big = os.urandom(MAX_OBJECT_BYTES)
+    for name, data in (("mine", b"second"), ("empty", b""), ("B-1_x.y", big)):
+        store.put(name, data)
+    if restart:
+        store = reopened(store, folder)
+    assert store.names() == ["B-1_x.y", "empty", "mine", "other"]
+    assert store.get("mine") == b"second" and store.get("empty") == b""
+    assert store.get("B-1_x.y") == big and store.get("other") == b"other"
+    store.remove("mine")
+    assert "mine" not in store.names()
+    with pytest.raises(InputError, match=r"mine\.sealed: no such sealed object"):
+        store.get("mine")
+    with pytest.raises(InputError, match="no such sealed object"):
+        store.remove("mine")
+    store.close()
+
+
+def test_everything_is_for_its_owner_alone_and_shows_no_content(store, folder):
+    store.put("mine", b"a text that must not be found" * 9)
+    paths = list(folder.rglob("*"))
+    assert sorted(path.name for path in paths) == [
+        *("counter", "fuses", "mine.sealed", "objects", "other.sealed"),
+    ]
+    for path in [folder, *paths]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+        assert path.is_dir() or b"must not be" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_each_kind_of_tampering_is_named_with_its_file(store, folder, restart):
+    path, old = sealed_file(folder, "mine"), sealed_file(folder, "mine").read_bytes()
+    store.put("mine", b"newest")
+    newest, other = path.read_bytes(), sealed_file(folder, "other").read_bytes()
+    changed = newest[:-1] + bytes([newest[-1] ^ 1])
+    cases = [
+        (old, "an older version than the newest (ROLLED_BACK)"),
+        (other, "the file of another object (WRONG_OBJECT)"),
+        (changed, "changed, or sealed by another device (MAC_INVALID)"),
+        (newest[:-1], "cut short, lengthened, or removed while the counter names it (TRUNCATED)"),
+        (newest + b"\0" * MAX_OBJECT_BYTES, "cut short, lengthened, or removed while"),
+        (b"", "cut short, lengthened, or removed while the counter names it (TRUNCATED)"),
+        (b"\0" + newest[1:], "not a file of this kind and version (BAD_FORMAT)"),
+        (None, "cut short, lengthened, or removed while the counter names it (TRUNCATED)"),
+    ]
+    for data, message in cases:
+        if data is None:
+            path.unlink()
+        else:
+            path.write_bytes(data)
+        if restart:
+            store = reopened(store, folder)
+        assert refusal(folder, store.get, "mine").startswith(f"objects/mine.sealed: {message}")
+        assert store.get("other") == b"other"
+    path.write_bytes(newest)
+    assert store.get("mine") == b"newest"
+    store.close()
+
+
+def test_a_rolled_back_or_damaged_counter_is_named(store, folder):
+    counter = folder / "counter"
+    stale = counter.read_bytes()
+    store.put("mine", b"second")
+    store.put("mine", b"third")
+    newest = counter.read_bytes()
+    counter.write_bytes(stale)
+    assert store.get("mine") == b"third"  # a running TEE does not ask the file
+    with reopened(store, folder) as again:
+        assert refusal(folder, again.get, "mine").startswith(
+            "objects/mine.sealed: unknown to the counter: its file was rolled back or replaced"
+        )
+        assert again.get("other") == b"other"
+    for data, message in (
+        (newest[:-1], "cut short"),
+        (newest[:-1] + bytes([newest[-1] ^ 1]), "changed, or sealed by another device"),
+        (b"x" + newest[1:], "not a file of this kind"),
+        (None, "missing, though there are sealed objects"),
+    ):
+        if data is None:
+            counter.unlink()
+        else:
+            counter.write_bytes(data)
+        text = refusal(folder, SealedStore.open, folder)
+        assert text.startswith(f"counter: {message}")
+    counter.write_bytes(newest)
+    with SealedStore.open(folder) as again:
+        assert again.get("mine") == b"third"
+
+
+def test_the_files_of_another_device_are_refused(store, folder, tmp_path):
+    with SealedStore.open(tmp_path / "stranger") as stranger:
+        stranger.put("mine", b"theirs")
+        sealed_file(tmp_path / "stranger", "mine").write_bytes(
+            sealed_file(folder, "mine").read_bytes()
+        )
+        assert "sealed by another device" in refusal(tmp_path / "stranger", stranger.get, "mine")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "a b", "x" * 65, "\u00e9", None])
+def test_a_name_that_is_no_file_name_is_refused(store, name):
+    for call in (store.get, store.remove, lambda n: store.put(n, b"")):
+        with pytest.raises(InputError, match="is no object's name"):
+            call(name)
+
+
+def test_an_object_that_is_too_long_is_refused_and_changes_nothing(store):
+    with pytest.raises(InputError, match="mine: 8388609 bytes, at most 8388608 are sealed"):
+        store.put("mine", bytes(MAX_OBJECT_BYTES + 1))
+    assert store.get("mine") == b"first"
+
+
+def test_a_second_store_on_the_same_device_is_refused(store, folder):  # after 2 s of trying
+    with pytest.raises(EngineError, match="fuses: another TEE runs on this device"):
+        SealedStore.open(folder)
+    assert store.get("mine") == b"first"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="file/device: Not a directory"):
+        SealedStore.open(tmp_path / "file" / "device")
+
+
+def test_one_unreadable_object_does_not_keep_the_others_from_opening(store, folder):
+    sealed_file(folder, "folder").mkdir()
+    (folder / "objects" / "notes.txt").write_bytes(b"not ours")
+    with reopened(store, folder) as again:
+        assert again.get("mine") == b"first" and again.names() == ["folder", "mine", "other"]
+        with pytest.raises(EngineError, match=r"folder\.sealed: Is a directory"):
+            again.get("folder")
+
+
+def test_threads_share_a_store(store):
+    failures = []
+
+    def work(i):
+        try:
+            for round_number in range(5):
+                store.put(f"thread-{i}", bytes([i]) * round_number)
+                assert store.get(f"thread-{i}") == bytes([i]) * round_number
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and len(store.names()) == 10
+
+
+def test_a_replaced_file_that_was_not_flushed_stays_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="Input/output error"), monkeypatch.context() as patched:
+
+        def fsync(_):
+            raise OSError(5, "Input/output error")
+
+        patched.setattr(files.os, "fsync", fsync)
+        with files.replacing(path) as file:
+            file.write(b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]

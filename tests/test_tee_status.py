@@ -1,0 +1,114 @@
+"""`ptmo tee status`: its fields, and how a protection that could not be had shows."""
+
+import json
+from types import MappingProxyType
+
+import pytest
+
+from ptmo_secure import _native, cli, tee_report
+from ptmo_secure.doctor import run_checks
+from ptmo_secure.tee_report import LOSSES, TeeReport, look
+from tee_sim import spawn
+from tee_sim.audit_chain import AuditTail
+from tee_sim.protocol import HARDENING_BITS
+
+FIELDS = {
+    *("arena", "hardening", "budget_bytes", "used_bytes", "epoch", "counter", "crossings"),
+    *("role", "pid", "debug", "regions", "downgrades", "audit", "guard"),
+}
+
+
+@pytest.fixture
+def no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TEE processes on a system where a process cannot be watched."""
+    sabotage = "import os; os.pidfd_open = lambda pid: os.open('/no/such', 0); "
+    monkeypatch.setattr(spawn, "_BOOTSTRAP", sabotage + spawn._BOOTSTRAP)
+
+
+def status(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert cli.main(["tee", "status", *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_json_has_the_cores_fields_at_the_top_and_the_guards_below(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    value = json.loads(status(capsys, "--json"))
+    assert set(value) == FIELDS
+    assert (value["role"], value["guard"]["role"]) == ("core", "guard")
+    assert value["pid"] != value["guard"]["pid"]
+    assert value["debug"] is False and value["counter"] is None
+    assert value["budget_bytes"] == 32 << 20
+    assert (value["used_bytes"], value["epoch"], value["crossings"]) == (0, 0, 0)
+    assert list(value["hardening"]) == list(HARDENING_BITS)
+    assert value["arena"] in ("memfd_secret", "mlock")
+    assert value["audit"]["records"] > 0 and len(bytes.fromhex(value["audit"]["head"])) == 32
+
+
+def test_the_table_names_every_field_and_protection(capsys: pytest.CaptureFixture[str]) -> None:
+    table = status(capsys)
+    for name in ("budget_bytes", "used_bytes", "epoch", "crossings", "arena", "audit records"):
+        assert name in table
+    for name in HARDENING_BITS:
+        assert name in table
+    assert str(32 << 20) in table and "Simulated TEE" in table
+
+
+def test_what_a_machine_does_not_give_is_recorded_and_shown(
+    no_watch: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads(status(capsys, "--json"))
+    assert value["hardening"]["parent_watch"] is False
+    assert {"core.parent_watch", "guard.parent_watch"} <= set(value["downgrades"])
+    assert value["hardening"]["dumpable_off"] is True
+    assert "core.dumpable_off" not in value["downgrades"]
+    table = " ".join(status(capsys).split())
+    assert "no: the TEE can outlive its host" in table
+    found = {check.name: check for check in run_checks()}
+    for name in ("TEE core", "TEE guard"):
+        assert found[name].status == "warn"
+        assert found[name].detail.startswith("starts; no parent_watch: the TEE can outlive its")
+
+
+def report(arena: str | None) -> TeeReport:
+    state = MappingProxyType({"hardening": {"no_core_dumps": True, "of_the_future": False}})
+    return TeeReport(state, {"hardening": {}}, arena, AuditTail((), 0, bytes(32)))
+
+
+@pytest.mark.parametrize(
+    ("arena", "text"),
+    [
+        ("memfd_secret", "memfd_secret"),
+        ("mlock", "mlock: root can read the engine's keys"),
+        (None, "none: no native module, or memory cannot be locked"),
+    ],
+)
+def test_another_arena_than_secret_memory_is_a_downgrade(
+    arena: str | None,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = report(arena)
+    missing = ("core.of_the_future",)
+    assert made.downgrades == (missing if arena == "memfd_secret" else ("arena", *missing))
+    assert made.as_json()["arena"] == arena
+    monkeypatch.setattr(tee_report, "look", lambda: made)
+    assert text in " ".join(status(capsys).split())
+
+
+def test_a_machine_without_lockable_memory_has_no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> None:
+        raise RuntimeError("mlock: cannot allocate")
+
+    monkeypatch.setattr(_native, "SecretArena", refuse)
+    assert look().arena is None
+
+
+def test_a_counter_that_the_core_reports_is_shown() -> None:
+    made = TeeReport({"counter": 7, "hardening": {}}, {}, "mlock", AuditTail((), 0, bytes(32)))
+    assert made.as_json()["counter"] == 7
+
+
+def test_every_protection_says_what_is_open_without_it() -> None:
+    assert set(HARDENING_BITS) | {"arena"} == set(LOSSES)
