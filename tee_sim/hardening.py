@@ -112,11 +112,16 @@ def _watch(parent_pid: int) -> bool:
         return False
     if os.getppid() != parent_pid:
         os._exit(0)
-    _thread.start_new_thread(_exit_with, (pidfd,))
+    # A thread that is still being set up when the filter comes would fail at its first calls.
+    started = _thread.allocate_lock()
+    started.acquire()
+    _thread.start_new_thread(_exit_with, (pidfd, started))
+    started.acquire()
     return True
 
 
-def _exit_with(pidfd: int) -> None:
+def _exit_with(pidfd: int, started: "_thread.LockType") -> None:
+    started.release()
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     poller.poll()
