@@ -8,7 +8,6 @@ from tee_sim.audit_chain import GENESIS, MAX_RECORDS, AuditRecord, chained
 from tee_sim.protocol import Frame, Kind, referenced_bytes
 
 MAX_RUN_CALLS = 1 << 16  # then a new record: bounds the sums, and ties a run to a time
-_INVOKE = int(Kind.INVOKE)  # looking it up in its enumeration takes longer than comparing it
 
 
 class AuditLog:
@@ -30,10 +29,12 @@ class AuditLog:
         self._started = clock()
         self._head = GENESIS
         self._length = 0
-        self._run: tuple[int, ...] = ()  # what the calls of the open run have in common
+        # What the requests and outcomes of the open run have in common, and what they add up to.
+        self._run: tuple[object, ...] = ()
+        self._common = (0, 0, 0, 0, 0)  # session, command, code, kind, origin
         self._application = self._first_seq = self._last_seq = self._at_ms = 0
         self._calls = self._bytes_in = self._bytes_out = 0
-        self.crossings = self.refused = 0
+        self.crossings = self.refused = 0  # these four without the open run
         self.bytes_in = self.bytes_out = 0  # of commands that succeeded
 
     @property
@@ -46,32 +47,56 @@ class AuditLog:
         """Records that a tail can still give."""
         return len(self._kept)
 
-    def note(self, frame: Frame, application: int, code: int, origin: int) -> None:
-        """Take down one answered packet. Called after its reply is on its way.
+    def repeats(self, frame: Frame, code: int, origin: int) -> bool:
+        """Count an answered packet as one more of the open run, if it is one, and say so.
 
         Args:
             frame: the request; one of kind 0 for a packet that was no frame.
-            application: high half of the UUID of the session's application, 0 for none.
             code, origin: what the reply said.
         """
-        bytes_in = bytes_out = 0
-        if frame.kind == _INVOKE:
-            bytes_in, bytes_out = referenced_bytes(frame.param_types, frame.values)
-            self.crossings += 1
-        if code:
-            self.refused += 1
-        else:
-            self.bytes_in += bytes_in
-            self.bytes_out += bytes_out
-        run = (frame.kind, frame.session, frame.command, code, origin)
-        if run != self._run or self._calls == MAX_RUN_CALLS:
-            self._close_run()
-            self._run, self._application = run, application
-            self._first_seq, self._at_ms = frame.seq, self.uptime_ms
+        if (frame[:4], code, origin) != self._run or self._calls == MAX_RUN_CALLS:
+            return False
+        bytes_in, bytes_out = referenced_bytes(frame.param_types, frame.values)
         self._last_seq = frame.seq
         self._calls += 1
         self._bytes_in += bytes_in
         self._bytes_out += bytes_out
+        return True
+
+    def begin(self, frame: Frame, application: int, code: int, origin: int) -> None:
+        """End the open run and begin another with this packet.
+
+        Args:
+            frame, code, origin: as for `repeats`.
+            application: high half of the UUID of the session's application, 0 for none.
+        """
+        self.end_run()
+        self._run = (frame[:4], code, origin)
+        self._common = (frame.session, frame.command, code, frame.kind, origin)
+        self._application, self._first_seq, self._at_ms = application, frame.seq, self.uptime_ms
+        self.repeats(frame, code, origin)
+
+    def end_run(self) -> None:
+        """Make a record of the open run, if there is one, and add it to the totals."""
+        if not self._calls:
+            return
+        _, _, code, kind, _ = self._common
+        self.crossings += self._calls if kind == Kind.INVOKE else 0
+        if code:
+            self.refused += self._calls
+        else:
+            self.bytes_in += self._bytes_in
+            self.bytes_out += self._bytes_out
+        record = AuditRecord(
+            *(self._length, self._application, self._first_seq, self._last_seq, self._at_ms),
+            *(self._bytes_in, self._bytes_out, self._calls),
+            *self._common,
+        ).pack()
+        self._kept.append((self._head, record))
+        self._head = chained(self._head, record)
+        self._length += 1
+        self._run = ()
+        self._calls = self._bytes_in = self._bytes_out = 0
 
     def tail(self, most: int) -> tuple[bytes, int, bytes]:
         """End the open run and return the newest records, for `audit_chain.read_tail`.
@@ -82,32 +107,7 @@ class AuditLog:
         Returns:
             The digest before the first of them and the records; the log's length; its head.
         """
-        self._close_run()
+        self.end_run()
         chosen = list(self._kept)[max(0, len(self._kept) - most) :] if most > 0 else []
         before = chosen[0][0] if chosen else self._head
         return before + b"".join(record for _, record in chosen), self._length, self._head
-
-    def _close_run(self) -> None:
-        if not self._calls:
-            return
-        kind, session, command, code, origin = self._run
-        record = AuditRecord(
-            self._length,
-            self._application,
-            self._first_seq,
-            self._last_seq,
-            self._at_ms,
-            self._bytes_in,
-            self._bytes_out,
-            self._calls,
-            session,
-            command,
-            code,
-            kind,
-            origin,
-        ).pack()
-        self._kept.append((self._head, record))
-        self._head = chained(self._head, record)
-        self._length += 1
-        self._run = ()
-        self._calls = self._bytes_in = self._bytes_out = 0

@@ -33,7 +33,6 @@ MAX_SEQ_GAP = 1 << 16  # calls the host gave up before sending leave gaps; repla
 _VALUE = param_types(ParamType.VALUE_INPUT)
 _VALUES_2 = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
 _NO_FRAME = Frame(0, 0, 0, 0, 0, 0, NO_VALUES)  # stands for a packet that is none
-_OPEN_SESSION = int(Kind.OPEN_SESSION)
 _OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
 
 
@@ -160,13 +159,13 @@ class Dispatcher:
 
         Security: a packet has one record or a part of one, whatever it held.
         """
-        if self._audit is None:
+        if self._audit is None or self._audit.repeats(*self._answered):
             return
         frame, code, origin = self._answered
-        if frame.kind == _OPEN_SESSION and not code:  # the request has no number yet
+        if frame.kind == Kind.OPEN_SESSION and not code:  # the request has no number yet
             frame = frame._replace(session=self._last_session)
         application = self._sessions.get(frame.session)
-        self._audit.note(frame, application.uuid[0] if application else 0, code, origin)
+        self._audit.begin(frame, application.uuid[0] if application else 0, code, origin)
 
     def close(self) -> None:
         """Wipe and drop what the applications hold."""

@@ -39,16 +39,9 @@ class AdminApplication:
         All of them before this call; bytes are those of commands that succeeded.
         """
         audit = self._audit
-        return (
-            audit.crossings,
-            audit.refused,
-            audit.bytes_in,
-            audit.bytes_out,
-            audit.kept,
-            audit.uptime_ms,
-            0,
-            0,
-        )
+        audit.end_run()
+        moved = (audit.crossings, audit.refused, audit.bytes_in, audit.bytes_out)
+        return (*moved, audit.kept, audit.uptime_ms, 0, 0)
 
     def _audit_tail(self, params: Params) -> Values:
         """Out a digest and records (memory); in (most, 0), out (bytes written, length of the log).

@@ -27,6 +27,12 @@ from tee_sim.protocol import TA_ADMIN, TA_KV, Frame, Kind, KvCommand, decode
 KV, ADMIN = TA_KV[0], TA_ADMIN[0]
 
 
+def note(log, request, application, code, origin):
+    """What the dispatcher does with an answered packet."""
+    if not log.repeats(request, code, origin):
+        log.begin(request, application, code, origin)
+
+
 def frame(seq, command=KvCommand.UNPERMUTE, session=1, types=0x11F, size=64, kind=Kind.INVOKE):
     return Frame(kind, session, command, types, 0, seq, (size, *[0] * 7))
 
@@ -35,7 +41,7 @@ def varied_log(count=6, keep=MAX_RECORDS, start=1):
     """A log of `count` records, no two alike."""
     log = AuditLog(keep)
     for seq in range(start, start + count):
-        log.note(frame(seq, command=1 + seq % 5, session=1 + seq % 3, size=seq), KV, 0, 0)
+        note(log, frame(seq, command=1 + seq % 5, session=1 + seq % 3, size=seq), KV, 0, 0)
     return log
 
 
@@ -47,8 +53,8 @@ def refusal(call, *args, **named):
 
 def test_the_chain_is_the_documented_one():
     log = AuditLog(clock=lambda: 5_000_000)
-    log.note(frame(7, size=10), KV, 0, 0)
-    log.note(frame(9, command=6, types=0x1), KV, ResultCode.ITEM_NOT_FOUND, 4)
+    note(log, frame(7, size=10), KV, 0, 0)
+    note(log, frame(9, command=6, types=0x1), KV, ResultCode.ITEM_NOT_FOUND, 4)
     data, length, head = log.tail(10)
     layout = "<QQQQQQQIIIIHH"
     first = struct.pack(layout, 0, KV, 7, 7, 0, 10, 10, 1, 1, 4, 0, 4, 0)
@@ -65,10 +71,10 @@ def test_like_calls_one_after_the_other_are_one_record():
     log = AuditLog(clock=lambda: now[0])
     for seq in range(1, 31):
         now[0] = seq * 1_000_000
-        log.note(frame(seq), KV, 0, 0)
-    log.note(frame(31, session=2), KV, 0, 0)
-    log.note(frame(32, session=2), KV, ResultCode.BAD_PARAMETERS, 4)
-    log.note(frame(33), KV, 0, 0)
+        note(log, frame(seq), KV, 0, 0)
+    note(log, frame(31, session=2), KV, 0, 0)
+    note(log, frame(32, session=2), KV, ResultCode.BAD_PARAMETERS, 4)
+    note(log, frame(33), KV, 0, 0)
     records = read_tail(*log.tail(10)).records
     assert [(r.first_seq, r.last_seq, r.calls) for r in records] == [
         (1, 30, 30),
@@ -80,11 +86,22 @@ def test_like_calls_one_after_the_other_are_one_record():
     assert [r.code for r in records] == [0, 0, ResultCode.BAD_PARAMETERS, 0]
 
 
+def test_reading_a_tail_ends_the_open_run():
+    log = AuditLog()
+    for seq in (1, 2):
+        note(log, frame(seq), KV, 0, 0)
+    log.tail(0)
+    for seq in (3, 4, 5):
+        note(log, frame(seq), KV, 0, 0)
+    records = read_tail(*log.tail(10)).records
+    assert [(r.first_seq, r.last_seq, r.calls) for r in records] == [(1, 2, 2), (3, 5, 3)]
+
+
 def test_a_run_ends_at_its_limit_so_that_no_sum_overflows():
     log = AuditLog()
     hostile = Frame(Kind.INVOKE, 1, 4, 0xFFFF, 0, 5, (2**64 - 1,) * 8)
     for _ in range(MAX_RUN_CALLS + 1):
-        log.note(hostile, KV, ResultCode.BAD_PARAMETERS, 4)
+        note(log, hostile, KV, ResultCode.BAD_PARAMETERS, 4)
     records = read_tail(*log.tail(10)).records
     assert [r.calls for r in records] == [MAX_RUN_CALLS, 1]
     assert records[0].bytes_in == MAX_RUN_CALLS * 4 * (2**32 - 1)
@@ -186,8 +203,8 @@ def test_a_later_tail_must_continue_the_one_known():
     log = varied_log(count=6)
     known = read_tail(*log.tail(2))
     assert read_tail(*log.tail(6), known).length == 6  # nothing new
-    log.note(frame(20, session=9), KV, 0, 0)
-    log.note(frame(21, session=8), KV, 0, 0)
+    note(log, frame(20, session=9), KV, 0, 0)
+    note(log, frame(21, session=8), KV, 0, 0)
     later = read_tail(*log.tail(2), known)
     assert later.length == 8 and later.head != known.head
     assert refusal(read_tail, *log.tail(1), known) == ResultCode.BAD_PARAMETERS  # a gap
@@ -227,12 +244,13 @@ def test_a_live_tee_takes_down_every_call(tee, arena):
 
 
 def test_the_tees_own_counts_agree_with_the_hosts_ledger(tee):
+    assert tee.stats().crossings == 0  # of itself it does not tell
     model = tee.open_model(SMALL)
     tee.permute_weights(model, 0, "q", bytes(64), 2)
     with pytest.raises(TeeError):
         tee.drop_epoch(5)
     usage, stats = tee.ledger.usage(), tee.stats()
-    assert (stats.crossings, stats.refused) == (usage.crossings, 1) == (3, 1)
+    assert (stats.crossings, stats.refused) == (usage.crossings, 1) == (4, 1)
     assert (stats.bytes_in, stats.bytes_out) == (usage.bytes_in, usage.bytes_out) == (64, 64)
     assert stats.audit_records >= 5 and stats.uptime_ms >= 0
 
