@@ -83,7 +83,7 @@ build-tests: setup
 	$(CMAKE) --build build/tests --parallel
 
 test-cpp: build-tests  ## the C++ tests
-	$(CTEST) --test-dir build/tests --output-on-failure --no-tests=error
+	$(CTEST) --test-dir build/tests --parallel 2 --output-on-failure --no-tests=error
 
 test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qemu
 	@if [ "$$(uname -m)" = aarch64 ]; then \
