@@ -87,7 +87,7 @@ def test_a_process_of_a_user_gets_all_but_a_user_of_its_own():
     "attempt",
     [
         lambda _: os.open("/etc/passwd", os.O_RDONLY),
-        lambda _: os.open("/tmp/left", os.O_WRONLY | os.O_CREAT),
+        lambda _: os.open(f"{__file__}.left", os.O_WRONLY | os.O_CREAT),
         lambda _: os.listdir("/"),
         lambda _: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
         lambda _: os.memfd_create("x"),
