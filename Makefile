@@ -9,8 +9,8 @@ BENCH_PYTHON ?= $(PY)
 BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
 
 NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
-                $(shell find csrc kernels -type f 2>/dev/null)
-CXX_FILES    := $(shell find csrc kernels tests/csrc tests/cuda -type f \( -name '*.h' -o -name '*.hpp' \
+                $(shell find csrc kernels -type f 2>/dev/null) tee_sim/gather.cpp
+CXX_FILES    := $(shell find csrc kernels tee_sim tests/csrc tests/cuda -type f \( -name '*.h' -o -name '*.hpp' \
                 -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
                 -DPTMO_BUILD_TESTS=ON -DPTMO_BUILD_PYTHON=OFF -DPTMO_COUNT_COUNTERS=ON -DPTMO_CUDA=OFF
@@ -165,7 +165,7 @@ format: setup  ## rewrite the sources in the house format
 
 clean:  ## remove what the build and the tools wrote (the venv stays)
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-	  .import_linter_cache .benchmarks ptmo_secure/_native*.so ptmo_secure/_cuda*.so
+	  .import_linter_cache .benchmarks ptmo_secure/_native*.so ptmo_secure/_cuda*.so tee_sim/_gather*.so
 	find ptmo_secure tee_sim tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f $(CORE_STAMP) $(DEV_STAMP)
 

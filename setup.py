@@ -1,4 +1,4 @@
-"""Builds `ptmo_secure._native` with CMake, and `_cuda` where there is a CUDA compiler.
+"""Builds `ptmo_secure._native` and `tee_sim._gather` with CMake, and `_cuda` where there is nvcc.
 
 Everything else about the package is in pyproject.toml.
 
@@ -75,8 +75,8 @@ class CMakeBuild(build_ext):
         if not isinstance(ext, CMakeExtension):
             super().build_extension(ext)
             return
-        if ext.optional:
-            return  # CMake built it beside the first one, or could not
+        if ext.name != "ptmo_secure._native":
+            return  # CMake built it beside that one, or could not if it is optional
         check_machine()
         import pybind11
 
@@ -105,6 +105,7 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[
         CMakeExtension("ptmo_secure._native"),
+        CMakeExtension("tee_sim._gather"),
         CMakeExtension("ptmo_secure._cuda", optional=True),
     ],
     cmdclass={"build_ext": CMakeBuild},

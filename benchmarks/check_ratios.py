@@ -44,6 +44,7 @@ MEASURES: dict[str, Measure] = {
     "seal_1024": shields.seal_1024,
     "seal_4096": shields.seal_4096,
     "permute": shields.permute,
+    "tee_crossings": shields.tee_crossings,
     "kv_int8": cache.kv_int8,
     "lora_1": lora.lora_1,
     "lora_3": lora.lora_3,

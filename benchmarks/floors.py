@@ -74,6 +74,11 @@ METRICS = (
         _both(Target(0.80, 0.92)),
     ),
     Metric("permute", "decode `permute` folded / `none`", _both(Target(0.97, 1.00))),
+    Metric(
+        "tee_crossings",
+        "decode `permute` restored in the TEE, waited for its 30 crossings a token",
+        _both(Target(1.5, 1.0, "at_most", "ms")),
+    ),
     Metric("kv_int8", "decode INT8 KV / FP16 KV at 2,048 tokens", _both(Target(1.00, 1.15))),
     Metric(
         "lora_1",

@@ -80,6 +80,7 @@ class BenchmarkResult:
     kv_bytes_per_token: int
     weights_bytes: int
     tee_crossings_per_token: float  # while decoding
+    tee_ms_per_token: float  # waited for those, on this machine
     sim_tee_ms_per_token: float  # what those would take on the cost model's device
     read_bytes_per_token: int  # weights, and the cache's rows on average
     read_bandwidth_gbps: float  # of the machine, at that many bytes and with those threads
@@ -276,6 +277,7 @@ def _summary(
         tee_crossings_per_token=statistics.median(
             s.usage.crossings / config.decode_tokens for s in taken
         ),
+        tee_ms_per_token=statistics.median(s.usage.wall_ms / config.decode_tokens for s in taken),
         sim_tee_ms_per_token=statistics.median(
             config.cost_model.milliseconds(s.usage) / config.decode_tokens for s in taken
         ),
@@ -309,6 +311,7 @@ def iterate_rows(results: Sequence[BenchmarkResult]) -> Iterator[tuple[str, ...]
             f"{r.prefill_tps:.0f}",
             f"{r.decode_tps:.1f}",
             f"{1000 / r.decode_tps:.2f}",
+            f"{r.tee_ms_per_token:.2f}",
             f"{r.sim_tee_ms_per_token:.2f}",
             f"{r.tee_crossings_per_token:.1f}",
             f"{r.kv_bytes_per_token}",

@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
@@ -92,9 +93,9 @@ class Channel:
                     ResultCode.BAD_PARAMETERS, Origin.API, f"{what}: a value is out of range"
                 ) from None
             request = (kind, session, command, types, values)
+            started_ns = time.perf_counter_ns()
             reply = self._exchange(packet, seq, fds, request)
-            if self.ledger.owed_ms:
-                self.ledger.settle()
+            self.ledger.answered(started_ns)
             if reply.kind != kind | REPLY_BIT or reply.seq != seq:
                 raise self._die("the TEE process answered out of turn")
             if reply.command == ResultCode.TARGET_DEAD:

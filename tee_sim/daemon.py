@@ -6,6 +6,7 @@ Started by `tee_sim.spawn` with an empty environment and one descriptor, the soc
 import gc
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from tee_sim.audit import AuditLog
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
+_CONTENDED_NS = 10_000
 
 
-def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
+def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "", poll_us: int = 0) -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
 
     Args:
@@ -29,6 +31,7 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
         socket_fd: connected SOCK_SEQPACKET socket.
         parent_pid: the host process; the TEE ends with it.
         fuses: file of the root key of a core that has one; empty: the key is drawn now.
+        poll_us: how long the next packet is awaited without sleeping.
 
     Raises:
         ValueError: on an unknown role.
@@ -39,10 +42,10 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null)
+        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null, poll_us)
 
 
-def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
+def serve(connection: socket.socket, dispatcher: Dispatcher, null: int, poll_us: int = 0) -> None:
     """Answer packets until the peer closes.
 
     Security: a packet of any content gets one reply; an empty packet, a lost peer or a failing
@@ -53,11 +56,12 @@ def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
         dispatcher: answers one packet.
         null: /dev/null, where stderr goes once start-up succeeded, so that no later text leaves by
             it; closed then.
+        poll_us: as for `main`.
     """
     first = True
     try:
         while True:
-            packet, descriptors = _receive(connection)
+            packet, descriptors = _receive(connection, poll_us)
             if not packet:
                 break
             connection.send(dispatcher.handle(packet, descriptors))
@@ -72,11 +76,9 @@ def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
         dispatcher.close()
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+def _receive(connection: socket.socket, poll_us: int) -> tuple[bytes, list[int]]:
     """Receive one packet and its descriptors; a packet that was cut comes back unparsable."""
-    packet, ancillary, flags, _ = connection.recvmsg(
-        MAX_PACKET_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-    )
+    packet, ancillary, flags, _ = _await(connection, poll_us)
     if not ancillary and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         return packet, []
     descriptors: list[int] = []
@@ -87,6 +89,31 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         return b"\0", descriptors
     return packet, descriptors
+
+
+def _await(
+    connection: socket.socket, poll_us: int
+) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+    """Wait for a packet, first without sleeping.
+
+    A decoding step calls every 100 us or so, and an idle core takes a third of that to wake up.
+    Whoever else wants this core gets it: a yield that takes long ends the polling.
+    """
+    flags = socket.MSG_CMSG_CLOEXEC
+    now = time.perf_counter_ns()
+    end = now + 1000 * poll_us
+    while now < end:
+        try:
+            return connection.recvmsg(
+                MAX_PACKET_BYTES, _ANCILLARY_BYTES, flags | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            before = time.perf_counter_ns()
+        os.sched_yield()
+        now = time.perf_counter_ns()
+        if now - before > _CONTENDED_NS:
+            break
+    return connection.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, flags)
 
 
 def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"]:

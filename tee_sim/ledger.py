@@ -8,7 +8,7 @@ every count of it is known anyway.
 import operator
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from tee_sim.protocol import APPLICATIONS, Kind, Values, referenced_bytes
 
@@ -25,6 +25,8 @@ class Usage:
     bytes_out: int = 0  # the same, for the TEE to write
     registrations: int = 0  # buffers mapped; not crossings
     registered_bytes: int = 0
+    # Waited for replies to commands, on this machine and without injected time; not compared.
+    wall_ms: float = field(default=0.0, compare=False)
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(*map(operator.add, astuple(self), astuple(other)))
@@ -49,11 +51,11 @@ class LedgerRow:
 class _Count:
     """The running counts of one command of one session."""
 
-    __slots__ = ("bytes_in", "bytes_out", "command", "crossings")
+    __slots__ = ("bytes_in", "bytes_out", "command", "crossings", "wall_ns")
 
     def __init__(self, command: int) -> None:
         self.command = command
-        self.crossings = self.bytes_in = self.bytes_out = 0
+        self.crossings = self.bytes_in = self.bytes_out = self.wall_ns = 0
 
 
 class CostLedger:
@@ -69,6 +71,7 @@ class CostLedger:
         self._applications: dict[int, str] = {}
         self._memory = Usage()
         self._price: Price | None = None
+        self._waiting: _Count | None = None  # for the reply to a command
         self.owed_ms = 0.0  # of the request under way
         self.injected_ms = 0.0
 
@@ -88,7 +91,9 @@ class CostLedger:
                 key >> 32,
                 self._applications.get(key >> 32, "unknown"),
                 getattr(count.command, "name", str(count.command)),
-                Usage(count.crossings, count.bytes_in, count.bytes_out),
+                Usage(
+                    count.crossings, count.bytes_in, count.bytes_out, wall_ms=count.wall_ns / 1e6
+                ),
             )
             for key, count in list(self._counts.items())
         )
@@ -112,6 +117,7 @@ class CostLedger:
             count = self._counts.get(key)
             if count is None:
                 count = self._counts[key] = _Count(command)
+            self._waiting = count
             bytes_in, bytes_out = referenced_bytes(types, values)
             count.crossings += 1
             count.bytes_in += bytes_in
@@ -124,11 +130,23 @@ class CostLedger:
             if self._price is not None:
                 self.owed_ms = self._price(mapped)
 
-    def settle(self) -> None:
-        """Spend what the last request owes, once its reply is there.
+    def answered(self, started_ns: int) -> None:
+        """Take down how long the reply took, and spend what the request owes.
 
-        A spin, never a sleep: a sleep of 25 us takes three times as long, and a call into a real
-        TEE keeps its core busy as well.
+        Args:
+            started_ns: `time.perf_counter_ns` before it was sent.
+        """
+        if self._waiting is not None:
+            self._waiting.wall_ns += time.perf_counter_ns() - started_ns
+            self._waiting = None
+        if self.owed_ms:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Spin, never sleep.
+
+        A sleep of 25 us takes three times as long, and a call into a real TEE keeps its core busy
+        as well.
         """
         start = time.perf_counter_ns()
         end = start + self.owed_ms * 1e6

@@ -17,8 +17,8 @@ from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_
 # packages and no .pth files, which could run code of any installed package inside the TEE.
 # The few directories it does need come as arguments and go behind the standard library.
 _BOOTSTRAP = (
-    "import sys; sys.path.extend(sys.argv[5:]); from tee_sim.daemon import main; "
-    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+    "import sys; sys.path.extend(sys.argv[6:]); from tee_sim.daemon import main; "
+    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))"
 )
 _CORE_PACKAGES = ("cryptography", "_cffi_backend")
 
@@ -28,6 +28,7 @@ def connect(
     debug_root_key: bytes | None,
     fuses: Path | None = None,
     ledger: CostLedger | None = None,
+    poll_us: int = 0,
 ) -> tuple[Channel, int]:
     """Start a process of `role`, initialise it and open a session with its first application.
 
@@ -38,6 +39,7 @@ def connect(
         debug_root_key: 32 bytes for a test, or None.
         fuses: file of the root key, or None.
         ledger: where the channel counts; None: one of its own.
+        poll_us: how long the process awaits a call without sleeping, after each.
 
     Returns:
         The channel, and the session number for INVOKE requests.
@@ -59,7 +61,7 @@ def connect(
         values = (*struct.unpack("<4Q", debug_root_key), 0, 0, 0, 0)
         types = param_types(ParamType.VALUE_INPUT, ParamType.VALUE_INPUT)
     uuid = TA_KV if role == "core" else TA_GUARD
-    channel = Channel(*spawn(role, fuses), ledger)
+    channel = Channel(*spawn(role, fuses, poll_us), ledger)
     try:
         channel.call(Kind.INITIALIZE, "initialise", types=types, values=values)
         session = channel.open_session(uuid)
@@ -77,7 +79,9 @@ def connect(
     return channel, session
 
 
-def spawn(role: str, fuses: Path | None = None) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+def spawn(
+    role: str, fuses: Path | None = None, poll_us: int = 0
+) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start a TEE process of `role` and return it with the host's end of its socket.
 
     Security: spawned, never forked, so that it inherits no memory, no environment and no open
@@ -90,9 +94,9 @@ def spawn(role: str, fuses: Path | None = None) -> tuple["subprocess.Popen[bytes
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         fuse_file = "" if fuses is None else str(fuses.absolute())
-        arguments = [role, str(theirs.fileno()), str(os.getpid()), fuse_file, *paths]
+        arguments = [role, str(theirs.fileno()), str(os.getpid()), fuse_file, str(poll_us)]
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *arguments],
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *arguments, *paths],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

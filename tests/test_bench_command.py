@@ -21,7 +21,7 @@ from tee_sim.protocol import Kind, KvCommand
 KEYS = [
     *("shield", "restore", "kv_dtype", "threads", "adapters", "prompt_tokens", "decode_tokens"),
     *("prefill_tps", "decode_tps", "kv_bytes_per_token", "weights_bytes"),
-    *("tee_crossings_per_token", "sim_tee_ms_per_token"),
+    *("tee_crossings_per_token", "tee_ms_per_token", "sim_tee_ms_per_token"),
     *("read_bytes_per_token", "read_bandwidth_gbps", "bandwidth_fraction"),
 ]
 
@@ -166,6 +166,18 @@ def test_simulated_time_is_that_of_the_decoded_tokens_crossings(
     assert found == {"folded": 0, "tee": pytest.approx(30 * (call_us + copied_us) / 1000)}
 
 
+def test_the_time_waited_for_the_tee_is_that_of_a_token(
+    engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = iter((9.0, 4.0, 6.0))
+    monkeypatch.setattr(
+        bench, "measure", lambda *_: bench.Sample(1.0, 1.0, Usage(wall_ms=next(waited)))
+    )
+    config = BenchConfig(shields=("seal",), contexts=(16,), decode_tokens=4, rounds=3)
+    (result,) = run_bench(config)
+    assert result.tee_ms_per_token == 1.5
+
+
 def test_a_speed_is_the_median_of_its_rounds(
     engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,11 +237,11 @@ def test_the_json_has_the_documented_keys(
 def test_the_table_names_the_restore_of_a_permutation() -> None:
     row = BenchmarkResult(
         *("permute", "tee", "int8", 2, 1, 128, 64, 401.6, 80.26, 12240, 2**20, 30.0),
-        *(0.8191, 2**20, 40.0, 0.614),
+        *(1.246, 0.8191, 2**20, 40.0, 0.614),
     )
     (cells,) = bench.iterate_rows([row])
     assert cells[0] == "permute (tee)"
-    assert cells[3:10] == ("1", "128 + 64", "402", "80.3", "12.46", "0.82", "30.0")
+    assert cells[3:11] == ("1", "128 + 64", "402", "80.3", "12.46", "1.25", "0.82", "30.0")
     assert len(cells) == len(HEADINGS)
     assert cells[-1] == "61 %"
 

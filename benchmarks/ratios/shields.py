@@ -1,7 +1,9 @@
 """What a shield leaves of the speed."""
 
-from ratios.decoding import compare_engines
-from ratios.measured import Measured, Settings
+import statistics
+
+from ratios.decoding import Decoding, compare_engines, open_engine
+from ratios.measured import Measured, Settings, median_of
 
 PERMUTE_CONTEXT = 1024
 NONE: dict[str, object] = {"shield": "none"}
@@ -21,3 +23,21 @@ def permute(settings: Settings, threads: int) -> Measured:
     """`permute` with its restore folded into the weights / `none`."""
     folded: dict[str, object] = {"shield": "permute", "restore": "folded"}
     return compare_engines(settings, threads, PERMUTE_CONTEXT, folded, NONE)
+
+
+def tee_crossings(settings: Settings, threads: int) -> Measured:
+    """Milliseconds a token that `permute` restored in the TEE waits for its crossings."""
+    restored: dict[str, object] = {"shield": "permute", "restore": "tee"}
+    rounds, crossings = [], []
+    with open_engine(settings, threads, PERMUTE_CONTEXT, **restored) as engine:
+        decoding = Decoding(engine, PERMUTE_CONTEXT)
+        decoding.seconds_per_token(settings.decode_tokens)  # wakes what sleeps
+        tokens = settings.runs * settings.decode_tokens
+        for _ in range(settings.rounds):
+            before = engine.sessions.ledger.usage()
+            for _ in range(settings.runs):
+                decoding.seconds_per_token(settings.decode_tokens)
+            usage = engine.sessions.ledger.usage() - before
+            rounds.append(usage.wall_ms / tokens)
+            crossings.append(usage.crossings / tokens)
+    return median_of(rounds, crossings_per_token=statistics.median(crossings))

@@ -29,6 +29,7 @@ HEADINGS: tuple[str, ...] = (
     "prefill t/s",
     "decode t/s",
     "wall ms per token",
+    "TEE ms per token",
     "sim TEE ms per token",
     "crossings per token",
     "KV B/token",

@@ -24,6 +24,7 @@ from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
+_LAYER_US = 300  # a layer of a small model takes less
 _ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
@@ -37,6 +38,16 @@ def tee_failure(error: TeeError, what: str = "") -> EngineError:
         what: what was refused, put before the refusal's text.
     """
     return TeeDiedError() if isinstance(error, TeeDeadError) else EngineError(f"{what}{error}")
+
+
+def _poll_us(config: EngineConfig) -> int:
+    """Let the TEE poll where it is called every layer and the engine leaves it a core.
+
+    Waking it would take a third of a crossing's time. On a core that the engine's threads need,
+    its polling would cost more than that.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return _LAYER_US if config.restores_in_tee and config.threads < cores else 0
 
 
 class TeeLink:
@@ -65,7 +76,9 @@ class TeeLink:
         self._config = config
         self._row_elements = shape.n_kv_heads * shape.head_dim
         try:
-            self.client = TeeClient.launch("core", debug_root_key=debug_root_key, ledger=ledger)
+            self.client = TeeClient.launch(
+                "core", debug_root_key=debug_root_key, ledger=ledger, poll_us=_poll_us(config)
+            )
         except TeeError as error:
             raise EngineError(f"the TEE could not be started: {error}") from None
         try:

@@ -132,17 +132,15 @@ class KvApplication:
             or len(rows) != n_heads * head_rows * row_bytes
         ):
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "rows")
-        scratch = 2 * len(rows)
-        self._budget.charge(scratch)
+        self._budget.charge(len(rows))
         try:
-            source = bytearray(rows)
             gathered = model.gather_rows(
-                layer, role, first_head, n_heads, source, row_bytes, inverse=inverse
+                layer, role, first_head, n_heads, rows, row_bytes, inverse=inverse
             )
             rows[:] = gathered
-            wipe(source, gathered)
+            wipe(gathered)
         finally:
-            self._budget.refund(scratch)
+            self._budget.refund(len(rows))
         return NO_VALUES
 
     def _unpermute(self, params: Params) -> Values:
@@ -157,15 +155,13 @@ class KvApplication:
         model.check_layer(layer)
         if n_tokens < 1 or len(vectors) != n_tokens * model.row_bytes or values[5]:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "vectors")
-        scratch = 4 * len(vectors)
-        self._budget.charge(scratch)
+        self._budget.charge(len(vectors))
         try:
-            source = bytearray(vectors)
-            restored = model.unpermute(layer, source)
+            restored = model.unpermute(layer, vectors)
             vectors[:] = restored
-            wipe(source, restored)
+            wipe(restored)
         finally:
-            self._budget.refund(scratch)
+            self._budget.refund(len(vectors))
         return NO_VALUES
 
     def _new_epoch(self, params: Params) -> Values:

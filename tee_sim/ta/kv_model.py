@@ -1,18 +1,16 @@
-"""One loaded model inside the TEE: its permutations and the two gathers they are used for.
+"""One loaded model inside the TEE: its permutations and the two gathers they are used for."""
 
-The gathers are built on ``bytearray.translate``: translating an *index* string through the *data*
-as a 256-entry table is a gather in C. It takes about 0.2 us per 64 float32 values, and its results
-are byte arrays, which unlike Python integers can be overwritten afterwards.
-"""
+from array import array
 
+from tee_sim._gather import gather
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.memory import wipe
 from tee_sim.permutation import HeadPermutations, expand_pairs, invert, layer_permutations
 from tee_sim.protocol import WeightRole
 
-_TABLE = 256  # entries of a translation table
 _FLOAT_BYTES = 4
+_INDEX = "I"  # uint32
 _OBJECT_BYTES = 128  # allowance per small Python object in the budget
 
 
@@ -31,25 +29,19 @@ class LoadedModel:
         self.row_bytes = layout.n_heads * layout.head_dim * _FLOAT_BYTES
         self._epoch_key = epoch_key
         self._heads: dict[int, tuple[HeadPermutations, ...]] = {}
-        self._indices: dict[int, list[bytearray]] = {}
-        # A block of `v_block` floats is gathered as bytes when it fits a table, otherwise as four
-        # separate byte planes (byte 0 of every float, byte 1, ...).
-        self._planes = 1 if layout.v_block * _FLOAT_BYTES <= _TABLE else _FLOAT_BYTES
-        self._unit = _FLOAT_BYTES // self._planes
-        block = layout.v_block * self._unit
-        self._window = _TABLE // block * block
+        self._indices: dict[int, array[int]] = {}
 
     @staticmethod
     def budget_bytes(layout: KvLayout) -> int:
         """What a model may come to hold with every layer derived."""
         per_kv_head = layout.n_pairs + layout.head_dim + 3 * _OBJECT_BYTES
-        index = layout.n_heads * layout.head_dim * _FLOAT_BYTES
-        return layout.n_layers * (layout.n_kv_heads * per_kv_head + 2 * index) + 4096
+        index = layout.n_heads * layout.head_dim * array(_INDEX).itemsize
+        return layout.n_layers * (layout.n_kv_heads * per_kv_head + index) + 4096
 
     def close(self) -> None:
         """Overwrite the index tables and drop every permutation."""
-        for windows in self._indices.values():
-            wipe(*windows)
+        for index in self._indices.values():
+            _wipe_index(index)
         self._indices.clear()
         self._heads.clear()
         self._epoch_key = b""
@@ -71,7 +63,7 @@ class LoadedModel:
         role: WeightRole,
         first_head: int,
         n_heads: int,
-        source: bytearray,
+        source: memoryview,
         row_bytes: int,
         *,
         inverse: bool = False,
@@ -86,56 +78,29 @@ class LoadedModel:
         """
         _, head_rows = self.role_shape(role)
         heads = self._layer_heads(layer)
-        head_bytes = head_rows * row_bytes
+        index = array(_INDEX)
+        for head in range(n_heads):
+            order = self._row_order(heads, role, first_head + head)
+            index.extend(head * head_rows + row for row in (invert(order) if inverse else order))
         gathered = bytearray(len(source))
-        with memoryview(source) as view:
-            for index in range(n_heads):
-                order = self._row_order(heads, role, first_head + index)
-                if inverse:
-                    order = invert(order)
-                base = at = index * head_bytes
-                for row in order:
-                    start = base + row * row_bytes
-                    gathered[at : at + row_bytes] = view[start : start + row_bytes]
-                    at += row_bytes
+        gather(gathered, source, index, row_bytes)
+        _wipe_index(index)
         return gathered
 
-    def unpermute(self, layer: int, source: bytearray) -> bytearray:
+    def unpermute(self, layer: int, source: memoryview) -> bytearray:
         """Return attention vectors in the original order: ``a[perm[i]] = a_permuted[i]`` per head.
 
-        Security: intermediate copies are overwritten; the caller overwrites the result.
+        Security: the caller overwrites the result; there is no other copy.
 
         Args:
             layer: layer index, checked by the caller.
             source: float32 [n_tokens, n_heads * head_dim] as bytes.
         """
-        windows = self._indices.get(layer)
-        if windows is None:
-            windows = self._indices[layer] = self._build_indices(layer)
-        if self._planes == 1:
-            return self._translate(source, windows)
+        index = self._indices.get(layer)
+        if index is None:
+            index = self._indices[layer] = self._restoring_index(layer)
         restored = bytearray(len(source))
-        for plane in range(self._planes):
-            part = source[plane :: self._planes]
-            moved = self._translate(part, windows)
-            restored[plane :: self._planes] = moved
-            wipe(part, moved)
-        return restored
-
-    def _translate(self, source: bytearray, windows: list[bytearray]) -> bytearray:
-        size = len(source)
-        restored = bytearray(size)
-        padded = source + bytes(_TABLE)
-        with memoryview(padded) as table:
-            at = 0
-            while at < size:
-                for window in windows:
-                    step = len(window)
-                    piece = window.translate(table[at : at + _TABLE])
-                    restored[at : at + step] = piece
-                    wipe(piece)
-                    at += step
-        wipe(padded)
+        gather(restored, source, index, _FLOAT_BYTES)
         return restored
 
     def _layer_heads(self, layer: int) -> tuple[HeadPermutations, ...]:
@@ -157,17 +122,17 @@ class LoadedModel:
         kv_head = head if role is WeightRole.K else head // self.layout.group
         return expand_pairs(heads[kv_head].pairs)
 
-    def _build_indices(self, layer: int) -> list[bytearray]:
-        """Lay the inverse value permutations of all query heads out as translation strings."""
+    def _restoring_index(self, layer: int) -> "array[int]":
+        """Lay the inverse value permutations of all query heads out in a row."""
+        heads = self._layer_heads(layer)
         dim = self.layout.head_dim
-        flat: list[int] = []
+        index = array(_INDEX)
         for head in range(self.layout.n_heads):
-            heads = self._layer_heads(layer)
             inverse = invert(heads[head // self.layout.group].values)
-            for source in inverse:
-                start = (head * dim + source) * self._unit
-                flat.extend(range(start, start + self._unit))
-        windows = []
-        for base in range(0, len(flat), self._window):
-            windows.append(bytearray(i - base for i in flat[base : base + self._window]))
-        return windows
+            index.extend(head * dim + source for source in inverse)
+        return index
+
+
+def _wipe_index(index: "array[int]") -> None:
+    with memoryview(index) as view:
+        wipe(view.cast("B"))

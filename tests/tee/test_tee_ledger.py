@@ -3,13 +3,14 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from tee_helpers import ROOT_KEY, SMALL
 
 from tee_sim import ledger as ledger_module
 from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError, Usage
-from tee_sim.protocol import Kind, KvCommand, ParamType, param_types, referenced_bytes
+from tee_sim.protocol import NO_VALUES, Kind, KvCommand, ParamType, param_types, referenced_bytes
 from tee_sim.scan_result import SPAN_BYTES
 
 IN, OUT, BOTH = ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, ParamType.MEMREF_INOUT
@@ -141,3 +142,25 @@ def test_commands_of_unknown_numbers_and_sessions_are_still_counted():
     rows = [(row.session, row.application, row.command) for row in ledger.rows()]
     assert rows == [(7, "unknown", "99"), (8, "unknown", "UNPERMUTE")]
     assert ledger.usage() == Usage(2)
+
+
+def test_the_wall_time_of_a_command_is_that_of_its_calls(tee):
+    before = tee.ledger.usage()
+    start = time.perf_counter()
+    for _ in range(20):
+        tee.stats()
+    elapsed_ms = 1000 * (time.perf_counter() - start)
+    assert 0 < (tee.ledger.usage() - before).wall_ms <= elapsed_ms
+
+
+def test_injected_time_is_no_wall_time_and_mapping_memory_is_none(monkeypatch):
+    ledger = CostLedger()
+    ledger.inject(lambda usage: 0.001)
+    clock = iter(range(7_000_000, 10**9, 1_000_000))  # of a machine that takes 1 ms for everything
+    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(perf_counter_ns=lambda: next(clock)))
+    ledger.sent(Kind.INVOKE, 1, 2, 0, NO_VALUES)
+    ledger.answered(2_000_000)
+    assert ledger.usage().wall_ms == 5.0 and ledger.injected_ms >= 1.0
+    ledger.sent(Kind.REGISTER_MEMORY, 0, 0, 0, (4096, *NO_VALUES[1:]))
+    ledger.answered(2_000_000)
+    assert ledger.usage().wall_ms == 5.0 and ledger.usage().registrations == 1

@@ -279,3 +279,19 @@ def test_another_process_of_the_same_user_can_not_read_a_hardened_one():
     if not readable_by_its_own_user(harden=False):
         pytest.skip("this system forbids it for every process (ptrace_scope)")
     assert not readable_by_its_own_user(harden=True)
+
+
+@pytest.mark.parametrize("poll_us", [0, 1, 1000])
+def test_a_tee_that_polls_answers_calls_that_come_at_once_and_later_and_ends_with_its_host(poll_us):
+    with TeeClient.launch(poll_us=poll_us) as tee:
+        for pause in (0.0, 0.0, 0.005, 0.0):
+            time.sleep(pause)
+            assert tee.status()["crossings"] == 0
+        pid = tee.pid
+    assert gone(pid)
+
+
+@pytest.mark.parametrize("poll_us", [-1, 1001])
+def test_a_time_to_poll_that_is_out_of_range_is_refused(poll_us):
+    with pytest.raises(ValueError, match=rf"poll_us={poll_us} is outside 0..1000"):
+        TeeClient.launch(poll_us=poll_us)

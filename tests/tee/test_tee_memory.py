@@ -133,8 +133,8 @@ def test_running_out_of_budget_leaves_the_session_usable(tee):
     used = tee.status()["used_bytes"]
     huge = KvLayout(512, 1024, 1024, 256, 256, 256)
     assert refusal(tee.open_model, huge) == ResultCode.OUT_OF_MEMORY
-    shared = tee.register_memory(16 << 20)
-    n_tokens = (16 << 20) // (SMALL.n_heads * SMALL.head_dim * 4)
+    shared = tee.register_memory(40 << 20)
+    n_tokens = (40 << 20) // (SMALL.n_heads * SMALL.head_dim * 4)
     assert refusal(tee.unpermute, model, 0, shared, n_tokens) == ResultCode.OUT_OF_MEMORY
     assert tee.status()["used_bytes"] == used
     tee.unpermute(model, 0, shared, 1)

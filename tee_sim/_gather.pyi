@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def gather(out: Buffer, source: Buffer, index: Buffer, unit: int, /) -> None: ...
