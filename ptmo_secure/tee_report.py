@@ -22,6 +22,7 @@ LOSSES: Mapping[str, str] = {
     "no_network": "code that took the TEE over would find a network",
     "own_user": "the TEE runs as its host's user",
     "system_calls": "code that took the TEE over could open files and start programs",
+    "secret_memory": "root can read the TEE's root key through /proc/PID/mem",
 }
 
 

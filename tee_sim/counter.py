@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.keys import Key
 from tee_sim.memory import Budget
 from tee_sim.sealed_format import (
     FORMAT_VERSION,
@@ -41,7 +42,7 @@ class RollbackCounter:
         budget: pays for the entries.
     """
 
-    def __init__(self, key: bytes, budget: Budget) -> None:
+    def __init__(self, key: Key, budget: Budget) -> None:
         self._key = key
         self._budget = budget
         self._entries: dict[bytes, tuple[int, bytes]] = {}

@@ -15,6 +15,7 @@ from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget
 from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
+from tee_sim.secret_memory import SecretMemory
 
 if TYPE_CHECKING:
     from tee_sim.audit import AuditLog
@@ -37,7 +38,10 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "", poll_us: i
         ValueError: on an unknown role.
     """
     begun = hardening.begin(parent_pid)
-    load, audit = _loader(role, fuses)
+    secrets = SecretMemory()
+    if secrets.kind == "memfd_secret":
+        begun.add("secret_memory")
+    load, audit = _loader(role, fuses, secrets)
     gc.collect()
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
@@ -116,11 +120,13 @@ def _await(
     return connection.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, flags)
 
 
-def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"]:
+def _loader(
+    role: str, fuses: str, secrets: SecretMemory
+) -> tuple[ApplicationLoader, "AuditLog | None"]:
     """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
         from tee_sim.audit import AuditLog
-        from tee_sim.device import Device, read_fuses
+        from tee_sim.device import Device, draw_key, read_fuses
         from tee_sim.ta.admin import AdminApplication
         from tee_sim.ta.kv import KvApplication
         from tee_sim.ta.store import StoreApplication
@@ -135,8 +141,9 @@ def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"
                 raise SystemExit(f"{fuses}: {reason}") from None
 
         def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
-            drawn = root_key or fused_key or bytearray(os.urandom(32))
-            device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
+            fused = root_key is None and fused_key is not None
+            drawn = root_key or fused_key or draw_key()
+            device = Device(budget, drawn, secrets, fused=fused)
             store = StoreApplication(budget, device)
             return KvApplication(budget, device), store, AdminApplication(audit)
 

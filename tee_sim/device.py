@@ -6,6 +6,8 @@ secure world can read; it protects nothing from whoever reads it.
 """
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -16,6 +18,7 @@ from tee_sim import keys
 from tee_sim.counter import RollbackCounter
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget, wipe
+from tee_sim.secret_memory import SecretMemory
 
 FUSE_MAGIC = b"PTMOFUSE"
 FUSE_BYTES = len(FUSE_MAGIC) + keys.ROOT_KEY_BYTES + 4  # magic, key, CRC-32 of both
@@ -26,20 +29,36 @@ _LOCK_SECONDS = 2.0  # a TEE whose host was killed needs a moment to end
 class Device:
     """What the trusted applications of one process share.
 
-    Security: owns the root key; `close` overwrites it.
+    Security: the keys that outlive a call, the root key among them, stand in `secrets`; `close`
+    overwrites the device's own.
 
     Args:
         budget: pays for the counter's entries.
-        root_key: 32 bytes.
+        root_key: 32 bytes, moved into `secrets`: overwritten here.
+        secrets: None: memory of its own.
         fused: the key outlives the process. Epochs then need the counter, and a seed of this start.
     """
 
-    def __init__(self, budget: Budget, root_key: bytearray, *, fused: bool = False) -> None:
-        self.root_key = root_key
-        self.counter = RollbackCounter(keys.counter_key(root_key), budget)
+    def __init__(
+        self,
+        budget: Budget,
+        root_key: bytearray,
+        secrets: SecretMemory | None = None,
+        *,
+        fused: bool = False,
+    ) -> None:
+        self.secrets = secrets or SecretMemory()
+        self._root = self.secrets.keep(root_key)
+        self._counter_key = self.secrets.keep(keys.counter_key(self.root_key))
+        self.counter = RollbackCounter(self._counter_key.view, budget)
         self._fused = fused
         self._boot_seed = os.urandom(keys.BOOT_SEED_BYTES) if fused else b""
         self.epoch = 0
+
+    @property
+    def root_key(self) -> memoryview:
+        """The root key, where it stands."""
+        return self._root.view
 
     def next_epoch(self) -> int:
         """Draw an epoch number: start number << 32 | running number, which is never reused.
@@ -56,13 +75,14 @@ class Device:
         self.epoch = self.counter.boots << 32 | running
         return self.epoch
 
-    def epoch_key(self, epoch: int) -> bytes:
+    def epoch_key(self, epoch: int) -> bytearray:
         """Derive the key of an epoch of this start. Security: as `keys.epoch_key`."""
         return keys.epoch_key(self.root_key, epoch, self._boot_seed)
 
     def close(self) -> None:
-        """Overwrite the root key."""
-        wipe(self.root_key)
+        """Overwrite the root key and the counter's."""
+        self._root.drop()
+        self._counter_key.drop()
 
 
 def read_fuses(path: str) -> tuple[bytearray, int]:
@@ -110,20 +130,34 @@ def read_fuses(path: str) -> tuple[bytearray, int]:
     return key, fd
 
 
+def draw_key() -> bytearray:
+    """Draw a root key from the kernel, straight into the array that is returned."""
+    key = bytearray(keys.ROOT_KEY_BYTES)
+    drawn = ctypes.CDLL(None).getrandom((ctypes.c_char * len(key)).from_buffer(key), len(key), 0)
+    if drawn != len(key):
+        raise OSError(errno.EIO, "the kernel gave no random bytes")
+    return key
+
+
 def _burn(path: str) -> None:
     """Draw a key and store it, whole or not at all; whoever comes second finds the first one's."""
-    fuses = FUSE_MAGIC + os.urandom(keys.ROOT_KEY_BYTES)
+    key, fuses = draw_key(), bytearray(FUSE_BYTES)
+    fuses[: len(FUSE_MAGIC)] = FUSE_MAGIC
+    fuses[len(FUSE_MAGIC) : -4] = key
+    wipe(key)
+    fuses[-4:] = zlib.crc32(memoryview(fuses)[:-4]).to_bytes(4, "little")
     folder_path, name = os.path.split(path)
     part = os.path.join(folder_path, f".{name}.{os.urandom(8).hex()}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "wb") as file:
-            file.write(fuses + zlib.crc32(fuses).to_bytes(4, "little"))
-            file.flush()
+        with open(fd, "wb", buffering=0) as file:
+            if file.write(fuses) != FUSE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
         with contextlib.suppress(FileExistsError):
             os.link(part, path)
     finally:
+        wipe(fuses)
         os.unlink(part)
     folder = os.open(folder_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.memory import Budget, MemoryTable
+from tee_sim.memory import Budget, MemoryTable, wipe
 from tee_sim.protocol import (
     NO_VALUES,
     REPLY_BIT,
@@ -51,12 +51,15 @@ class Params:
             *split_memref(self.values[2 * index], self.values[2 * index + 1])
         )
 
-    def write_arena_secret(self, memory_id: int, offset: int, secret: bytes) -> None:
-        """Write a key into the engine's secret arena.
+    def write_arena_secret(self, memory_id: int, offset: int, secret: bytearray) -> None:
+        """Move a key into the engine's secret arena: `secret` is overwritten, also on errors.
 
         Security: the key crosses by this mapping and by nothing else.
         """
-        self._memory.get(memory_id).write_secret(offset, secret)
+        try:
+            self._memory.get(memory_id).write_secret(offset, secret)
+        finally:
+            wipe(secret)
 
 
 Handler = Callable[[Params], Values]

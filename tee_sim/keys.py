@@ -9,13 +9,18 @@
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
 is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
 for two purposes, and integers in labels have a fixed width, so two inputs never give one label.
+
+Every function returns a byte array of its own, for its caller to overwrite; those in between are
+overwritten here.
 """
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from tee_sim.memory import wipe
 from tee_sim.protocol import TA_KV
 
+Key = bytes | bytearray | memoryview
 ROOT_KEY_BYTES = 32
 SEAL_KEY_BYTES = 16
 
@@ -35,11 +40,21 @@ MODEL_DIGEST_BYTES = 32
 FILE_ID_BYTES = 16
 
 
-def _expand(key: bytes | bytearray, label: bytes, length: int = 32) -> bytes:
-    return HKDFExpand(algorithm=SHA256(), length=length, info=label).derive(key)
+def _expand(key: Key, label: bytes, length: int = 32) -> bytearray:
+    derived = bytearray(length)
+    HKDFExpand(algorithm=SHA256(), length=length, info=label).derive_into(key, derived)
+    return derived
 
 
-def storage_key(root_key: bytes | bytearray) -> bytes:
+def _expand_once(parent: bytearray, label: bytes) -> bytearray:
+    """Expand a key that was derived for this alone, and overwrite it."""
+    try:
+        return _expand(parent, label)
+    finally:
+        wipe(parent)
+
+
+def storage_key(root_key: Key) -> bytearray:
     """Derive the SSK, the parent of every trusted application's key.
 
     Security: 32 secret bytes; stays in the TEE.
@@ -49,19 +64,22 @@ def storage_key(root_key: bytes | bytearray) -> bytes:
     """
     if len(root_key) != ROOT_KEY_BYTES:
         raise ValueError(f"root key of {len(root_key)} bytes, expected {ROOT_KEY_BYTES}")
-    return HKDF(algorithm=SHA256(), length=32, salt=_SALT, info=_LABEL_SSK).derive(root_key)
+    derived = bytearray(32)
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=_SALT, info=_LABEL_SSK)
+    hkdf.derive_into(root_key, derived)
+    return derived
 
 
-def application_key(root_key: bytes | bytearray, uuid: tuple[int, int]) -> bytes:
+def application_key(root_key: Key, uuid: tuple[int, int]) -> bytearray:
     """Derive the TSK of the trusted application `uuid` (high and low u64).
 
     Security: 32 secret bytes; two applications' keys are independent.
     """
     label = _LABEL_TSK + uuid[0].to_bytes(8, "big") + uuid[1].to_bytes(8, "big")
-    return _expand(storage_key(root_key), label)
+    return _expand_once(storage_key(root_key), label)
 
 
-def epoch_key(root_key: bytes | bytearray, epoch: int, boot_seed: bytes = b"") -> bytes:
+def epoch_key(root_key: Key, epoch: int, boot_seed: bytes = b"") -> bytearray:
     """Derive the `kv` application's key of one epoch.
 
     Security: 32 secret bytes; one epoch's key tells nothing about another's. A root key that
@@ -76,10 +94,10 @@ def epoch_key(root_key: bytes | bytearray, epoch: int, boot_seed: bytes = b"") -
     if len(boot_seed) not in (0, BOOT_SEED_BYTES):
         raise ValueError(f"boot seed of {len(boot_seed)} bytes, expected 0 or {BOOT_SEED_BYTES}")
     label = (_LABEL_BOOT_EPOCH if boot_seed else _LABEL_EPOCH) + epoch.to_bytes(8, "big")
-    return _expand(application_key(root_key, TA_KV), label + boot_seed)
+    return _expand_once(application_key(root_key, TA_KV), label + boot_seed)
 
 
-def pair_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes:
+def pair_permutation_key(key_of_epoch: Key, layer: int, kv_head: int) -> bytearray:
     """Derive the PRF key of the rotary-pair permutation of one layer and kv head.
 
     Security: 32 secret bytes; whoever holds them holds that permutation.
@@ -89,7 +107,7 @@ def pair_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes
     )
 
 
-def value_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> bytes:
+def value_permutation_key(key_of_epoch: Key, layer: int, kv_head: int) -> bytearray:
     """Derive the PRF key of the value permutation of one layer and kv head.
 
     Security: 32 secret bytes; whoever holds them holds that permutation.
@@ -99,7 +117,7 @@ def value_permutation_key(key_of_epoch: bytes, layer: int, kv_head: int) -> byte
     )
 
 
-def seal_key(key_of_epoch: bytes, session: int) -> bytes:
+def seal_key(key_of_epoch: Key, session: int) -> bytearray:
     """Derive the AES-128 key that seals one session's KV pages during one epoch.
 
     Security: 16 secret bytes; the TEE writes them into the engine's secret arena and keeps none.
@@ -111,7 +129,7 @@ def seal_key(key_of_epoch: bytes, session: int) -> bytes:
     return _expand(key_of_epoch, _LABEL_SEAL + session.to_bytes(8, "big"), SEAL_KEY_BYTES)
 
 
-def saved_session_key(root_key: bytes | bytearray, model_digest: bytes, file_id: bytes) -> bytes:
+def saved_session_key(root_key: Key, model_digest: bytes, file_id: bytes) -> bytearray:
     """Derive the AES-256 key that seals one saved session, of one model file.
 
     Security: 32 secret bytes; the same root opens the file again. Every file has a key of its own,
@@ -124,20 +142,20 @@ def saved_session_key(root_key: bytes | bytearray, model_digest: bytes, file_id:
     """
     if len(model_digest) != MODEL_DIGEST_BYTES or len(file_id) != FILE_ID_BYTES:
         raise ValueError(f"digest of {len(model_digest)}, file id of {len(file_id)} bytes")
-    return _expand(application_key(root_key, TA_KV), _LABEL_SAVED + model_digest + file_id)
+    return _expand_once(application_key(root_key, TA_KV), _LABEL_SAVED + model_digest + file_id)
 
 
-def sealed_objects_key(root_key: bytes | bytearray, uuid: tuple[int, int]) -> bytes:
+def sealed_objects_key(root_key: Key, uuid: tuple[int, int]) -> bytearray:
     """Derive the AES-256 key that seals the objects of the trusted application `uuid`.
 
     Security: 32 secret bytes; one application cannot open what another sealed.
     """
-    return _expand(application_key(root_key, uuid), _LABEL_OBJECTS)
+    return _expand_once(application_key(root_key, uuid), _LABEL_OBJECTS)
 
 
-def counter_key(root_key: bytes | bytearray) -> bytes:
+def counter_key(root_key: Key) -> bytearray:
     """Derive the HMAC-SHA-256 key that authenticates the rollback counter's record.
 
     Security: 32 secret bytes; below the SSK, since the counter serves every application.
     """
-    return _expand(storage_key(root_key), _LABEL_COUNTER)
+    return _expand_once(storage_key(root_key), _LABEL_COUNTER)

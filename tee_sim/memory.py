@@ -75,7 +75,7 @@ class Region:
             os.close(fd)
             self._fd = -1
 
-    def write_secret(self, offset: int, secret: bytes) -> None:
+    def write_secret(self, offset: int, secret: bytearray) -> None:
         """Write `secret` at `offset` of an ARENA region through a mapping made for this call.
 
         Security: the only way a key leaves the TEE, into memory the host's Python never reads.

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from tee_sim import keys
 from tee_sim.layout import KvLayout
+from tee_sim.memory import wipe
 
 _CHUNK_BYTES = 256
 
@@ -29,7 +30,7 @@ class PrfStream:
 
     __slots__ = ("_encryptor", "_words")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: keys.Key) -> None:
         if len(key) != 32:
             raise ValueError(f"PRF key of {len(key)} bytes, expected 32")
         self._encryptor = Cipher(AES(key), CTR(bytes(16))).encryptor()
@@ -94,7 +95,7 @@ class HeadPermutations(NamedTuple):
 
 
 def layer_permutations(
-    key_of_epoch: bytes, layout: KvLayout, layer: int
+    key_of_epoch: keys.Key, layout: KvLayout, layer: int
 ) -> tuple[HeadPermutations, ...]:
     """Derive every permutation of one layer, one entry per key/value head.
 
@@ -108,8 +109,10 @@ def layer_permutations(
     """
     heads = []
     for kv_head in range(layout.n_kv_heads):
-        pair_stream = PrfStream(keys.pair_permutation_key(key_of_epoch, layer, kv_head))
-        value_stream = PrfStream(keys.value_permutation_key(key_of_epoch, layer, kv_head))
+        pair_key = keys.pair_permutation_key(key_of_epoch, layer, kv_head)
+        value_key = keys.value_permutation_key(key_of_epoch, layer, kv_head)
+        pair_stream, value_stream = PrfStream(pair_key), PrfStream(value_key)
+        wipe(pair_key, value_key)
         heads.append(
             HeadPermutations(
                 bytes(shuffle(pair_stream, layout.n_pairs)),

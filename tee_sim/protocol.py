@@ -127,6 +127,7 @@ HARDENING_BITS = (
     "no_network",
     "own_user",
     "system_calls",
+    "secret_memory",
 )
 STATUS_DEBUG_BIT = 1
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from tee_sim import keys
 from tee_sim.device import Device
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.memory import wipe
 from tee_sim.sealed_format import (
     FORMAT_VERSION,
     MAX_OBJECT_BYTES,
@@ -111,10 +112,13 @@ class SealedStorage:
         self._counter.forget(self._application + object_id)
 
     def _cipher(self) -> AESGCMSIV:
+        key = keys.sealed_objects_key(self._device.root_key, self._uuid)
         try:
-            return AESGCMSIV(keys.sealed_objects_key(self._device.root_key, self._uuid))
+            return AESGCMSIV(key)
         except UnsupportedAlgorithm:  # OpenSSL before 3.2
             raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "GCM-SIV") from None
+        finally:
+            wipe(key)
 
 
 def check_length(sealed: bytes | bytearray) -> ObjectHeader:

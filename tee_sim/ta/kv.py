@@ -94,9 +94,14 @@ class KvApplication:
         if zero:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout")
         epoch = self._device.next_epoch()
-        self._budget.charge(LoadedModel.budget_bytes(layout))
+        key = self._device.secrets.keep(self._device.epoch_key(epoch))
+        try:
+            self._budget.charge(LoadedModel.budget_bytes(layout))
+        except TeeError:
+            key.drop()
+            raise
         self._last_model += 1
-        self._models[self._last_model] = LoadedModel(layout, self._device.epoch_key(epoch))
+        self._models[self._last_model] = LoadedModel(layout, key)
         return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
 
     def _close_model(self, params: Params) -> Values:
@@ -176,8 +181,9 @@ class KvApplication:
             epoch = self._device.next_epoch()
             self._last_session += 1
             session = self._last_session
-            secret = keys.seal_key(self._device.epoch_key(epoch), session)
-            params.write_arena_secret(arena_id, offset, secret)
+            key = self._device.epoch_key(epoch)
+            params.write_arena_secret(arena_id, offset, keys.seal_key(key, session))
+            wipe(key)
         except TeeError:
             self._budget.refund(_SESSION_BYTES)
             raise

@@ -8,6 +8,7 @@ from tee_sim.layout import KvLayout
 from tee_sim.memory import wipe
 from tee_sim.permutation import HeadPermutations, expand_pairs, invert, layer_permutations
 from tee_sim.protocol import WeightRole
+from tee_sim.secret_memory import KeptKey
 
 _FLOAT_BYTES = 4
 _INDEX = "I"  # uint32
@@ -21,10 +22,10 @@ class LoadedModel:
 
     Args:
         layout: geometry.
-        epoch_key: 32-byte key of the model's permutation epoch.
+        epoch_key: of the model's permutation epoch; `close` drops it.
     """
 
-    def __init__(self, layout: KvLayout, epoch_key: bytes) -> None:
+    def __init__(self, layout: KvLayout, epoch_key: KeptKey) -> None:
         self.layout = layout
         self.row_bytes = layout.n_heads * layout.head_dim * _FLOAT_BYTES
         self._epoch_key = epoch_key
@@ -44,7 +45,7 @@ class LoadedModel:
             _wipe_index(index)
         self._indices.clear()
         self._heads.clear()
-        self._epoch_key = b""
+        self._epoch_key.drop()
 
     def check_layer(self, layer: int) -> None:
         """Refuse a layer the model does not have."""
@@ -106,7 +107,9 @@ class LoadedModel:
     def _layer_heads(self, layer: int) -> tuple[HeadPermutations, ...]:
         heads = self._heads.get(layer)
         if heads is None:
-            heads = self._heads[layer] = layer_permutations(self._epoch_key, self.layout, layer)
+            heads = self._heads[layer] = layer_permutations(
+                self._epoch_key.view, self.layout, layer
+            )
         return heads
 
     def _row_order(

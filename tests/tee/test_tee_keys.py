@@ -90,7 +90,7 @@ def test_no_two_purposes_share_a_key():
             for j in range(3):
                 drawn += [keys.pair_permutation_key(key, i, j)]
                 drawn += [keys.value_permutation_key(key, i, j)]
-    prefixes = {k[:16] for k in drawn}
+    prefixes = {bytes(k[:16]) for k in drawn}
     assert len(prefixes) == len(drawn)
 
 

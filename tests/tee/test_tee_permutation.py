@@ -16,8 +16,10 @@ from tee_sim.permutation import (
     layer_permutations,
     shuffle,
 )
+from tee_sim.secret_memory import SecretMemory
 from tee_sim.ta.kv_model import LoadedModel
 
+SECRETS = SecretMemory()
 prf_keys = st.binary(min_size=32, max_size=32)
 
 
@@ -95,7 +97,7 @@ def test_layers_heads_epochs_and_kinds_are_permuted_independently():
 @settings(max_examples=40, deadline=None)
 @given(layouts(), prf_keys, st.integers(1, 3), st.data())
 def test_unpermute_undoes_the_gather_of_every_layout(layout, key, n_tokens, data):
-    model = LoadedModel(layout, key)
+    model = LoadedModel(layout, SECRETS.keep(bytearray(key)))
     layer = data.draw(st.integers(0, layout.n_layers - 1))
     heads = layer_permutations(key, layout, layer)
     dim, width = layout.head_dim, layout.n_heads * layout.head_dim
@@ -107,6 +109,7 @@ def test_unpermute_undoes_the_gather_of_every_layout(layout, key, n_tokens, data
             values = heads[head // layout.group].values
             permuted += b"".join(original[base + source] for source in values)
     assert model.unpermute(layer, permuted) == b"".join(original)
+    model.close()
 
 
 @settings(max_examples=30, deadline=None)
@@ -114,7 +117,7 @@ def test_unpermute_undoes_the_gather_of_every_layout(layout, key, n_tokens, data
 def test_gathering_rows_moves_whole_rows_and_loses_none(key, row_bytes, role):
     from tee_sim.protocol import role_code
 
-    model = LoadedModel(SMALL, key)
+    model = LoadedModel(SMALL, SECRETS.keep(bytearray(key)))
     n_heads, head_rows = model.role_shape(role_code(role))
     source = bytearray(i % 251 for i in range(n_heads * head_rows * row_bytes))
     gathered = model.gather_rows(1, role_code(role), 0, n_heads, source, row_bytes)
@@ -123,6 +126,7 @@ def test_gathering_rows_moves_whole_rows_and_loses_none(key, row_bytes, role):
         return [bytes(data[at : at + row_bytes]) for at in range(0, len(data), row_bytes)]
 
     assert sorted(rows(gathered)) == sorted(rows(source))
+    model.close()
 
 
 @pytest.mark.parametrize(

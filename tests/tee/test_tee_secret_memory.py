@@ -1,0 +1,133 @@
+"""Keys that outlive a call stand in the TEE's secret memory, which root cannot read either."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from memory_scan import Needles, readable_mappings
+from tee_helpers import ROOT_KEY, SMOL
+
+from ptmo_secure import _native
+from tee_sim import keys
+from tee_sim.client import TeeClient
+from tee_sim.device import FUSE_MAGIC
+from tee_sim.errors import ResultCode, TeeError
+from tee_sim.permutation import layer_permutations
+from tee_sim.protocol import TA_ADMIN, TA_GUARD, TA_KV, TA_STORE
+from tee_sim.secret_memory import SLOT_BYTES, SecretMemory
+
+needs_root_and_secretmem = pytest.mark.skipif(
+    os.geteuid() != 0 or SecretMemory().kind != "memfd_secret",
+    reason="needs root, and a kernel with memfd_secret",
+)
+
+
+def found(pid, needles):
+    """Names of the needles that stand anywhere in the readable memory of a process."""
+    search = Needles(needles)
+    return {name for _, _, data in readable_mappings(pid) for name, _ in search.find(data)}
+
+
+def test_a_kept_key_leaves_its_array_and_a_dropped_one_its_slot():
+    memory = SecretMemory()
+    key = bytearray(range(1, 33))
+    kept = memory.keep(key)
+    assert key == bytes(32) and kept.view == bytes(range(1, 33))
+    kept.drop()
+    kept.drop()
+    assert kept.view == bytes(SLOT_BYTES)
+    others = [memory.keep(bytearray(os.urandom(32))) for _ in range(4096 // SLOT_BYTES)]
+    assert len({bytes(other.view) for other in others}) == len(others)
+    last = bytearray(32 * b"\x5a")
+    with pytest.raises(TeeError) as refused:
+        memory.keep(last)
+    assert refused.value.code == ResultCode.OUT_OF_MEMORY and last == bytes(32)
+    others[3].drop()
+    assert memory.keep(bytearray(32 * b"\x5a")).view == 32 * b"\x5a"
+
+
+def test_a_kept_key_prints_and_pickles_to_nothing():
+    kept = SecretMemory().keep(bytearray(b"K" * 32))
+    assert "4b4b" not in repr(kept) and "KK" not in repr(kept)
+    with pytest.raises(TypeError, match="cannot be copied out"):
+        pickle.dumps(kept)
+
+
+def test_without_a_secret_descriptor_the_page_is_locked_and_says_so():
+    memory = SecretMemory(allow_memfd_secret=False)
+    assert memory.kind in ("mlock", "plain")
+    assert memory.keep(bytearray(b"K" * 32)).view == b"K" * 32
+
+
+@needs_root_and_secretmem
+def test_root_finds_no_key_of_a_device_in_the_memory_of_its_tee(tmp_path):
+    fuses = tmp_path / "fuses"
+    with TeeClient.launch(fuses=fuses) as tee:
+        assert tee.status()["hardening"]["secret_memory"] is True
+        store = tee.open_store()
+        store.start(b"")
+        sealed = store.seal(b"o" * 32, b"an object's content")
+        store.commit(b"o" * 32)
+        assert store.unseal(b"o" * 32, sealed) == b"an object's content"
+        tee.open_model(SMOL)
+        root = fuses.read_bytes()[len(FUSE_MAGIC) : -4]
+        needles = {
+            "root": root,
+            "fuses": fuses.read_bytes(),
+            "SSK": keys.storage_key(root),
+            "objects' key": keys.sealed_objects_key(root, TA_STORE),
+            "counter's key": keys.counter_key(root),
+        }
+        for uuid in (TA_KV, TA_STORE, TA_ADMIN, TA_GUARD):
+            needles[f"TSK {uuid[0]:x}"] = keys.application_key(root, uuid)
+        assert found(tee.pid, {name: bytes(key) for name, key in needles.items()}) == set()
+
+
+@needs_root_and_secretmem
+def test_root_finds_no_key_of_an_epoch_but_the_permutations_that_it_gave():
+    arena = _native.SecretArena(4096)
+    with TeeClient.launch(debug_root_key=ROOT_KEY) as tee:
+        arena_id = tee.register_fd(arena.fd, arena.size)
+        model = tee.open_model(SMOL)
+        rows = bytes(SMOL.n_kv_heads * SMOL.head_dim * 4)
+        for layer in range(SMOL.n_layers):
+            tee.permute_weights(model, layer, "v", rows, 4)
+        shared = tee.register_memory(SMOL.n_heads * SMOL.head_dim * 4)
+        tee.unpermute(model, 0, shared, 1)
+        session, epoch = tee.new_epoch(arena_id, arena.take_slot())
+        tee.storage_key(arena_id, arena.take_slot(), bytes(range(32)), bytes(range(16)))
+        model_key = keys.epoch_key(ROOT_KEY, tee.model_epoch(model))
+        session_key = keys.epoch_key(ROOT_KEY, epoch)
+        needles = {
+            "model's epoch key": model_key,
+            "session's epoch key": session_key,
+            "seal key": keys.seal_key(session_key, session),
+            "saved session's key": keys.saved_session_key(
+                ROOT_KEY, bytes(range(32)), bytes(range(16))
+            ),
+        }
+        for layer in range(SMOL.n_layers):
+            for head in range(SMOL.n_kv_heads):
+                needles[f"pairs {layer}.{head}"] = keys.pair_permutation_key(model_key, layer, head)
+                needles[f"values {layer}.{head}"] = keys.value_permutation_key(
+                    model_key, layer, head
+                )
+        control = layer_permutations(model_key, SMOL, 7)[1].values
+        needles = {name: bytes(key) for name, key in needles.items()} | {"table": control}
+        assert found(tee.pid, needles) == {"table"}  # docs/tee.md: tables are in the heap
+
+
+@needs_root_and_secretmem
+def test_the_page_itself_cannot_be_read_through_proc():
+    with TeeClient.launch() as tee:
+        lines = Path(f"/proc/{tee.pid}/maps").read_text().splitlines()
+        (secret,) = (line for line in lines if "secretmem" in line)
+        start = int(re.match("[0-9a-f]+", secret)[0], 16)
+        with open(f"/proc/{tee.pid}/mem", "rb", 0) as memory:
+            memory.seek(start)
+            with pytest.raises(OSError):
+                memory.read(16)
+        links = [os.readlink(link) for link in Path(f"/proc/{tee.pid}/fd").iterdir()]
+        assert not any("secretmem" in link for link in links)  # nothing for pidfd_getfd to take
