@@ -18,7 +18,7 @@ class AuditLog:
 
     Args:
         keep: records kept, at least 1.
-        clock: nanoseconds, never decreasing.
+        clock: nanoseconds. While it runs back, the log's time stands still.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class AuditLog:
     ) -> None:
         self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=keep)  # (digest before, record)
         self._clock = clock
-        self._started = clock()
+        self._started = self._latest = clock()
         self._head = GENESIS
         self._length = 0
         # What the requests and outcomes of the open run have in common, and what they add up to.
@@ -39,8 +39,9 @@ class AuditLog:
 
     @property
     def uptime_ms(self) -> int:
-        """Milliseconds since the log was started."""
-        return (self._clock() - self._started) // 1_000_000
+        """Milliseconds since the log was started, never fewer than before."""
+        self._latest = max(self._latest, self._clock())
+        return (self._latest - self._started) // 1_000_000
 
     @property
     def kept(self) -> int:

@@ -6,7 +6,7 @@ Started by `tee_sim.spawn` with an empty environment and one descriptor, the soc
 import gc
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tee_sim import hardening
@@ -18,17 +18,32 @@ from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
 if TYPE_CHECKING:
     from tee_sim.audit import AuditLog
 
+# What a test's own entry point puts between a TEE and its world: it is given the socket, the
+# builder of the applications and the log, and returns the first two as they are to be used.
+Instruments = Callable[
+    [socket.socket, ApplicationLoader, "AuditLog | None"], tuple[socket.socket, ApplicationLoader]
+]
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 
 
-def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
+def main(
+    role: str,
+    socket_fd: int,
+    parent_pid: int,
+    fuses: str = "",
+    instruments: Instruments | None = None,
+) -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
+
+    Security: a launch passes no instruments, and no argument, variable or packet can. A process
+    that has them says that it is a debug one, whatever they do.
 
     Args:
         role: which trusted applications to load.
         socket_fd: connected SOCK_SEQPACKET socket.
         parent_pid: the host process; the TEE ends with it.
         fuses: file of the root key of a core that has one; empty: the key is drawn now.
+        instruments: fault points, of tests alone.
 
     Raises:
         ValueError: on an unknown role.
@@ -39,7 +54,12 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null)
+        used = connection
+        if instruments is not None:
+            used, load = instruments(connection, load, audit)
+        dispatcher = Dispatcher(load, hardening.finish(begun), audit)
+        dispatcher.debug = instruments is not None
+        serve(used, dispatcher, null)
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
