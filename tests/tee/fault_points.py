@@ -20,16 +20,21 @@ FATAL = ("after_recv", "before_reply", "kill", "panic")
 _PROGRAM = (
     "import sys; sys.path.extend(sys.argv[5:]); sys.path.append({folder!r}); "
     "from faulty_tee import main; "
-    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], {armed!r})"
+    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], {armed!r}, {root_file!r})"
 )
+
+
+def program(armed="", root_file=""):
+    """What a TEE process with fault points runs, in the place of `spawn._BOOTSTRAP`."""
+    folder = str(Path(__file__).resolve().parent)
+    return _PROGRAM.format(folder=folder, armed=armed, root_file=str(root_file))
 
 
 @contextlib.contextmanager
 def instrumented(monkeypatch, armed=""):
     """Every TEE that is launched in this block has fault points; `armed` is set from the start."""
-    folder = str(Path(__file__).resolve().parent)
     with monkeypatch.context() as patched:
-        patched.setattr(spawn, "_BOOTSTRAP", _PROGRAM.format(folder=folder, armed=armed))
+        patched.setattr(spawn, "_BOOTSTRAP", program(armed))
         yield
 
 

@@ -18,9 +18,13 @@ _BACK_NS = 3600 * 10**9
 class Faults:
     """The instruments of `daemon.main`: one armed fault, and a clock that can be set back."""
 
-    def __init__(self, armed=""):
+    def __init__(self, armed="", root_file=""):
         self._armed = armed.split()
         self._back_ns = 0
+        self._root_key = None
+        if root_file:
+            with open(root_file, "rb") as file:
+                self._root_key = bytearray(file.read())
 
     def __call__(self, connection, load, audit):
         if audit is not None:
@@ -45,8 +49,8 @@ class Faults:
             self._back_ns += _BACK_NS
 
     def _around_all(self, load):
-        def load_faulty(*given):
-            applications = load(*given)
+        def load_faulty(budget, root_key, *more):
+            applications = load(budget, self._root_key or root_key, *more)
             for application in applications:
                 for command, (types, handler) in application.commands.items():
                     application.commands[command] = (types, self._around(command, handler))
@@ -120,10 +124,11 @@ class _Connection:
             os._exit(137)
 
 
-def main(role, socket_fd, parent_pid, fuses, armed=""):
+def main(role, socket_fd, parent_pid, fuses, armed="", root_file=""):
     """As `daemon.main`, with fault points.
 
     Args:
         armed: "point kind command at" of a fault that is armed from the start.
+        root_file: holds a root key that the host does not know.
     """
-    daemon.main(role, socket_fd, parent_pid, fuses, Faults(armed))
+    daemon.main(role, socket_fd, parent_pid, fuses, Faults(armed, root_file))
