@@ -38,9 +38,14 @@ def instrumented(monkeypatch, armed=""):
         yield
 
 
-def arm(client, point, kind, command=0, at=1):
-    """Arm a fault in an instrumented TEE for the next request of this kind and command."""
-    words = f"{point} {int(kind)} {int(command)} {at}"
+def arm(client, point, kind, command=0, at=1, skip=0):
+    """Arm a fault in an instrumented TEE for a request of this kind and command (-1: of any).
+
+    Args:
+        at: line of the command, for faults in its middle.
+        skip: such requests before it that go well.
+    """
+    words = f"{point} {int(kind)} {int(command)} {at} {skip}"
     client._channel._socket.send(ARM + words.encode())
 
 

@@ -1,7 +1,8 @@
 """Runs inside a TEE process under test: the daemon with fault points, armed by its host.
 
-A packet `ARM point kind command at` arms one fault for the next request of that kind and command.
-It is taken off the socket here and never reaches the dispatcher. A fault fires once.
+A packet `ARM point kind command at skip` arms one fault for a request of that kind and command
+(-1: of any), after `skip` of them. It is taken off the socket here and never reaches the
+dispatcher. A fault fires once.
 """
 
 import os
@@ -37,12 +38,13 @@ class Faults:
 
     def take(self, points, kind, command):
         """Return (point, at) if the armed fault is one of these and meant for this request."""
-        if self._armed and self._armed[0] in points:
-            point, wanted_kind, wanted_command, at = self._armed
-            if (kind, command) == (int(wanted_kind), int(wanted_command)):
-                self._armed = []
-                return point, int(at)
-        return None, 0
+        if not self._armed or self._armed[0] not in points:
+            return None, 0
+        point, (wanted_kind, wanted_command, at, skip) = self._armed[0], map(int, self._armed[1:])
+        if kind != wanted_kind or wanted_command not in (-1, command):
+            return None, 0
+        self._armed = [point, wanted_kind, wanted_command, at, skip - 1] if skip else []
+        return (None, 0) if skip else (point, at)
 
     def set_clock_back(self, kind, command):
         if self.take(("clock_back",), kind, command)[0]:
@@ -128,7 +130,7 @@ def main(role, socket_fd, parent_pid, fuses, armed="", root_file=""):
     """As `daemon.main`, with fault points.
 
     Args:
-        armed: "point kind command at" of a fault that is armed from the start.
+        armed: "point kind command at skip" of a fault that is armed from the start.
         root_file: holds a root key that the host does not know.
     """
     daemon.main(role, socket_fd, parent_pid, fuses, Faults(armed, root_file))

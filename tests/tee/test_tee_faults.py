@@ -143,7 +143,7 @@ def test_a_fault_at_every_command_has_its_documented_result(world, point):
 def test_a_tee_that_ends_at_a_request_of_any_kind_is_a_dead_one(world, monkeypatch, point):
     for kind, recipe in KIND_RECIPES.items():
         if kind is Kind.INITIALIZE:
-            with instrumented(monkeypatch, f"{point} {int(kind)} 0 1"):
+            with instrumented(monkeypatch, f"{point} {int(kind)} 0 1 0"):
                 with pytest.raises(Exception, match="the TEE did not start: no message"):
                     world.start()
             continue
@@ -200,10 +200,10 @@ def test_no_code_of_the_product_passes_instruments():
 
 
 def test_more_arguments_and_variables_arm_nothing(monkeypatch):
-    monkeypatch.setenv("PTMO_FAULTS", "after_recv 7 0 1")
+    monkeypatch.setenv("PTMO_FAULTS", "after_recv 7 0 1 0")
     monkeypatch.setenv("PYTHONSTARTUP", "faulty_tee.py")
     real = spawn._search_path
-    more = [str(Path(__file__).parent), "instruments", "after_recv 7 0 1"]
+    more = [str(Path(__file__).parent), "instruments", "after_recv 7 0 1 0"]
     monkeypatch.setattr(spawn, "_search_path", lambda role: [*real(role), *more])
     with TeeClient.launch() as tee:
         assert tee.status()["debug"] is False
