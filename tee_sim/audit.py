@@ -81,6 +81,16 @@ class AuditLog:
         """Make a record of the open run, if there is one, and add it to the totals."""
         if not self._calls:
             return
+        record = AuditRecord(
+            *(self._length, self._application, self._first_seq, self._last_seq, self._at_ms),
+            *(self._bytes_in, self._bytes_out, self._calls),
+            *self._common,
+        ).pack()
+        head = chained(self._head, record)
+        self._kept.append((self._head, record))
+        # All that takes memory is done: a run that did not fit is open still, and the chain whole.
+        self._head = head
+        self._length += 1
         _, _, code, kind, _ = self._common
         self.crossings += self._calls if kind == Kind.INVOKE else 0
         if code:
@@ -88,14 +98,6 @@ class AuditLog:
         else:
             self.bytes_in += self._bytes_in
             self.bytes_out += self._bytes_out
-        record = AuditRecord(
-            *(self._length, self._application, self._first_seq, self._last_seq, self._at_ms),
-            *(self._bytes_in, self._bytes_out, self._calls),
-            *self._common,
-        ).pack()
-        self._kept.append((self._head, record))
-        self._head = chained(self._head, record)
-        self._length += 1
         self._run = ()
         self._calls = self._bytes_in = self._bytes_out = 0
 

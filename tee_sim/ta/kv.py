@@ -94,9 +94,9 @@ class KvApplication:
         if zero:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout")
         epoch = self._device.next_epoch()
-        self._budget.charge(LoadedModel.budget_bytes(layout))
-        self._last_model += 1
-        self._models[self._last_model] = LoadedModel(layout, self._device.epoch_key(epoch))
+        with self._budget.keeping(LoadedModel.budget_bytes(layout)):
+            self._last_model += 1
+            self._models[self._last_model] = LoadedModel(layout, self._device.epoch_key(epoch))
         return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
 
     def _close_model(self, params: Params) -> Values:
@@ -175,17 +175,13 @@ class KvApplication:
         epoch is spent also when the arena turns out not to be writable.
         """
         arena_id, offset = params.values[:2]
-        self._budget.charge(_SESSION_BYTES)
-        try:
+        with self._budget.keeping(_SESSION_BYTES):
             epoch = self._device.next_epoch()
             self._last_session += 1
             session = self._last_session
             secret = keys.seal_key(self._device.epoch_key(epoch), session)
             params.write_arena_secret(arena_id, offset, secret)
-        except TeeError:
-            self._budget.refund(_SESSION_BYTES)
-            raise
-        self._sessions.add(session)
+            self._sessions.add(session)
         return (0, 0, session, epoch, 0, 0, 0, 0)
 
     def _drop_epoch(self, params: Params) -> Values:
