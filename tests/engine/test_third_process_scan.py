@@ -262,6 +262,7 @@ def test_a_third_process_finds_seal_keys_in_the_arena_alone_and_no_other_secret(
         assert told(content, {**seal, **other}, permutations) == set(), name
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stops", [3, pytest.param(150, marks=pytest.mark.slow)])
 def test_at_whatever_moment_a_generation_is_stopped_its_key_is_in_the_arena_alone(
     model, secrets, tmp_path, stops

@@ -38,15 +38,19 @@ def instrumented(monkeypatch, armed=""):
         yield
 
 
-def arm(client, point, kind, command=0, at=1, skip=0):
-    """Arm a fault in an instrumented TEE for a request of this kind and command (-1: of any).
+def arming(point, kind, command=0, at=1, skip=0):
+    """The packet that arms a fault for a request of this kind and command (-1: of any).
 
     Args:
         at: line of the command, for faults in its middle.
         skip: such requests before it that go well.
     """
-    words = f"{point} {int(kind)} {int(command)} {at} {skip}"
-    client._channel._socket.send(ARM + words.encode())
+    return ARM + f"{point} {int(kind)} {int(command)} {at} {skip}".encode()
+
+
+def arm(client, *fault, **more):
+    """Arm a fault in an instrumented TEE; arguments as `arming`'s."""
+    client._channel._socket.send(arming(*fault, **more))
 
 
 class Interrupted(BaseException):
