@@ -18,7 +18,7 @@ class AuditLog:
 
     Args:
         keep: records kept, at least 1.
-        clock: nanoseconds, never decreasing.
+        clock: nanoseconds. While it runs back, the log's time stands still.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class AuditLog:
     ) -> None:
         self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=keep)  # (digest before, record)
         self._clock = clock
-        self._started = clock()
+        self._started = self._latest = clock()
         self._head = GENESIS
         self._length = 0
         # What the requests and outcomes of the open run have in common, and what they add up to.
@@ -39,8 +39,9 @@ class AuditLog:
 
     @property
     def uptime_ms(self) -> int:
-        """Milliseconds since the log was started."""
-        return (self._clock() - self._started) // 1_000_000
+        """Milliseconds since the log was started, never fewer than before."""
+        self._latest = max(self._latest, self._clock())
+        return (self._latest - self._started) // 1_000_000
 
     @property
     def kept(self) -> int:
@@ -80,6 +81,16 @@ class AuditLog:
         """Make a record of the open run, if there is one, and add it to the totals."""
         if not self._calls:
             return
+        record = AuditRecord(
+            *(self._length, self._application, self._first_seq, self._last_seq, self._at_ms),
+            *(self._bytes_in, self._bytes_out, self._calls),
+            *self._common,
+        ).pack()
+        head = chained(self._head, record)
+        self._kept.append((self._head, record))
+        # All that takes memory is done: a run that did not fit is open still, and the chain whole.
+        self._head = head
+        self._length += 1
         _, _, code, kind, _ = self._common
         self.crossings += self._calls if kind == Kind.INVOKE else 0
         if code:
@@ -87,14 +98,6 @@ class AuditLog:
         else:
             self.bytes_in += self._bytes_in
             self.bytes_out += self._bytes_out
-        record = AuditRecord(
-            *(self._length, self._application, self._first_seq, self._last_seq, self._at_ms),
-            *(self._bytes_in, self._bytes_out, self._calls),
-            *self._common,
-        ).pack()
-        self._kept.append((self._head, record))
-        self._head = chained(self._head, record)
-        self._length += 1
         self._run = ()
         self._calls = self._bytes_in = self._bytes_out = 0
 

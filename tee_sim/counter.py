@@ -91,10 +91,10 @@ class RollbackCounter:
             self._mac(body).verify(record[-MAC_BYTES:])
         except InvalidSignature:
             raise TeeError(ResultCode.MAC_INVALID, Origin.TRUSTED_APP, "record changed") from None
-        self._budget.charge(n_entries * _ENTRY_BUDGET_BYTES)
+        with self._budget.keeping(n_entries * _ENTRY_BUDGET_BYTES):
+            entries = RECORD_ENTRY.iter_unpack(body[RECORD_HEADER.size :])
+            self._entries = {place: (counter, tag) for place, counter, tag in entries}
         self.lineage, self.value, self.boots = lineage, value, boots + 1
-        for place, counter, tag in RECORD_ENTRY.iter_unpack(body[RECORD_HEADER.size :]):
-            self._entries[place] = (counter, tag)
 
     def record(self) -> bytes:
         """Return the record as it should be stored now."""
@@ -161,12 +161,12 @@ class RollbackCounter:
             raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "the counter is not started")
 
     def _advance(self, place: bytes, tag: bytes) -> None:
-        if place not in self._entries:
-            if len(self) >= MAX_OBJECTS:
-                raise TeeError(ResultCode.STORAGE_NO_SPACE, Origin.TRUSTED_APP, "too many objects")
-            self._budget.charge(_ENTRY_BUDGET_BYTES)
+        new = place not in self._entries
+        if new and len(self) >= MAX_OBJECTS:
+            raise TeeError(ResultCode.STORAGE_NO_SPACE, Origin.TRUSTED_APP, "too many objects")
+        with self._budget.keeping(_ENTRY_BUDGET_BYTES if new else 0):
+            self._entries[place] = (self.value + 1, tag)
         self.value += 1
-        self._entries[place] = (self.value, tag)
         self._pending = None
 
     def _mac(self, body: bytes) -> HMAC:

@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tee_sim import hardening
@@ -20,12 +20,27 @@ from tee_sim.secret_memory import SecretMemory
 if TYPE_CHECKING:
     from tee_sim.audit import AuditLog
 
+# What a test's own entry point puts between a TEE and its world: it is given the socket, the
+# builder of the applications and the log, and returns the first two as they are to be used.
+Instruments = Callable[
+    [socket.socket, ApplicationLoader, "AuditLog | None"], tuple[socket.socket, ApplicationLoader]
+]
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_PACKET_FDS)
 _CONTENDED_NS = 10_000
 
 
-def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "", poll_us: int = 0) -> None:
+def main(
+    role: str,
+    socket_fd: int,
+    parent_pid: int,
+    fuses: str = "",
+    poll_us: int = 0,
+    instruments: Instruments | None = None,
+) -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
+
+    Security: a launch passes no instruments, and no argument, variable or packet can. A process
+    that has them says that it is a debug one, whatever they do.
 
     Args:
         role: which trusted applications to load.
@@ -33,6 +48,7 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "", poll_us: i
         parent_pid: the host process; the TEE ends with it.
         fuses: file of the root key of a core that has one; empty: the key is drawn now.
         poll_us: how long the next packet is awaited without sleeping.
+        instruments: fault points, of tests alone.
 
     Raises:
         ValueError: on an unknown role.
@@ -46,7 +62,12 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "", poll_us: i
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null, poll_us)
+        used = connection
+        if instruments is not None:
+            used, load = instruments(connection, load, audit)
+        dispatcher = Dispatcher(load, hardening.finish(begun), audit)
+        dispatcher.debug = instruments is not None
+        serve(used, dispatcher, null, poll_us)
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher, null: int, poll_us: int = 0) -> None:
@@ -121,7 +142,7 @@ def _await(
 
 
 def _loader(
-    role: str, fuses: str, secrets: SecretMemory
+    role: str, fuses: str, secrets: SecretMemory | None = None
 ) -> tuple[ApplicationLoader, "AuditLog | None"]:
     """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":

@@ -109,7 +109,7 @@ class Dispatcher:
         self._audit = audit
         self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
         self._applications: dict[tuple[int, ...], TrustedApplication] = {}
-        self._debug = False
+        self.debug = False  # set it, never clear it: a test has a hand in this process
         self._panicked = False
         self._budget = Budget()
         self._memory = MemoryTable()
@@ -201,7 +201,7 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
         for application in self._load(self._budget, root_key):
             self._applications[application.uuid] = application
-        self._debug = root_key is not None
+        self.debug |= root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
@@ -269,7 +269,7 @@ class Dispatcher:
         _expect(frame, 0)
         epoch = max(application.epoch for application in self._applications.values())
         budget = self._budget
-        flags = STATUS_DEBUG_BIT if self._debug else 0
+        flags = STATUS_DEBUG_BIT if self.debug else 0
         return (
             flags,
             os.getpid(),

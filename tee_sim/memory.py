@@ -4,11 +4,13 @@ A registered region is the host's memory. Nothing in it can be trusted to hold s
 copy in once, work on the copy, and write results last.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.protocol import MemoryKind
@@ -56,6 +58,16 @@ class Budget:
     def refund(self, n_bytes: int) -> None:
         """Give back what `charge` took."""
         self.used_bytes -= n_bytes
+
+    @contextlib.contextmanager
+    def keeping(self, n_bytes: int) -> Iterator[None]:
+        """As `charge`, for what the block comes to hold; whatever ends it early gives them back."""
+        self.charge(n_bytes)
+        try:
+            yield
+        except BaseException:
+            self.refund(n_bytes)
+            raise
 
 
 class Region:

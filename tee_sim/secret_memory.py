@@ -13,7 +13,7 @@ from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import wipe
 
 SLOT_BYTES = 32
-_PAGE = mmap.PAGESIZE
+MEMORY_BYTES = 16 * mmap.PAGESIZE
 _SYS_MEMFD_SECRET = 447  # on every architecture
 _MADV_DONTDUMP, _MADV_DONTFORK = 16, 10
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -45,16 +45,16 @@ class KeptKey:
 
 
 class SecretMemory:
-    """One page of slots of 32 bytes.
+    """Slots of 32 bytes: 2,048 on pages of 4 KiB.
 
     Attributes:
         kind: "memfd_secret", "mlock", or "plain" where nothing may be locked either.
 
-    Security: "memfd_secret" as above; "mlock" keeps the page out of swap and core files, no more.
+    Security: "memfd_secret" as above; "mlock" keeps it out of swap and core files, no more.
     """
 
     def __init__(self, *, allow_memfd_secret: bool = True) -> None:
-        """Map the page.
+        """Map the memory.
 
         Raises:
             MemoryError: there is none.
@@ -68,17 +68,19 @@ class SecretMemory:
             self._address = _map(libc, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
             if self._address is None:
                 raise MemoryError
-            locked = libc.mlock(ctypes.c_void_p(self._address), _PAGE) == 0
+            locked = libc.mlock(ctypes.c_void_p(self._address), MEMORY_BYTES) == 0
             self.kind = "mlock" if locked else "plain"
         for advice in (_MADV_DONTDUMP, _MADV_DONTFORK):
-            libc.madvise(ctypes.c_void_p(self._address), _PAGE, advice)
-        self._page = memoryview((ctypes.c_ubyte * _PAGE).from_address(self._address)).cast("B")
-        self._free = list(range(_PAGE // SLOT_BYTES))
+            libc.madvise(ctypes.c_void_p(self._address), MEMORY_BYTES, advice)
+        self._page = memoryview((ctypes.c_ubyte * MEMORY_BYTES).from_address(self._address)).cast(
+            "B"
+        )
+        self._free = list(range(MEMORY_BYTES // SLOT_BYTES))
 
     def __del__(self) -> None:
         if getattr(self, "_page", None) is not None:
             wipe(self._page)
-            self._libc.munmap(ctypes.c_void_p(self._address), _PAGE)
+            self._libc.munmap(ctypes.c_void_p(self._address), MEMORY_BYTES)
 
     def keep(self, key: bytearray) -> KeptKey:
         """Move a key into a slot: `key` itself is overwritten.
@@ -110,7 +112,7 @@ def _map_secret(libc: ctypes.CDLL) -> int | None:
     if fd < 0:
         return None
     try:
-        os.ftruncate(fd, _PAGE)
+        os.ftruncate(fd, MEMORY_BYTES)
         return _map(libc, mmap.MAP_SHARED, fd)
     except OSError:
         return None
@@ -119,5 +121,5 @@ def _map_secret(libc: ctypes.CDLL) -> int | None:
 
 
 def _map(libc: ctypes.CDLL, flags: int, fd: int) -> int | None:
-    address: int = libc.mmap(None, _PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    address: int = libc.mmap(None, MEMORY_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
     return None if address == _MAP_FAILED else address

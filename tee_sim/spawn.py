@@ -16,6 +16,7 @@ from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, param_
 # -I: no environment variables, no user site, no working directory on the path. -S: no site
 # packages and no .pth files, which could run code of any installed package inside the TEE.
 # The few directories it does need come as arguments and go behind the standard library.
+# What is started is this text alone: a test that wants fault points puts a text of its own here.
 _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[6:]); from tee_sim.daemon import main; "
     "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))"

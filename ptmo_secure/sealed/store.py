@@ -52,6 +52,7 @@ class SealedStore:
         self._counter_path = folder / "counter"
         self._objects = folder / "objects"
         self._lock = threading.RLock()
+        self._owner_pid = os.getpid()
         self._settled = False  # whether the files say what the TEE's counter says
 
     @classmethod
@@ -94,8 +95,15 @@ class SealedStore:
         self.close()
 
     def close(self) -> None:
-        """End the TEE process. Idempotent."""
-        self.tee.close()
+        """End the TEE process when the call under way is over, so that no file changes any more.
+
+        Idempotent. A forked child only lets go of its copies.
+        """
+        if os.getpid() != self._owner_pid:  # the fork may have copied the lock as held
+            self.tee.close()
+            return
+        with self._lock:
+            self.tee.close()
 
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
@@ -170,8 +178,13 @@ class SealedStore:
 
     @contextlib.contextmanager
     def _changing(self, path: Path) -> Iterator[None]:
-        """Whatever interrupts the block leaves files that are settled before the next call."""
+        """Whatever interrupts the block leaves files that are settled before the next call.
+
+        A TEE that is gone has a successor, whose files they may be by now: they stay as they are.
+        """
         with self._lock, self._settled_files(), _tee_errors(path):
+            if not self.tee.alive():
+                raise TeeDiedError
             self._settled = False
             yield
             self._settled = True

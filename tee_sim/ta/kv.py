@@ -96,12 +96,12 @@ class KvApplication:
         epoch = self._device.next_epoch()
         key = self._device.secrets.keep(self._device.epoch_key(epoch))
         try:
-            self._budget.charge(LoadedModel.budget_bytes(layout))
-        except TeeError:
+            with self._budget.keeping(LoadedModel.budget_bytes(layout)):
+                self._last_model += 1
+                self._models[self._last_model] = LoadedModel(layout, key)
+        except BaseException:
             key.drop()
             raise
-        self._last_model += 1
-        self._models[self._last_model] = LoadedModel(layout, key)
         return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
 
     def _close_model(self, params: Params) -> Values:
@@ -137,7 +137,8 @@ class KvApplication:
             or len(rows) != n_heads * head_rows * row_bytes
         ):
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "rows")
-        self._budget.charge(len(rows))
+        size = len(rows)
+        self._budget.charge(size)
         try:
             gathered = model.gather_rows(
                 layer, role, first_head, n_heads, rows, row_bytes, inverse=inverse
@@ -145,7 +146,7 @@ class KvApplication:
             rows[:] = gathered
             wipe(gathered)
         finally:
-            self._budget.refund(len(rows))
+            self._budget.refund(size)
         return NO_VALUES
 
     def _unpermute(self, params: Params) -> Values:
@@ -160,13 +161,14 @@ class KvApplication:
         model.check_layer(layer)
         if n_tokens < 1 or len(vectors) != n_tokens * model.row_bytes or values[5]:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "vectors")
-        self._budget.charge(len(vectors))
+        size = len(vectors)
+        self._budget.charge(size)
         try:
             restored = model.unpermute(layer, vectors)
             vectors[:] = restored
             wipe(restored)
         finally:
-            self._budget.refund(len(vectors))
+            self._budget.refund(size)
         return NO_VALUES
 
     def _new_epoch(self, params: Params) -> Values:
@@ -176,18 +178,16 @@ class KvApplication:
         epoch is spent also when the arena turns out not to be writable.
         """
         arena_id, offset = params.values[:2]
-        self._budget.charge(_SESSION_BYTES)
-        try:
+        with self._budget.keeping(_SESSION_BYTES):
             epoch = self._device.next_epoch()
             self._last_session += 1
             session = self._last_session
             key = self._device.epoch_key(epoch)
-            params.write_arena_secret(arena_id, offset, keys.seal_key(key, session))
-            wipe(key)
-        except TeeError:
-            self._budget.refund(_SESSION_BYTES)
-            raise
-        self._sessions.add(session)
+            try:
+                params.write_arena_secret(arena_id, offset, keys.seal_key(key, session))
+            finally:
+                wipe(key)
+            self._sessions.add(session)
         return (0, 0, session, epoch, 0, 0, 0, 0)
 
     def _drop_epoch(self, params: Params) -> Values:

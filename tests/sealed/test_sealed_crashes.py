@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,38 @@ def test_a_tee_killed_in_the_middle_loses_nothing(folder):
         with pytest.raises(EngineError, match="TEE process is gone"):
             store.get("other")
     assert check_consistent(folder, "replaced") == b"old"
+
+
+def test_a_store_that_was_closed_changes_no_file_of_its_successor(folder):
+    with opened(folder) as store:
+        store.close()
+        with opened(folder) as successor:
+            for change in (lambda: store.put("changed", b"late"), lambda: store.remove("changed")):
+                with pytest.raises(EngineError, match="TEE process is gone"):
+                    change()
+            assert successor.get("changed") == b"old"
+
+
+def test_a_store_is_closed_when_the_call_under_way_is_over(folder, monkeypatch):
+    store, flushing, flushed = opened(folder), threading.Event(), []
+    real = files.replacing
+
+    def slowly(path):
+        flushing.set()
+        time.sleep(0.2)
+        flushed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(files, "replacing", slowly)
+    writing = threading.Thread(target=store.put, args=("changed", b"new"))
+    writing.start()
+    assert flushing.wait(5)
+    store.close()
+    assert len(flushed) == 2  # the object and the record
+    monkeypatch.undo()
+    writing.join(5)
+    with opened(folder) as successor:
+        assert successor.get("changed") == b"new"
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=SLOW)])

@@ -9,6 +9,8 @@ fit), so that one needle covers every integer width.
 
 import numpy as np
 
+_PAGE_BYTES = 4096
+_MARGIN_BYTES = 512  # kept around what is in use, for a needle that ends in zeros
 _HASH_BITS = 20
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(64 - _HASH_BITS)
@@ -52,13 +54,19 @@ def narrowed(data):
                 yield width, np.minimum(wide, 255).astype(np.uint8).tobytes()
 
 
-def readable_mappings(pid):
-    """Yield (path, address, content) of every readable mapping of a process."""
+def readable_mappings(pid, every=True):
+    """Yield (path, address, content) of the readable mappings of a process.
+
+    Args:
+        pid: the process; must be readable by this one.
+        every: False: without those that cannot be written, which hold what a file holds.
+    """
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for line in maps:
             fields = line.split(None, 5)
             path = fields[5].strip() if len(fields) == 6 else "anonymous"
-            if "r" not in fields[1] or path.startswith(("[vvar", "[vsyscall")):
+            readable = "r" in fields[1] and (every or "w" in fields[1])
+            if not readable or path.startswith(("[vvar", "[vsyscall")):
                 continue
             start, end = (int(part, 16) for part in fields[0].split("-"))
             memory.seek(start)
@@ -68,24 +76,46 @@ def readable_mappings(pid):
                 continue
 
 
-def scan_process(pid, keys, permutations):
-    """Look for keys (raw) and permutations (every width) in a process.
+def in_use(mappings):
+    """Yield the parts of mappings that hold anything: pages without a set bit are left out."""
+    for path, start, data in mappings:
+        whole = len(data) // _PAGE_BYTES * _PAGE_BYTES
+        words = np.frombuffer(data, dtype=np.uint64, count=whole // 8)
+        used = np.flatnonzero(words.reshape(-1, _PAGE_BYTES // 8).any(axis=1))
+        for run in np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else ():
+            begin = max(0, int(run[0]) * _PAGE_BYTES - _MARGIN_BYTES)
+            yield (
+                path,
+                start + begin,
+                data[begin : (int(run[-1]) + 1) * _PAGE_BYTES + _MARGIN_BYTES],
+            )
+
+
+def locate(mappings, keys, permutations):
+    """Look for keys (raw) and permutations (every width).
 
     Args:
-        pid: the process; must be readable by this one.
+        mappings: (path, address, content) of each piece of memory.
         keys: {name: bytes}.
         permutations: {name: sequence of ints below 255, at least 16 long}.
 
     Returns:
-        {name, with "u16" etc. appended for the wide forms: [path of the mapping, ...]}.
+        {name, with "u16" etc. appended for the wide forms: [(path, address), ...]}; of a wide form
+        it is the address of the piece.
     """
     as_bytes = {name: bytes(perm) for name, perm in permutations.items()}
     raw, arrays = Needles({**keys, **as_bytes}), Needles(as_bytes)
     found = {}
-    for path, _, data in readable_mappings(pid):
-        for name, _ in raw.find(data):
-            found.setdefault(name if name in keys else f"{name} u8", []).append(path)
-        for width, narrow in narrowed(data):
+    for path, start, data in mappings:
+        for name, at in raw.find(data):
+            found.setdefault(name if name in keys else f"{name} u8", []).append((path, start + at))
+        for width, narrow in narrowed(data) if permutations else ():
             for name, _ in arrays.find(narrow):
-                found.setdefault(f"{name} u{8 * width}", []).append(path)
+                found.setdefault(f"{name} u{8 * width}", []).append((path, start))
     return found
+
+
+def scan_process(pid, keys, permutations):
+    """As `locate`, over every mapping of a process; returns paths alone."""
+    found = locate(readable_mappings(pid), keys, permutations)
+    return {name: [path for path, _ in places] for name, places in found.items()}

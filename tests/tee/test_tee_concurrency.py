@@ -10,8 +10,8 @@ from tee_sim.errors import ResultCode, TeeError
 from tee_sim.protocol import NO_VALUES, TA_KV, Kind
 
 
-def run_threads(n, work):
-    """Run `work(i)` in n threads and re-raise the first failure."""
+def run_threads(n, work, seconds=60):
+    """Run `work(i)` in n threads, for so long at most, and re-raise the first failure."""
     failures = []
 
     def guarded(i):
@@ -24,7 +24,7 @@ def run_threads(n, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(seconds)
     assert not any(thread.is_alive() for thread in threads)
     if failures:
         raise failures[0]

@@ -16,7 +16,7 @@ from tee_sim.device import FUSE_MAGIC
 from tee_sim.errors import ResultCode, TeeError
 from tee_sim.permutation import layer_permutations
 from tee_sim.protocol import TA_ADMIN, TA_GUARD, TA_KV, TA_STORE
-from tee_sim.secret_memory import SLOT_BYTES, SecretMemory
+from tee_sim.secret_memory import MEMORY_BYTES, SLOT_BYTES, SecretMemory
 
 needs_root_and_secretmem = pytest.mark.skipif(
     os.geteuid() != 0 or SecretMemory().kind != "memfd_secret",
@@ -38,7 +38,7 @@ def test_a_kept_key_leaves_its_array_and_a_dropped_one_its_slot():
     kept.drop()
     kept.drop()
     assert kept.view == bytes(SLOT_BYTES)
-    others = [memory.keep(bytearray(os.urandom(32))) for _ in range(4096 // SLOT_BYTES)]
+    others = [memory.keep(bytearray(os.urandom(32))) for _ in range(MEMORY_BYTES // SLOT_BYTES)]
     assert len({bytes(other.view) for other in others}) == len(others)
     last = bytearray(32 * b"\x5a")
     with pytest.raises(TeeError) as refused:
