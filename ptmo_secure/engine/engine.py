@@ -18,8 +18,7 @@ from ptmo_secure.engine.dump import DeviceDump
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.sampler import SamplingParams
-from ptmo_secure.engine.saved_session import SavedSession
-from ptmo_secure.engine.session import NO_STORAGE_KEY, Session
+from ptmo_secure.engine.session import Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.tee_link import TeeLink
@@ -318,17 +317,15 @@ class Engine(AdapterMethods):
         that is gone ends it.
 
         Raises:
-            InputError: no such file, not a saved session, cut short, another model, layout or set
-                of adapters.
-            SecurityError: the file was changed, or it was saved under another TEE.
+            InputError: no such file, not a saved session, another model, layout or set of adapters.
+            SecurityError: the file was changed, cut short or saved under another TEE; with
+                `tee_state` also an older version, or the file of another session.
             CapacityError: no pages, or fewer than three key slots, are free beside the current
                 conversation's: `reset()` gives those back first.
             EngineError: the TEE is gone, or the engine is closed.
         """
         with self.sessions.lock:
-            if not self.config.needs_tee:
-                raise InputError(NO_STORAGE_KEY)
-            saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
+            saved = self.sessions.saved_session(path, self.context_tokens)
             session = self.sessions.open(adapters)
             session.load(saved)
             self._runs += 1

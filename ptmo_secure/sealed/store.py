@@ -21,7 +21,14 @@ from pathlib import Path
 
 from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError, TeeDiedError
 from ptmo_secure.sealed import files
-from tee_sim.client import MAX_OBJECT_BYTES, ResultCode, TeeClient, TeeDeadError, TeeError
+from tee_sim.client import (
+    MAX_OBJECT_BYTES,
+    CostLedger,
+    ResultCode,
+    TeeClient,
+    TeeDeadError,
+    TeeError,
+)
 
 _MAX_FILE_BYTES = MAX_OBJECT_BYTES + 1024  # more is not read, and refused for its length
 _HEADER_BYTES = 256  # at least an object's header
@@ -43,6 +50,10 @@ class SealedStore:
 
     Every method raises `SecurityError` that names the file and which check failed when a file was
     tampered with, and `EngineError` when the disk or the TEE fails.
+
+    Attributes:
+        tee: the device's TEE.
+        lock: hold it for steps that belong together.
     """
 
     def __init__(self, tee: TeeClient, folder: Path) -> None:
@@ -51,32 +62,43 @@ class SealedStore:
         self._calls = tee.open_store()
         self._counter_path = folder / "counter"
         self._objects = folder / "objects"
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._settled = False  # whether the files say what the TEE's counter says
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], *, debug_root_key: bytes | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        debug_root_key: bytes | None = None,
+        ledger: CostLedger | None = None,
     ) -> "SealedStore":
         """Start the TEE of the device whose state is in `folder`, and bring the state in order.
 
         Args:
             folder: made (mode 0700) when it does not exist.
+            create: make a device of a folder that holds none.
             debug_root_key: 32 bytes in the place of the fuses; tests only.
+            ledger: counts on where an earlier TEE's calls stand.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be made, or holds no device and none is to be made.
             EngineError: the TEE does not start, also when another one runs on this device.
             SecurityError: the counter's record was removed or changed.
         """
         path = Path(folder)
         objects = path / "objects"
+        if not create and not holds_device(path):
+            raise InputError(f"{path}: no device keeps its sealed state there")
         with _file_errors(path, InputError):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             objects.mkdir(mode=0o700, exist_ok=True)
         try:
             fuses = path / "fuses" if debug_root_key is None else None
-            tee = TeeClient.launch("core", debug_root_key=debug_root_key, fuses=fuses)
+            tee = TeeClient.launch(
+                "core", debug_root_key=debug_root_key, fuses=fuses, ledger=ledger
+            )
         except TeeError as error:
             raise EngineError(str(error)) from None
         try:
@@ -125,7 +147,7 @@ class SealedStore:
             InputError: a bad name, or nothing is stored under it.
         """
         path, object_id = self._place(name)
-        with self._lock, self._settled_files(), _tee_errors(path):
+        with self.lock, self._settled_files(), _tee_errors(path):
             return self._calls.unseal(object_id, self._read(path))
 
     def remove(self, name: str) -> None:
@@ -171,7 +193,7 @@ class SealedStore:
     @contextlib.contextmanager
     def _changing(self, path: Path) -> Iterator[None]:
         """Whatever interrupts the block leaves files that are settled before the next call."""
-        with self._lock, self._settled_files(), _tee_errors(path):
+        with self.lock, self._settled_files(), _tee_errors(path):
             self._settled = False
             yield
             self._settled = True
@@ -200,6 +222,22 @@ class SealedStore:
             file.write(data)
 
 
+def holds_device(folder: Path) -> bool:
+    """Whether a device keeps its state in a folder; nothing is started or made."""
+    return os.path.lexists(folder / "fuses")
+
+
+def tampered(path: Path, code: ResultCode, detail: str = "") -> SecurityError:
+    """Return the error that says what is wrong with a sealed file.
+
+    Args:
+        path: the file.
+        code: of the check that failed.
+        detail: put after what the code means.
+    """
+    return SecurityError(f"{path}: {_TAMPERED[code]}{detail} ({code.name})")
+
+
 @contextlib.contextmanager
 def _file_errors(path: Path, kind: type[PtmoError] = EngineError) -> Iterator[None]:
     try:
@@ -219,6 +257,5 @@ def _tee_errors(path: Path) -> Iterator[None]:
         if error.code == ResultCode.ITEM_NOT_FOUND:
             raise InputError(f"{path}: no such sealed object") from None
         if error.code in _TAMPERED:
-            reason = _TAMPERED[ResultCode(error.code)]
-            raise SecurityError(f"{path}: {reason} ({ResultCode(error.code).name})") from None
+            raise tampered(path, ResultCode(error.code)) from None
         raise EngineError(f"{path}: {error}") from None
