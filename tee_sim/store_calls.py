@@ -14,7 +14,9 @@ from tee_sim.sealed_format import (
     MAX_RECORD_BYTES,
     OBJECT_ID_BYTES,
     RECORD_ENTRY,
+    RECORD_HEADER,
     SEALED_OVERHEAD_BYTES,
+    CounterState,
     object_header,
     record_bytes,
 )
@@ -83,6 +85,11 @@ class StoreCalls(Caller):
     def counter(self) -> bytes:
         """Return the record as it should be stored now."""
         return self._record(StoreCommand.COUNTER, _COUNTER, _NO_ID)
+
+    def state(self) -> CounterState:
+        """Return where the device's counter stands."""
+        _, _, _, objects, _, value, boots = RECORD_HEADER.unpack_from(self.counter())
+        return CounterState(value, boots, objects)
 
     def _transform(
         self, command: StoreCommand, object_id: bytes, data: bytes, result_bytes: int

@@ -24,6 +24,7 @@ from ptmo_secure.sealed import files
 from tee_sim.client import (
     MAX_OBJECT_BYTES,
     CostLedger,
+    CounterState,
     ResultCode,
     TeeClient,
     TeeDeadError,
@@ -122,6 +123,11 @@ class SealedStore:
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
         return sorted(path.stem for path in self._files())
+
+    def state(self) -> CounterState:
+        """Return where the device's rollback counter stands."""
+        with self.lock, self._settled_files(), _tee_errors(self._counter_path):
+            return self._calls.state()
 
     def put(self, name: str, data: bytes) -> None:
         """Store `data` under `name`, in the place of what stood there, durably.
