@@ -171,6 +171,24 @@ def check_utf8(name: str, *texts: str | None) -> None:
             raise InputError(f"the {name} is not valid UTF-8") from None
 
 
+def with_state(
+    fields: dict[str, Any], given: str | None, model: str, adapters: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Add the device's state to an engine's fields, where it was given or is needed.
+
+    Args:
+        fields: of `EngineConfig`.
+        given: --state.
+        model, adapters: what will be loaded; a sealed file needs the device that sealed it.
+    """
+    from ptmo_secure.sealed.marks import is_sealed
+
+    paths = [model, *(path for _, path in adapters)]
+    if given is None and not any(is_sealed(Path(path)) for path in paths):
+        return fields
+    return {**fields, "tee_state": str(state_path(given))}
+
+
 def load_engine(model: str, fields: dict[str, Any]) -> "Engine":
     """Open the model with a progress bar.
 

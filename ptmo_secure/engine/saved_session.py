@@ -15,7 +15,6 @@ file of the same session says cannot be told from the newest.
 """
 
 import contextlib
-import errno
 import os
 import secrets
 import struct
@@ -30,13 +29,12 @@ from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.paths import path_text
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.errors import (
-    EngineError,
     InputError,
     PtmoError,
     SecurityError,
     native_error,
 )
-from ptmo_secure.sealed.files import replacing
+from ptmo_secure.sealed import files
 from ptmo_secure.sealed.store import tampered
 from tee_sim.client import ResultCode, TeeError
 
@@ -44,12 +42,6 @@ _MAGIC = b"PTMOKVS1"
 _HEADER = struct.Struct("<8s16s32s4I8sIIQ")
 _TAG_BYTES = 16
 _WHAT = "saved session"
-_BAD_PATH = frozenset(
-    {
-        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
-        *(errno.EACCES, errno.EPERM, errno.EROFS),
-    }
-)
 _NUMBER = struct.Struct("<I")
 
 
@@ -267,9 +259,6 @@ class SavedSession:
 def _replacing(path: Path, header: bytes, tee: TeeLink) -> Iterator[IO[bytes]]:
     """Write `path` anew, whole or not at all; on a device that lasts, as the newest version."""
     newest = tee.newest
-    try:
-        with replacing(path) if newest is None else newest.replacing(path, header) as file:
+    with files.naming(path):
+        with files.replacing(path) if newest is None else newest.replacing(path, header) as file:
             yield file
-    except OSError as error:
-        kind = InputError if error.errno in _BAD_PATH else EngineError
-        raise kind(f"{path}: {error.strerror or error}") from None

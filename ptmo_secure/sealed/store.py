@@ -168,6 +168,23 @@ class SealedStore:
                 files.remove(path)
             self._write(self._counter_path, self._calls.forget(object_id))
 
+    def file_key(self, fd: int, size_bytes: int, offset: int, file_id: bytes) -> None:
+        """Have the TEE write the 32-byte key of a sealed file into a secret arena.
+
+        Security: the key never becomes a Python object here; wiping it is the caller's.
+
+        Args:
+            fd, size_bytes: of the arena, which the TEE lets go of again.
+            offset: where to.
+            file_id: 16 bytes drawn for the file.
+        """
+        with _tee_errors(self._counter_path):
+            region = self.tee.register_fd(fd, size_bytes)
+            try:
+                self._calls.file_key(region, offset, file_id)
+            finally:
+                self.tee.release_fd(region)
+
     def _start(self) -> None:
         record = self._read(self._counter_path)
         if not record and self._files():
