@@ -25,7 +25,7 @@ from typing import IO
 from ptmo_secure import _native
 from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed.files import naming
-from ptmo_secure.sealed.marks import MAGIC, SUFFIX
+from ptmo_secure.sealed.marks import MAGIC, SUFFIX, starts_sealed
 from ptmo_secure.sealed.newest import NewestVersions
 from ptmo_secure.sealed.store import SealedStore, tampered
 from tee_sim.client import ResultCode
@@ -57,9 +57,10 @@ def check_target(target: Path) -> None:
     if target.suffix != SUFFIX or target.name == SUFFIX:
         raise InputError(f"{target}: the name of a sealed file ends with {SUFFIX}")
     if os.path.lexists(target):
-        with naming(target), target.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise InputError(f"{target}: there is a file already, and it is not a sealed one")
+        with naming(target):
+            sealed = starts_sealed(target)
+        if not sealed:
+            raise InputError(f"{target}: something is there already, and no sealed file")
 
 
 def seal(
@@ -123,6 +124,8 @@ class SealedFile:
         self.path = path
         self._store = store
         self._newest = NewestVersions(store)
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a file")
         with naming(path), path.open("rb") as file:
             self._header = file.read(HEADER.size)
             self._size = os.fstat(file.fileno()).st_size

@@ -14,8 +14,17 @@ MAGIC = b"PTMOFILE"
 def is_sealed(path: Path) -> bool:
     """Whether a file is, or by its name should be, a sealed one."""
     with contextlib.suppress(OSError, ValueError):
-        if path.suffix == SUFFIX:
-            return not path.is_dir()
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+        return not path.is_dir() if path.suffix == SUFFIX else starts_sealed(path)
     return False
+
+
+def starts_sealed(path: Path) -> bool:
+    """Whether a file begins as a sealed one does; a pipe is not waited for.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC

@@ -132,8 +132,8 @@ def _digest(header: bytes) -> str:
 
 
 def _first_bytes(path: Path, n_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(n_bytes)
-    except OSError:
-        return b""
+    with contextlib.suppress(OSError):
+        if path.is_file():  # a pipe would be waited for
+            with path.open("rb") as file:
+                return file.read(n_bytes)
+    return b""

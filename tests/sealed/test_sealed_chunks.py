@@ -14,6 +14,7 @@ import pytest
 from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed import chunks, newest
 from ptmo_secure.sealed.chunks import SealedFile, SealedKind, seal
+from ptmo_secure.sealed.marks import is_sealed
 from ptmo_secure.sealed.store import SealedStore
 from tests.sealed.power_loss import states_after
 
@@ -268,16 +269,23 @@ def test_a_seal_cut_off_at_its_end_leaves_a_choice_that_the_next_look_makes(
 def test_a_target_that_is_something_else_is_left_alone(store, base):
     (base / "notes.sealed").write_bytes(b"mine")
     (base / "folder.sealed").mkdir()
+    os.mkfifo(base / "pipe.sealed")
     for name, message in (
         ("model.gguf", r"model\.gguf: the name of a sealed file ends with \.sealed"),
         (".sealed", "the name of a sealed file ends with"),
-        ("notes.sealed", "there is a file already, and it is not a sealed one"),
-        ("folder.sealed", "Is a directory"),
+        ("notes.sealed", "something is there already, and no sealed file"),
+        ("folder.sealed", "something is there already, and no sealed file"),
+        ("pipe.sealed", "something is there already, and no sealed file"),
         ("missing/a.sealed", "No such file or directory"),
     ):
         with pytest.raises(InputError, match=message):
             sealed(store, base / name, b"data")
     assert (base / "notes.sealed").read_bytes() == b"mine"
+    for name in ("folder.sealed", "pipe.sealed"):
+        with pytest.raises(InputError, match=f"{name}: not a file"):
+            SealedFile(base / name, store)
+    os.mkfifo(base / "pipe")
+    assert not is_sealed(base / "pipe") and is_sealed(base / "pipe.sealed")
     assert store.names() == []
 
 
