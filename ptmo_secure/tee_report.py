@@ -3,12 +3,17 @@
 Security: states, sizes, counts and a digest; no key, no text.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptmo_secure.errors import EngineError
+from ptmo_secure.sealed.paths import default_state_folder
+
 if TYPE_CHECKING:
-    from tee_sim.client import AuditTail
+    from tee_sim.client import AuditTail, CounterState, TeeClient
 
 _ARENA_BYTES = 4096
 BEST_ARENA = "memfd_secret"
@@ -27,6 +32,30 @@ LOSSES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What keeps its sealed state in a folder.
+
+    Args:
+        folder: where it was looked for.
+        state: of its rollback counter; None where there is none to be told.
+        problem: why there is none; "" otherwise.
+    """
+
+    folder: Path
+    state: "CounterState | None"
+    problem: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """The report as a JSON object; its counter is told beside it."""
+        return {
+            "folder": str(self.folder),
+            "boots": self.state.boots if self.state else None,
+            "objects": self.state.objects if self.state else None,
+            "problem": self.problem or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class TeeReport:
     """Both processes, as they stand right after their start.
 
@@ -34,12 +63,14 @@ class TeeReport:
         core, guard: `TeeClient.status` of each.
         arena: kind of the memory that receives keys; None where there is none.
         audit: the core's log so far, checked.
+        device: whose TEE the core is, or why it is nobody's.
     """
 
     core: Mapping[str, object]
     guard: Mapping[str, object]
     arena: str | None
     audit: "AuditTail"
+    device: DeviceReport | None = None
 
     @property
     def downgrades(self) -> tuple[str, ...]:
@@ -52,11 +83,13 @@ class TeeReport:
     def as_json(self) -> dict[str, object]:
         """The report as a JSON object: the core's own fields at the top, the guard's under "guard".
 
-        `counter` is the rollback counter; null: this TEE has none.
+        `counter` is the rollback counter; null: this TEE has none, and "device" says why.
         """
+        state = self.device.state if self.device else None
         return {
             "arena": self.arena,
-            "counter": None,
+            "counter": state.value if state else None,
+            "device": self.device.as_json() if self.device else None,
             **self.core,
             "downgrades": list(self.downgrades),
             "audit": {"records": self.audit.length, "head": self.audit.head.hex()},
@@ -64,16 +97,44 @@ class TeeReport:
         }
 
 
-def look() -> TeeReport:
+def look(state: Path | None = None) -> TeeReport:
     """Start both processes, ask them, and end them.
+
+    Where the folder holds a device, the core is that device's, and this start is one that its
+    counter counts. A device is never made.
+
+    Args:
+        state: the folder; None is the default one.
 
     Raises:
         TeeError: one does not start, or its log is broken.
+        SecurityError: the device's counter was removed or changed.
     """
     from tee_sim.client import TeeClient
 
-    with TeeClient.launch("core") as core, TeeClient.launch("guard") as guard:
-        return TeeReport(core.status(), guard.status(), arena_kind(), core.audit_tail())
+    with _core(state or default_state_folder()) as (core, device):
+        with TeeClient.launch("guard") as guard:
+            return TeeReport(core.status(), guard.status(), arena_kind(), core.audit_tail(), device)
+
+
+@contextlib.contextmanager
+def _core(folder: Path) -> "Iterator[tuple[TeeClient, DeviceReport]]":
+    """Start the core of the device in a folder, or else one without a past."""
+    from ptmo_secure.sealed.store import SealedStore, holds_device
+    from tee_sim.client import TeeClient
+
+    problem = "no device keeps its state there"
+    if holds_device(folder):
+        try:
+            store = SealedStore.open(folder)
+        except EngineError as error:  # it runs already, for one
+            problem = str(error)
+        else:
+            with store:
+                yield store.tee, DeviceReport(folder, store.state())
+            return
+    with TeeClient.launch("core") as core:
+        yield core, DeviceReport(folder, None, problem)
 
 
 def arena_kind() -> str | None:

@@ -77,6 +77,10 @@ class Caller:
         """
         return self._register(fd, size_bytes, MemoryKind.ARENA)
 
+    def release_fd(self, arena_id: int) -> None:
+        """Have the TEE let go of an arena passed by `register_fd`."""
+        self._release_memory(arena_id)
+
     def _session_with(self, uuid: tuple[int, int]) -> int:
         """Return the session with another application of the process, opened when first needed."""
         with self._channel.lock:

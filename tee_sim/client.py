@@ -30,7 +30,7 @@ from tee_sim.protocol import (
 )
 from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import ScanResult, Span
-from tee_sim.sealed_format import MAX_OBJECT_BYTES
+from tee_sim.sealed_format import MAX_OBJECT_BYTES, CounterState
 from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
 from tee_sim.store_calls import StoreCalls
@@ -40,6 +40,7 @@ __all__ = [
     "AuditRecord",
     "AuditTail",
     "CostLedger",
+    "CounterState",
     "KvLayout",
     "LedgerRow",
     "ResultCode",

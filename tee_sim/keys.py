@@ -4,6 +4,7 @@
                                                                   -> session seal key
                                             -> key of a saved session
                                             -> key of sealed objects
+                                            -> key of a sealed file
                       -> key of the rollback counter
 
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
@@ -34,6 +35,7 @@ _LABEL_VALUES = b"ptmo/v1/permutation/values/"
 _LABEL_SEAL = b"ptmo/v1/seal/"
 _LABEL_SAVED = b"ptmo/v1/saved-session/"
 _LABEL_OBJECTS = b"ptmo/v1/sealed-objects"
+_LABEL_FILE = b"ptmo/v1/sealed-file/"
 _LABEL_COUNTER = b"ptmo/v1/rollback-counter"
 BOOT_SEED_BYTES = 16
 MODEL_DIGEST_BYTES = 32
@@ -151,6 +153,22 @@ def sealed_objects_key(root_key: Key, uuid: tuple[int, int]) -> bytearray:
     Security: 32 secret bytes; one application cannot open what another sealed.
     """
     return _expand_once(application_key(root_key, uuid), _LABEL_OBJECTS)
+
+
+def sealed_file_key(root_key: Key, uuid: tuple[int, int], file_id: bytes) -> bytearray:
+    """Derive the AES-256 key of one large file that the application `uuid` answers for.
+
+    Security: 32 secret bytes. Every file has a key of its own, so its chunks' numbers serve as
+    nonces.
+
+    Args:
+        root_key: 32 bytes.
+        uuid: of the application, (high, low) u64.
+        file_id: 16 bytes drawn for the file.
+    """
+    if len(file_id) != FILE_ID_BYTES:
+        raise ValueError(f"file id of {len(file_id)} bytes, expected {FILE_ID_BYTES}")
+    return _expand_once(application_key(root_key, uuid), _LABEL_FILE + file_id)
 
 
 def counter_key(root_key: Key) -> bytearray:

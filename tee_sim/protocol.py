@@ -86,6 +86,7 @@ class StoreCommand(IntEnum):
     UNSEAL = 4
     FORGET = 5
     COUNTER = 6
+    FILE_KEY = 7
 
 
 class GuardCommand(IntEnum):

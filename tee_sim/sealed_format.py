@@ -36,6 +36,14 @@ SEALED_OVERHEAD_BYTES = OBJECT_HEADER.size + TAG_BYTES
 MAX_RECORD_BYTES = RECORD_HEADER.size + MAX_OBJECTS * RECORD_ENTRY.size + MAC_BYTES
 
 
+class CounterState(NamedTuple):
+    """What a counter record says of its device."""
+
+    value: int
+    boots: int  # starts, this one included
+    objects: int
+
+
 class ObjectHeader(NamedTuple):
     """The fields of a sealed object's header."""
 

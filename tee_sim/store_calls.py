@@ -14,7 +14,9 @@ from tee_sim.sealed_format import (
     MAX_RECORD_BYTES,
     OBJECT_ID_BYTES,
     RECORD_ENTRY,
+    RECORD_HEADER,
     SEALED_OVERHEAD_BYTES,
+    CounterState,
     object_header,
     record_bytes,
 )
@@ -24,6 +26,7 @@ _START = param_types(ParamType.MEMREF_INOUT, _OUT, _IN)
 _DATA = param_types(ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, _IN, _IN)
 _CHANGE = param_types(ParamType.MEMREF_OUTPUT, _OUT, _IN, _IN)
 _COUNTER = param_types(ParamType.MEMREF_OUTPUT, _OUT)
+_FILE_KEY = param_types(_IN, _IN)
 _NO_ID = (0, 0, 0, 0)
 
 
@@ -83,6 +86,23 @@ class StoreCalls(Caller):
     def counter(self) -> bytes:
         """Return the record as it should be stored now."""
         return self._record(StoreCommand.COUNTER, _COUNTER, _NO_ID)
+
+    def file_key(self, arena_id: int, offset: int, file_id: bytes) -> None:
+        """Have the TEE write the 32-byte key of a sealed file into the arena at `offset`.
+
+        Security: as `TeeClient.storage_key`; the same id gives the same key on this device.
+
+        Args:
+            arena_id, offset: where to.
+            file_id: 16 bytes, drawn anew for every file.
+        """
+        words = struct.unpack("<2Q", file_id)
+        self._invoke(StoreCommand.FILE_KEY, _FILE_KEY, (arena_id, offset, *words, *NO_VALUES[4:]))
+
+    def state(self) -> CounterState:
+        """Return where the device's counter stands."""
+        _, _, _, objects, _, value, boots = RECORD_HEADER.unpack_from(self.counter())
+        return CounterState(value, boots, objects)
 
     def _transform(
         self, command: StoreCommand, object_id: bytes, data: bytes, result_bytes: int

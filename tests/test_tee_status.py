@@ -1,12 +1,15 @@
 """`ptmo tee status`: its fields, and how a protection that could not be had shows."""
 
 import json
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from ptmo_secure import _native, cli, tee_report
 from ptmo_secure.doctor import run_checks
+from ptmo_secure.sealed.paths import default_state_folder
+from ptmo_secure.sealed.store import SealedStore
 from ptmo_secure.tee_report import LOSSES, TeeReport, look
 from tee_sim import spawn
 from tee_sim.audit_chain import AuditTail
@@ -14,7 +17,7 @@ from tee_sim.protocol import HARDENING_BITS
 
 FIELDS = {
     *("arena", "hardening", "budget_bytes", "used_bytes", "epoch", "counter", "crossings"),
-    *("role", "pid", "debug", "regions", "downgrades", "audit", "guard"),
+    *("role", "pid", "debug", "regions", "downgrades", "audit", "guard", "device"),
 }
 
 
@@ -93,7 +96,7 @@ def test_another_arena_than_secret_memory_is_a_downgrade(
     missing = ("core.of_the_future",)
     assert made.downgrades == (missing if arena == "memfd_secret" else ("arena", *missing))
     assert made.as_json()["arena"] == arena
-    monkeypatch.setattr(tee_report, "look", lambda: made)
+    monkeypatch.setattr(tee_report, "look", lambda state: made)
     assert text in " ".join(status(capsys).split())
 
 
@@ -103,6 +106,70 @@ def test_a_machine_without_lockable_memory_has_no_arena(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(_native, "SecretArena", refuse)
     assert look().arena is None
+
+
+def test_a_device_tells_its_counter_starts_and_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "device"
+    with SealedStore.open(folder) as store:
+        for name in ("a", "b", "a"):
+            store.put(name, b"data")
+    value = json.loads(status(capsys, "--json", "--state", str(folder)))
+    assert value["counter"] == 3 and value["debug"] is False
+    assert value["device"] == {"folder": str(folder), "boots": 2, "objects": 2, "problem": None}
+    monkeypatch.setenv("PTMO_STATE", str(folder))
+    monkeypatch.setenv("COLUMNS", "300")
+    table = " ".join(status(capsys).split())
+    assert "counter │ 3" in table and "boots │ 3" in table and "sealed objects │ 2" in table
+    with SealedStore.open(folder):
+        value = json.loads(status(capsys, "--json"))
+    assert value["counter"] is None
+    assert value["device"]["problem"].count("fuses: another TEE runs on this device") == 1
+
+
+def test_a_look_makes_no_device_and_says_that_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "device"
+    monkeypatch.setenv("PTMO_STATE", str(folder))
+    monkeypatch.setenv("COLUMNS", "300")
+    value = json.loads(status(capsys, "--json"))
+    assert value["counter"] is None
+    assert value["device"]["problem"] == "no device keeps its state there"
+    assert "none: no device keeps its state there" in " ".join(status(capsys).split())
+    assert not folder.exists()
+    assert cli.main(["tee", "status", "--state", ""]) == 2
+    assert capsys.readouterr().err == "error: --state '' is not a path\n"
+
+
+def test_a_device_whose_counter_was_removed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SealedStore.open(tmp_path) as store:
+        store.put("a", b"data")
+    (tmp_path / "counter").unlink()
+    assert cli.main(["tee", "status", "--json", "--state", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "counter: missing, though there are sealed objects" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"PTMO_STATE": "/a", "XDG_STATE_HOME": "/b"}, "/a"),
+        ({"PTMO_STATE": "", "XDG_STATE_HOME": "/b"}, "/b/ptmo"),
+        ({"HOME": "/c"}, "/c/.local/state/ptmo"),
+    ],
+)
+def test_the_default_folder_follows_the_environment(
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PTMO_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(default_state_folder()) == folder
 
 
 def test_a_counter_that_the_core_reports_is_shown() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ptmo_secure import __version__
-from ptmo_secure.cli import ask, attack, bench, chat, demo, doctor, model, tee
+from ptmo_secure.cli import ask, attack, bench, chat, demo, doctor, model, seal, tee
 
 HELP = """Private LLM inference on small devices: a shielded engine, its simulated TEE, and the
 attacks that test it.
@@ -52,7 +52,7 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 _GROUPS = (
-    ("model", "Fetch, list, check and convert models.", model.COMMANDS),
+    ("model", "Fetch, list, check, convert and seal models.", model.COMMANDS + seal.COMMANDS),
     ("attack", "Attack the engine and report what leaks.", attack.COMMANDS),
     ("tee", "Look at the simulated TEE.", tee.COMMANDS),
 )

@@ -32,6 +32,7 @@ def chat(
     seed: options.Seed = None,
     system: options.System = None,
     adapter: options.Adapter = None,
+    state: options.State = None,
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
@@ -52,6 +53,7 @@ def chat(
         max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
+    fields = options.with_state(fields, state, model, adapters)
     with output.json_only(json) as emit:
         from ptmo_secure.pipeline import HybridInferenceEngine
 

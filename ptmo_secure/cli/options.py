@@ -1,6 +1,7 @@
 """Options that several commands share, and the engine they describe."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,6 +67,14 @@ Adapter = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=PATH", help="LoRA adapter folder (PEFT); repeatable."),
 ]
+State = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Folder of the device's sealed state [default: $PTMO_STATE or ~/.local/state/ptmo].",
+    ),
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Show each step and its time on stderr.")]
 
 
@@ -115,6 +124,18 @@ def generation(
     return GenerationConfig(max_tokens, sampling, tuple(stop or ()), system, names)
 
 
+def state_path(given: str | None) -> Path:
+    """The folder of the device's sealed state.
+
+    Raises:
+        InputError: what was given is no path.
+    """
+    from ptmo_secure.engine.paths import path_text
+    from ptmo_secure.sealed.paths import default_state_folder
+
+    return default_state_folder() if given is None else Path(path_text("--state", given))
+
+
 def adapter_paths(given: list[str] | None) -> list[tuple[str, str]]:
     """Names and paths of --adapter options, in order.
 
@@ -148,6 +169,24 @@ def check_utf8(name: str, *texts: str | None) -> None:
             (text or "").encode()
         except UnicodeEncodeError:
             raise InputError(f"the {name} is not valid UTF-8") from None
+
+
+def with_state(
+    fields: dict[str, Any], given: str | None, model: str, adapters: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Add the device's state to an engine's fields, where it was given or is needed.
+
+    Args:
+        fields: of `EngineConfig`.
+        given: --state.
+        model, adapters: what will be loaded; a sealed file needs the device that sealed it.
+    """
+    from ptmo_secure.sealed.marks import is_sealed
+
+    paths = [model, *(path for _, path in adapters)]
+    if given is None and not any(is_sealed(Path(path)) for path in paths):
+        return fields
+    return {**fields, "tee_state": str(state_path(given))}
 
 
 def load_engine(model: str, fields: dict[str, Any]) -> "Engine":

@@ -18,10 +18,10 @@ import safetensors
 from ptmo_secure.engine.gguf_import import LlamaConfig
 from ptmo_secure.engine.low_rank import MAX_RANK, LowRankPair
 from ptmo_secure.engine.paths import path_text
-from ptmo_secure.engine.peft_config import CONFIG_NAME, is_number, read_peft_config
+from ptmo_secure.engine.peft_config import MAX_BYTES, is_number, peft_config_of
 from ptmo_secure.errors import InputError, ModelFormatError
+from ptmo_secure.sealed.bundle import SETTINGS_NAME, WEIGHTS_NAME
 
-WEIGHTS_NAME = "adapter_model.safetensors"
 _MODULES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -66,6 +66,21 @@ class AdapterWeights:
     def rank(self) -> int:
         """The largest rank."""
         return max(pair.rank for pair in self.pairs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """The two files of an adapter, read.
+
+    Args:
+        folder: named in errors: where they lie, or the sealed file they come from.
+        settings: `adapter_config.json`.
+        weights: `adapter_model.safetensors`.
+    """
+
+    folder: Path
+    settings: bytes
+    weights: bytes
 
 
 def linear_shapes(model: LlamaConfig) -> dict[str, tuple[int, int]]:
@@ -121,9 +136,25 @@ def read_adapter(path: str | os.PathLike[str], model: LlamaConfig) -> AdapterWei
     """
     folder = Path(path_text("adapter", path))
     if not os.path.isdir(folder):
-        raise InputError(f"adapter {str(folder)!r} is not a folder (of {CONFIG_NAME})")
-    config = read_peft_config(folder)
+        raise InputError(f"adapter {str(folder)!r} is not a folder (of {SETTINGS_NAME})")
+    settings = _read_bytes(folder / SETTINGS_NAME, MAX_BYTES)
+    weights = _read_bytes(folder / WEIGHTS_NAME, largest_file(model))
+    return adapter_of(AdapterFiles(folder, settings, weights), model)
+
+
+def adapter_of(files: AdapterFiles, model: LlamaConfig) -> AdapterWeights:
+    """Make an adapter of its files' bytes.
+
+    Raises:
+        ModelFormatError: as `read_adapter`.
+    """
+    folder = files.folder
+    config = peft_config_of(folder / SETTINGS_NAME, files.settings)
     file = folder / WEIGHTS_NAME
+    if len(files.weights) > largest_file(model):
+        raise ModelFormatError(
+            f"{file}: larger than any adapter for this model, {largest_file(model)} bytes"
+        )
     shapes = linear_shapes(model)
     wanted = {
         f"layers.{layer}.{role}"
@@ -132,12 +163,12 @@ def read_adapter(path: str | os.PathLike[str], model: LlamaConfig) -> AdapterWei
         if config.selects(layer, f"model.layers.{layer}.{module}")
     }
     halves: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
-    for key, array in _read_tensors(file, _largest_file(model)):
+    for key, array in _read_tensors(file, files.weights):
         layer, role, half = _parse_key(file, key)
         name = f"layers.{layer}.{role}"
         if name not in wanted:
             raise ModelFormatError(
-                f"{file}: tensor {key!a} is not among what {CONFIG_NAME} names for this model"
+                f"{file}: tensor {key!a} is not among what {SETTINGS_NAME} names for this model"
             )
         rows, cols = shapes[role]
         shape = (config.rank, cols) if half == "A" else (rows, config.rank)
@@ -185,20 +216,22 @@ def check_fits(weights: AdapterWeights, model: LlamaConfig) -> None:
             raise InputError(f"{name}: a weight is not finite")
 
 
-def _largest_file(model: LlamaConfig) -> int:
+def largest_file(model: LlamaConfig) -> int:
     """Return the bytes that the largest adapter for this model can take."""
     per_rank = sum(rows + cols for rows, cols in linear_shapes(model).values())
     return MAX_RANK * per_rank * model.n_layers * 4 + _HEADER_BYTES
 
 
-def _read_tensors(file: Path, limit: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _read_bytes(file: Path, limit: int) -> bytes:
+    """Return a file's bytes, one more than `limit` at most."""
     try:
         with file.open("rb") as stream:
-            data = stream.read(limit + 1)
+            return stream.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {os.fspath(file)!r}: {error.strerror}") from None
-    if len(data) > limit:
-        raise ModelFormatError(f"{file}: larger than any adapter for this model, {limit} bytes")
+
+
+def _read_tensors(file: Path, data: bytes) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     try:
         tensors = _deserialize(data)
     except safetensors.SafetensorError as error:

@@ -1,8 +1,10 @@
 """What an engine is asked to be: one frozen, checked dataclass."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from ptmo_secure.engine.paths import path_text
 from ptmo_secure.errors import InputError
 
 Shield = Literal["none", "permute", "seal", "permute+seal"]
@@ -38,6 +40,9 @@ class EngineConfig:
     cache_tokens: int | None = None  # KV rows of all open sessions together; None: one context
     prefill_chunk_tokens: int = 128  # 1..4096, rows that go through the layers together
     rows_per_page: int = 32  # 16 or 32 token rows a KV page
+    # Folder of the device's sealed state. None: the TEE draws its root key at start, and nothing
+    # that it seals outlives it.
+    tee_state: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -56,6 +61,8 @@ class EngineConfig:
         for name in ("context_tokens", "cache_tokens"):
             if getattr(self, name) is not None:
                 _check_int(name, getattr(self, name), 1, MAX_CACHE_TOKENS)
+        if self.tee_state is not None:
+            path_text("tee_state", self.tee_state)
         if self.device == "cuda" and self.activations != "int8":
             raise InputError("device 'cuda' has integer activations alone: use activations='int8'")
         if self.device == "cuda" and self.kv_dtype == "fp32":

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure import _native
-from ptmo_secure.engine import native_setup, registry
+from ptmo_secure.engine import native_setup
 from ptmo_secure.engine.adapter_methods import AdapterMethods
 from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.chat_template import ChatTemplate, Prompt
@@ -18,8 +18,8 @@ from ptmo_secure.engine.dump import DeviceDump
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.sampler import SamplingParams
-from ptmo_secure.engine.saved_session import SavedSession
-from ptmo_secure.engine.session import NO_STORAGE_KEY, Session
+from ptmo_secure.engine.sealed_source import opened_source
+from ptmo_secure.engine.session import Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.engine.tee_link import TeeLink
@@ -95,22 +95,19 @@ class Engine(AdapterMethods):
         """Load a model and start its TEE.
 
         Args:
-            name: a registry name ("smollm2-135m") or the path of a GGUF file.
+            name: a registry name ("smollm2-135m"), or the path of a GGUF file or of a sealed one.
             tee_debug_root_key: 32 bytes; tests only, marks the TEE as debug.
-            progress: called with (tensors or layers done, all).
+            progress: called with (bytes, tensors or layers done, all).
             fields: fields of `EngineConfig`.
 
         Raises:
             InputError: unknown model, option or value; a damaged or unsupported file.
+            SecurityError: a sealed file, or the device's state, was tampered with.
             EngineError: the TEE does not start.
         """
         config = EngineConfig.from_fields(**fields)
-        source = ModelSource(registry.resolve_verified(name))
-        try:
+        with opened_source(name, config, progress) as source:
             return cls(source, config, tee_debug_root_key=tee_debug_root_key, progress=progress)
-        except BaseException:
-            source.close()
-            raise
 
     def __enter__(self) -> "Engine":
         return self
@@ -318,17 +315,15 @@ class Engine(AdapterMethods):
         that is gone ends it.
 
         Raises:
-            InputError: no such file, not a saved session, cut short, another model, layout or set
-                of adapters.
-            SecurityError: the file was changed, or it was saved under another TEE.
+            InputError: no such file, not a saved session, another model, layout or set of adapters.
+            SecurityError: the file was changed, cut short or saved under another TEE; with
+                `tee_state` also an older version, or the file of another session.
             CapacityError: no pages, or fewer than three key slots, are free beside the current
                 conversation's: `reset()` gives those back first.
             EngineError: the TEE is gone, or the engine is closed.
         """
         with self.sessions.lock:
-            if not self.config.needs_tee:
-                raise InputError(NO_STORAGE_KEY)
-            saved = SavedSession(path, self.sessions.saved_shape(), self.context_tokens)
+            saved = self.sessions.saved_session(path, self.context_tokens)
             session = self.sessions.open(adapters)
             session.load(saved)
             self._runs += 1

@@ -16,6 +16,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ptmo_secure.errors import InputError, ModelFormatError
+from ptmo_secure.sealed.marks import MAGIC as SEALED_MAGIC
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -64,6 +65,10 @@ class TensorInfo:
 class GgufFile:
     """A GGUF file, mapped read-only, its header parsed and checked.
 
+    Args:
+        path: the file, or what stands in errors for `content`.
+        content: memory that holds the file's bytes; taken over, and closed with this object.
+
     Attributes:
         path: the file.
         version: 2 or 3.
@@ -75,9 +80,10 @@ class GgufFile:
         ModelFormatError: it is not a well-formed GGUF file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], content: mmap.mmap | None = None) -> None:
         self.path = Path(path)
-        self._map = _map_file(self.path)
+        self._in_memory = content is not None
+        self._map = _map_file(self.path) if content is None else content
         try:
             header = _Header(self._map, str(self.path))
             self.version = header.version
@@ -106,9 +112,10 @@ class GgufFile:
         """Let the pages that were read leave memory; what is read later comes from the file again.
 
         Views stay valid. For whoever packs a model tensor by tensor: without it, the file and its
-        packed copy would both be resident.
+        packed copy would both be resident. Content that lies in memory alone stays.
         """
-        self._map.madvise(mmap.MADV_DONTNEED)
+        if not self._in_memory:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def pair_bytes(self, key: str) -> bytes:
         """Return a metadata pair as it stands in the file: key, value type, value."""
@@ -146,7 +153,10 @@ class _Header:
         self._size = len(data)
         self._source = source
         self._pos = 0
-        if self._take(4, "magic") != _MAGIC:
+        magic = self._take(4, "magic")
+        if magic == SEALED_MAGIC[:4]:
+            raise self._error("magic", "a sealed file: `ptmo model unseal` gives its content back")
+        if magic != _MAGIC:
             raise self._error("magic", "not a GGUF file")
         self.version = self._u32("version")
         if self.version & 0xFFFF == 0:

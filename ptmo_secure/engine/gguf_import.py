@@ -7,6 +7,7 @@ order of Hugging Face and of this engine. And block formats the kernels do not k
 quantised anew (`ggml_blocks.requantize`).
 """
 
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ModelSource:
         path: a GGUF file of architecture "llama" (Llama, SmolLM2, Mistral), "qwen2", "qwen3" or
             "gemma3".
         quantize_int4: replaces the native INT4 quantiser (tests).
+        content: the file's bytes and their SHA-256, where they do not lie in `path` in the clear.
 
     Attributes:
         path: the file.
@@ -86,12 +88,15 @@ class ModelSource:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], quantize_int4: Int4Quantizer | None = None
+        self,
+        path: str | os.PathLike[str],
+        quantize_int4: Int4Quantizer | None = None,
+        content: tuple[mmap.mmap, bytes] | None = None,
     ) -> None:
         self.path = Path(path)
         self._quantize_int4 = quantize_int4
-        self._file = GgufFile(path)
-        self._sha256: bytes | None = None
+        self._file = GgufFile(path, content and content[0])
+        self._sha256: bytes | None = content and content[1]
         try:
             self.metadata: dict[str, object] = self._file.metadata
             shapes = {name: info.shape for name, info in self._file.tensors.items()}

@@ -13,10 +13,9 @@ from typing import TypeGuard
 import numpy as np
 
 from ptmo_secure.engine.low_rank import MAX_RANK
-from ptmo_secure.errors import InputError, ModelFormatError
+from ptmo_secure.errors import ModelFormatError
 
-CONFIG_NAME = "adapter_config.json"
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 # Of the training, or of how the file came about: without effect on the result.
 _IRRELEVANT = frozenset(
     {
@@ -66,21 +65,18 @@ class PeftConfig:
         return any(module == t or module.endswith(f".{t}") for t in self.targets)
 
 
-def read_peft_config(folder: Path) -> PeftConfig:
-    """Read and check the settings in a folder.
+def peft_config_of(file: Path, raw: bytes) -> PeftConfig:
+    """Check the settings in a file's first bytes.
+
+    Args:
+        file: named in errors.
+        raw: its content; one byte more than `MAX_BYTES` of it is enough.
 
     Raises:
-        InputError: the file cannot be read.
         ModelFormatError: it is not JSON, not LoRA, or asks for what the engine does not compute.
     """
-    file = folder / CONFIG_NAME
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from None
-    if len(raw) > _MAX_BYTES:
-        raise ModelFormatError(f"{file}: larger than {_MAX_BYTES} bytes")
+    if len(raw) > MAX_BYTES:
+        raise ModelFormatError(f"{file}: larger than {MAX_BYTES} bytes")
     try:
         settings = json.loads(raw)
     except (ValueError, RecursionError):

@@ -288,8 +288,10 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file that `Engine.resume` opens again.
 
-        The file opens as long as the TEE process lives that saved it: its root key is drawn when
-        it starts. It is put in place whole or not at all, with mode 0600.
+        With `EngineConfig.tee_state` the device opens it again after a restart, as the newest
+        version of this path alone. Without, the file opens as long as the TEE process lives that
+        saved it: its root key is drawn when it starts. It is put in place whole or not at all,
+        with mode 0600.
 
         Raises:
             InputError: shield `none` (no TEE, no key), or a path that cannot be written to.
@@ -323,7 +325,7 @@ class Session:
                 if self._tee is None:
                     raise InputError(NO_STORAGE_KEY)
                 saved.require_adapters(self._adapters.tag)
-                ids, self.prompt_tokens = saved.load(self._native, self._host.layout, self._tee)
+                ids, self.prompt_tokens = saved.load(self._native, self._host.layout)
                 self.tokens.extend(ids)
                 self.row_tags.extend([self._adapters.tag] * len(ids))
             except BaseException as error:

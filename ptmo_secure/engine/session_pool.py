@@ -1,6 +1,7 @@
 """The KV pages, the TEE behind them, and every session that is open."""
 
 import itertools
+import os
 import threading
 from collections.abc import Sequence
 
@@ -10,11 +11,11 @@ from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
-from ptmo_secure.engine.saved_session import SavedShape
-from ptmo_secure.engine.session import Session, SessionHost
+from ptmo_secure.engine.saved_session import SavedSession, SavedShape
+from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.weights import Progress
-from ptmo_secure.errors import EngineError, TeeDiedError
+from ptmo_secure.errors import EngineError, InputError, TeeDiedError
 from tee_sim.client import CostLedger
 
 
@@ -132,6 +133,19 @@ class SessionPool:
         if self._closed:
             raise EngineError("the engine is closed")
         return SavedShape.of(self._source, self._config)
+
+    def saved_session(self, path: str | os.PathLike[str], context_tokens: int) -> SavedSession:
+        """Open a saved session's file; its rows are not read yet.
+
+        Raises:
+            InputError, SecurityError: as `SavedSession`, or the shield has no TEE.
+            EngineError: the TEE is gone and does not start, or the pool is closed.
+        """
+        with self.lock:
+            self.connect()
+            if self.tee is None:
+                raise InputError(NO_STORAGE_KEY)
+            return SavedSession(path, self.saved_shape(), context_tokens, self.tee)
 
     @property
     def free_pages(self) -> int:

@@ -20,6 +20,8 @@ from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
 from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from ptmo_secure.sealed.newest import NewestVersions
+from ptmo_secure.sealed.store import SealedStore
 from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
@@ -53,6 +55,11 @@ def _poll_us(config: EngineConfig) -> int:
 class TeeLink:
     """A TEE process, the secret arena it writes keys into, and the model opened in it.
 
+    Attributes:
+        client: calls on the process.
+        store: the sealed objects of the device `config.tee_state` names, None without one.
+        newest: which of its sealed files are the newest.
+
     Security: this object holds handles and descriptors. Keys stand in the native secret arena,
     permutations in the TEE.
     """
@@ -70,17 +77,15 @@ class TeeLink:
         """Start the TEE and, under `permute`, load the weights it permutes.
 
         Raises:
-            EngineError: the TEE does not start or refuses.
+            EngineError: the TEE does not start or refuses, or another one runs on the device.
+            SecurityError: the device's counter was removed or changed.
         """
         shape = source.config
         self._config = config
         self._row_elements = shape.n_kv_heads * shape.head_dim
-        try:
-            self.client = TeeClient.launch(
-                "core", debug_root_key=debug_root_key, ledger=ledger, poll_us=_poll_us(config)
-            )
-        except TeeError as error:
-            raise EngineError(f"the TEE could not be started: {error}") from None
+        self.newest: NewestVersions | None = None  # of a device that outlives its process
+        self.store: SealedStore | None = None
+        self.client = self._start(debug_root_key, ledger)
         try:
             self.arena = _native.SecretArena(_ARENA_BYTES)
             self._arena_id = self.client.register_fd(self.arena.fd, self.arena.size)
@@ -99,6 +104,21 @@ class TeeLink:
         except BaseException:
             self.close()
             raise
+
+    def _start(self, debug_root_key: bytes | None, ledger: CostLedger | None) -> TeeClient:
+        folder, poll_us = self._config.tee_state, _poll_us(self._config)
+        if folder is None:
+            try:
+                return TeeClient.launch(
+                    "core", debug_root_key=debug_root_key, ledger=ledger, poll_us=poll_us
+                )
+            except TeeError as error:
+                raise EngineError(f"the TEE could not be started: {error}") from None
+        if debug_root_key is not None:
+            raise InputError("a debug root key and tee_state: the state's fuses hold the root key")
+        self.store = SealedStore.open(folder, ledger=ledger, poll_us=poll_us)
+        self.newest = NewestVersions(self.store)
+        return self.store.tee
 
     def alive(self) -> bool:
         """Whether the TEE process is there (one poll, no crossing)."""

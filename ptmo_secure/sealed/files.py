@@ -1,13 +1,22 @@
 """Files that are replaced whole or not at all, also when the power fails in between."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ptmo_secure.errors import EngineError, InputError, PtmoError
+
 _PART = ".part"
+_BAD_PATH = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),
+    }
+)
 
 
 @contextlib.contextmanager
@@ -33,6 +42,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.unlink(name)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what goes wrong with a file under a path of the user's as an error of ours.
+
+    Raises:
+        InputError: the path cannot be used.
+        EngineError: the disk is full or fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise failure(path, error) from None
+
+
+def failure(path: Path, error: OSError) -> PtmoError:
+    """Return the error that names a file and what the system says of it."""
+    kind = InputError if error.errno in _BAD_PATH else EngineError
+    return kind(f"{path}: {error.strerror or error}")
 
 
 def sync_folder(folder: Path) -> None:

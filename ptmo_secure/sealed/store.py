@@ -21,7 +21,15 @@ from pathlib import Path
 
 from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError, TeeDiedError
 from ptmo_secure.sealed import files
-from tee_sim.client import MAX_OBJECT_BYTES, ResultCode, TeeClient, TeeDeadError, TeeError
+from tee_sim.client import (
+    MAX_OBJECT_BYTES,
+    CostLedger,
+    CounterState,
+    ResultCode,
+    TeeClient,
+    TeeDeadError,
+    TeeError,
+)
 
 _MAX_FILE_BYTES = MAX_OBJECT_BYTES + 1024  # more is not read, and refused for its length
 _HEADER_BYTES = 256  # at least an object's header
@@ -43,6 +51,10 @@ class SealedStore:
 
     Every method raises `SecurityError` that names the file and which check failed when a file was
     tampered with, and `EngineError` when the disk or the TEE fails.
+
+    Attributes:
+        tee: the device's TEE.
+        lock: hold it for steps that belong together.
     """
 
     def __init__(self, tee: TeeClient, folder: Path) -> None:
@@ -51,33 +63,46 @@ class SealedStore:
         self._calls = tee.open_store()
         self._counter_path = folder / "counter"
         self._objects = folder / "objects"
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._owner_pid = os.getpid()
         self._settled = False  # whether the files say what the TEE's counter says
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], *, debug_root_key: bytes | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        debug_root_key: bytes | None = None,
+        ledger: CostLedger | None = None,
+        poll_us: int = 0,
     ) -> "SealedStore":
         """Start the TEE of the device whose state is in `folder`, and bring the state in order.
 
         Args:
             folder: made (mode 0700) when it does not exist.
+            create: make a device of a folder that holds none.
             debug_root_key: 32 bytes in the place of the fuses; tests only.
+            ledger: counts on where an earlier TEE's calls stand.
+            poll_us: as for `TeeClient.launch`.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be made, or holds no device and none is to be made.
             EngineError: the TEE does not start, also when another one runs on this device.
             SecurityError: the counter's record was removed or changed.
         """
         path = Path(folder)
         objects = path / "objects"
+        if not create and not holds_device(path):
+            raise InputError(f"{path}: no device keeps its sealed state there")
         with _file_errors(path, InputError):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             objects.mkdir(mode=0o700, exist_ok=True)
         try:
             fuses = path / "fuses" if debug_root_key is None else None
-            tee = TeeClient.launch("core", debug_root_key=debug_root_key, fuses=fuses)
+            tee = TeeClient.launch(
+                "core", debug_root_key=debug_root_key, fuses=fuses, ledger=ledger, poll_us=poll_us
+            )
         except TeeError as error:
             raise EngineError(str(error)) from None
         try:
@@ -102,12 +127,17 @@ class SealedStore:
         if os.getpid() != self._owner_pid:  # the fork may have copied the lock as held
             self.tee.close()
             return
-        with self._lock:
+        with self.lock:
             self.tee.close()
 
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
         return sorted(path.stem for path in self._files())
+
+    def state(self) -> CounterState:
+        """Return where the device's rollback counter stands."""
+        with self.lock, self._settled_files(), _tee_errors(self._counter_path):
+            return self._calls.state()
 
     def put(self, name: str, data: bytes) -> None:
         """Store `data` under `name`, in the place of what stood there, durably.
@@ -133,7 +163,7 @@ class SealedStore:
             InputError: a bad name, or nothing is stored under it.
         """
         path, object_id = self._place(name)
-        with self._lock, self._settled_files(), _tee_errors(path):
+        with self.lock, self._settled_files(), _tee_errors(path):
             return self._calls.unseal(object_id, self._read(path))
 
     def remove(self, name: str) -> None:
@@ -147,6 +177,23 @@ class SealedStore:
             with _file_errors(path):
                 files.remove(path)
             self._write(self._counter_path, self._calls.forget(object_id))
+
+    def file_key(self, fd: int, size_bytes: int, offset: int, file_id: bytes) -> None:
+        """Have the TEE write the 32-byte key of a sealed file into a secret arena.
+
+        Security: the key never becomes a Python object here; wiping it is the caller's.
+
+        Args:
+            fd, size_bytes: of the arena, which the TEE lets go of again.
+            offset: where to.
+            file_id: 16 bytes drawn for the file.
+        """
+        with _tee_errors(self._counter_path):
+            region = self.tee.register_fd(fd, size_bytes)
+            try:
+                self._calls.file_key(region, offset, file_id)
+            finally:
+                self.tee.release_fd(region)
 
     def _start(self) -> None:
         record = self._read(self._counter_path)
@@ -182,7 +229,7 @@ class SealedStore:
 
         A TEE that is gone has a successor, whose files they may be by now: they stay as they are.
         """
-        with self._lock, self._settled_files(), _tee_errors(path):
+        with self.lock, self._settled_files(), _tee_errors(path):
             if not self.tee.alive():
                 raise TeeDiedError
             self._settled = False
@@ -213,6 +260,22 @@ class SealedStore:
             file.write(data)
 
 
+def holds_device(folder: Path) -> bool:
+    """Whether a device keeps its state in a folder; nothing is started or made."""
+    return os.path.lexists(folder / "fuses")
+
+
+def tampered(path: Path, code: ResultCode, detail: str = "") -> SecurityError:
+    """Return the error that says what is wrong with a sealed file.
+
+    Args:
+        path: the file.
+        code: of the check that failed.
+        detail: put after what the code means.
+    """
+    return SecurityError(f"{path}: {_TAMPERED[code]}{detail} ({code.name})")
+
+
 @contextlib.contextmanager
 def _file_errors(path: Path, kind: type[PtmoError] = EngineError) -> Iterator[None]:
     try:
@@ -232,6 +295,5 @@ def _tee_errors(path: Path) -> Iterator[None]:
         if error.code == ResultCode.ITEM_NOT_FOUND:
             raise InputError(f"{path}: no such sealed object") from None
         if error.code in _TAMPERED:
-            reason = _TAMPERED[ResultCode(error.code)]
-            raise SecurityError(f"{path}: {reason} ({ResultCode(error.code).name})") from None
+            raise tampered(path, ResultCode(error.code)) from None
         raise EngineError(f"{path}: {error}") from None

@@ -1,9 +1,12 @@
 """The `store` trusted application: SEAL and UNSEAL objects, and the counter that dates them.
 
+Files too large for it are sealed by native code of the host, under keys that it derives.
+
 It touches no file. The host's supplicant stores and returns the bytes, as OP-TEE's does; what it
 may do with them is told by `tee_sim.counter` and docs/tee.md.
 """
 
+from tee_sim import keys
 from tee_sim.device import Device
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -30,6 +33,7 @@ class StoreApplication:
 
     def __init__(self, budget: Budget, device: Device) -> None:
         self._budget = budget
+        self._device = device
         self._counter = device.counter
         self._storage = SealedStorage(device, TA_STORE)
         self.uuid = TA_STORE
@@ -44,6 +48,7 @@ class StoreApplication:
             StoreCommand.UNSEAL: (data, self._unseal),
             StoreCommand.FORGET: (change, self._forget),
             StoreCommand.COUNTER: (param_types(record, _OUT), self._read_counter),
+            StoreCommand.FILE_KEY: (param_types(_VALUE, _VALUE), self._file_key),
         }
 
     def close(self) -> None:
@@ -121,6 +126,18 @@ class StoreApplication:
         shared = params.memory(0)
         _need(shared, record_bytes(len(self._counter)))
         return self._give_record(shared)
+
+    def _file_key(self, params: Params) -> Values:
+        """In (arena id, offset), (file id): 16 bytes, little-endian.
+
+        Security: the 32-byte key goes into the arena and nowhere else.
+        """
+        self._counter.require_started()
+        file_id = b"".join(value.to_bytes(8, "little") for value in params.values[2:4])
+        secret = keys.sealed_file_key(self._device.root_key, TA_STORE, file_id)
+        arena_id, offset = params.values[:2]
+        params.write_arena_secret(arena_id, offset, secret)
+        return NO_VALUES
 
     def _give_record(self, shared: memoryview) -> Values:
         record = self._counter.record()

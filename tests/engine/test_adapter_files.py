@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptmo_secure.engine.adapters import WEIGHTS_NAME, read_adapter
-from ptmo_secure.engine.peft_config import CONFIG_NAME
+from ptmo_secure.engine.adapters import read_adapter
 from ptmo_secure.errors import InputError, ModelFormatError
+from ptmo_secure.sealed.bundle import SETTINGS_NAME, WEIGHTS_NAME
 from tests.peft_files import MODULES, SETTINGS, some_adapter, tensors_of, write_adapter
 
 MODEL = SimpleNamespace(n_layers=3, n_heads=4, n_kv_heads=2, head_dim=16, d_model=64, d_ff=96)
@@ -144,7 +144,7 @@ def test_settings_the_engine_does_not_compute_are_refused_by_name(tmp_path, sett
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, "\x00"])
 def test_a_config_that_is_no_json_object_is_refused(tmp_path, text):
     write_adapter(tmp_path, some_adapter(MODEL, 8))
-    (tmp_path / CONFIG_NAME).write_text(text)
+    (tmp_path / SETTINGS_NAME).write_text(text)
     with pytest.raises(ModelFormatError, match="JSON"):
         read_adapter(tmp_path, MODEL)
 
@@ -224,8 +224,8 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / WEIGHTS_NAME).unlink()
     with pytest.raises(InputError, match=WEIGHTS_NAME):
         read_adapter(tmp_path, MODEL)
-    (tmp_path / CONFIG_NAME).unlink()
-    with pytest.raises(InputError, match=CONFIG_NAME):
+    (tmp_path / SETTINGS_NAME).unlink()
+    with pytest.raises(InputError, match=SETTINGS_NAME):
         read_adapter(tmp_path, MODEL)
     with pytest.raises(InputError, match="is not a folder"):
         read_adapter(__file__, MODEL)
@@ -267,7 +267,7 @@ def test_headers_that_lie_are_refused(tmp_path):
 def test_damaged_files_give_one_line_and_nothing_worse(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("adapter")
     write_adapter(folder, some_adapter(MODEL, 2))
-    file = folder / data.draw(st.sampled_from([CONFIG_NAME, WEIGHTS_NAME]))
+    file = folder / data.draw(st.sampled_from([SETTINGS_NAME, WEIGHTS_NAME]))
     raw = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, min(len(raw), 4096) - 1))

@@ -216,7 +216,7 @@ def test_a_file_cut_short_or_lengthened_is_refused(model, saved, tmp_path, chang
     path = tmp_path / "session"
     path.write_bytes(data[:change] if change < 0 else data + bytes(change))
     with load(model, tee_debug_root_key=ROOT_KEY) as engine:
-        with pytest.raises(InputError, match="cut short or has bytes too many"):
+        with pytest.raises(SecurityError, match=r"cut short or has bytes too many \(TRUNCATED"):
             engine.resume(path)
         assert engine.dump_device_memory().pages == b""
         assert engine.start_session().feed([1]).shape[0] == 1

@@ -159,6 +159,11 @@ def _storage_key(world):
     return world.arena.map[512:544]
 
 
+def _file_key(world):
+    world.store._calls.file_key(world.arena_id, 768, bytes(range(16)))
+    return world.arena.map[768:800]
+
+
 # How a host comes to make each command, and what it gets: the same each time within a start.
 RECIPES = {
     "kv.OPEN_MODEL": _open_model,
@@ -174,6 +179,7 @@ RECIPES = {
     "store.COMMIT": _put,
     "store.UNSEAL": lambda world: world.store.get("other"),
     "store.FORGET": _remove,
+    "store.FILE_KEY": _file_key,
     "store.COUNTER": lambda world: world.store._settle(),
     "guard.SCAN": lambda world: world.client("guard").scan(TEXT),
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,
@@ -182,7 +188,7 @@ RECIPES = {
 # Those that can be made twice in a row, and give the same.
 REPEATABLE = {
     *("kv.PERMUTE_WEIGHTS", "kv.UNPERMUTE", "kv.STORAGE_KEY", "kv.UNPERMUTE_ROWS"),
-    *("store.UNSEAL", "guard.SCAN", "admin.STATS", "admin.AUDIT_TAIL"),
+    *("store.FILE_KEY", "store.UNSEAL", "guard.SCAN", "admin.STATS", "admin.AUDIT_TAIL"),
 }
 
 

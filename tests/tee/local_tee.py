@@ -47,7 +47,7 @@ class LocalChannel(Channel):
         self._closed = True
 
 
-def launch_local(cls, role="core", *, debug_root_key=None, fuses=None, ledger=None):
+def launch_local(cls, role="core", **_):
     channel = LocalChannel(role)
     key = ROOT_KEY if role == "core" else b""
     values = tuple(int.from_bytes(key[at : at + 8], "little") for at in range(0, 64, 8))

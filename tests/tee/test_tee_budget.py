@@ -71,6 +71,7 @@ def free_of_charge(tee, store, held):
     return {
         "kv.STORAGE_KEY": lambda: tee.storage_key(held["arena"], 64, bytes(32), bytes(16)),
         "store.COUNTER": store.counter,
+        "store.FILE_KEY": lambda: store.file_key(held["arena"], 64, bytes(16)),
         "admin.STATS": tee.stats,
         "admin.AUDIT_TAIL": lambda: tee.audit_tail(1024),
         "store.FORGET": lambda: store.forget(A),

@@ -167,6 +167,7 @@ class Peer:
             (4, 0x11ED, (*sealed, *plain, *object_id)),
             (5, 0x112E, (*record, 0, 0, *object_id)),
             (6, 0x2E, (*record, *[0] * 6)),
+            (7, 0x11, (self.arena, rng.choice((0, 4064, 4080)), 1, 2, 0, 0, 0, 0)),
         ]
 
     def mutated(self):

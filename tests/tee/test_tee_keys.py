@@ -56,6 +56,9 @@ def test_the_keys_of_sealed_storage_are_the_checked_in_ones(vector):
     root = bytes.fromhex(vector["root"])
     assert keys.sealed_objects_key(root, TA_STORE).hex() == vector["objects_key"]
     assert keys.counter_key(root).hex() == vector["counter_key"]
+    assert keys.sealed_file_key(root, TA_STORE, bytes(range(16))).hex() == vector["file_key"]
+    with pytest.raises(ValueError, match="file id of 15 bytes"):
+        keys.sealed_file_key(root, TA_STORE, bytes(15))
 
 
 def test_the_generator_reproduces_the_checked_in_file(load_generator):
@@ -81,6 +84,7 @@ def test_no_two_purposes_share_a_key():
     for digest in (bytes(32), bytes([1] * 32)):
         drawn += [keys.saved_session_key(ROOT_KEY, digest, bytes([i] * 16)) for i in range(3)]
     drawn += [keys.sealed_objects_key(ROOT_KEY, uuid) for uuid in (TA_KV, TA_STORE)]
+    drawn += [keys.sealed_file_key(ROOT_KEY, TA_STORE, bytes([i] * 16)) for i in range(3)]
     drawn.append(keys.counter_key(ROOT_KEY))
     for epoch in range(3):
         key = keys.epoch_key(ROOT_KEY, epoch)

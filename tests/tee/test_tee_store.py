@@ -5,9 +5,10 @@ import os
 import pytest
 from tee_helpers import ROOT_KEY, SMALL
 
+from tee_sim import keys
 from tee_sim.client import MAX_OBJECT_BYTES, ResultCode, TeeClient, TeeError
 from tee_sim.layout import KvLayout
-from tee_sim.protocol import StoreCommand, memref
+from tee_sim.protocol import TA_STORE, StoreCommand, memref
 from tee_sim.sealed_format import SEALED_OVERHEAD_BYTES
 from tee_sim.store_calls import _CHANGE, _DATA
 
@@ -135,6 +136,36 @@ def test_the_applications_of_a_core_keep_to_their_own_sessions(tee, store):
         tee._invoke(StoreCommand.SEAL, _DATA, (0,) * 8)
     assert refused.value.code == ResultCode.BAD_PARAMETERS
     assert store.unseal(A, sealed) == b"x"
+
+
+def test_a_files_key_goes_into_the_arena_and_nowhere_else(tee, arena):
+    store = tee.open_store()
+    arena_id = tee.register_fd(arena.fd, arena.size)
+    assert code_of(store.file_key, arena_id, 0, bytes(16)) == "BAD_STATE"
+    store.start(b"")
+    written = bytearray(arena.size)
+    for offset in (0, 100, arena.size - 32):
+        file_id = os.urandom(16)
+        store.file_key(arena_id, offset, file_id)
+        written[offset : offset + 32] = keys.sealed_file_key(ROOT_KEY, TA_STORE, file_id)
+    assert arena.map[:] == bytes(written)
+    assert code_of(store.file_key, arena_id, arena.size - 31, bytes(16)) == "BAD_PARAMETERS"
+    shared = tee.register_memory(4096)
+    assert code_of(store.file_key, shared.id, 0, bytes(16)) == "ACCESS_DENIED"
+    assert not any(shared.buffer)
+    regions = tee.status()["regions"]
+    tee.release_fd(arena_id)
+    assert tee.status()["regions"] == regions - 1
+    assert code_of(store.file_key, arena_id, 0, bytes(16)) == "ITEM_NOT_FOUND"
+    assert arena.map[:] == bytes(written)
+
+
+def test_the_state_is_that_of_the_record(store):
+    assert store.state() == (0, 1, 0)
+    put(store, A, b"x")
+    put(store, B, b"x")
+    store.forget(A)
+    assert store.state() == (3, 1, 1)
 
 
 def test_an_object_id_of_another_length_is_refused(store):

@@ -74,6 +74,7 @@ def vectors() -> dict[str, object]:
     storage = [
         {
             "root": root.hex(),
+            "file_key": keys.sealed_file_key(root, TA_STORE, bytes(range(16))).hex(),
             "objects_key": keys.sealed_objects_key(root, TA_STORE).hex(),
             "counter_key": keys.counter_key(root).hex(),
         }
