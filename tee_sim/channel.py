@@ -100,7 +100,9 @@ class Channel:
             if reply.command == ResultCode.TARGET_DEAD:
                 raise self._die("the trusted application has panicked")
             if reply.command:
-                raise TeeError(reply.command, reply.origin, f"{what} refused")
+                refused = TeeError(reply.command, reply.origin, f"{what} refused")
+                refused.needed_bytes = reply.values[0]
+                raise refused
             return reply.values
 
     def open_session(self, uuid: tuple[int, int]) -> int:

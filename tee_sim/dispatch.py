@@ -6,6 +6,7 @@ types its command declares and memory that lies inside a registered region.
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -89,27 +90,42 @@ class ApplicationLoader(Protocol):
     ) -> Sequence[TrustedApplication]: ...
 
 
+@dataclass(slots=True)
+class Platform:
+    """What is true of this process: told by STATUS, and signed by the `attest` application.
+
+    Attributes:
+        memory: every region that the host registered.
+        hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
+        debug: the host chose the root key, or something else is on that a device in use must not
+            have. Whoever switches such a thing on sets this; nothing clears it.
+    """
+
+    memory: MemoryTable = field(default_factory=MemoryTable)
+    hardening: int = 0
+    debug: bool = False
+
+
 class Dispatcher:
     """The state of one connection, and of the trusted applications behind it.
 
     Args:
         load: builds the applications at INITIALIZE.
-        hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
+        platform: shared with the application that attests it.
         audit: where every packet is taken down; None for a role that keeps no log.
     """
 
     def __init__(
-        self, load: ApplicationLoader, hardening: int = 0, audit: "AuditLog | None" = None
+        self, load: ApplicationLoader, platform: Platform, audit: "AuditLog | None" = None
     ) -> None:
         self._load = load
-        self._hardening = hardening
+        self._platform = platform
         self._audit = audit
         self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
         self._applications: dict[tuple[int, ...], TrustedApplication] = {}
-        self._debug = False
         self._panicked = False
         self._budget = Budget()
-        self._memory = MemoryTable()
+        self._memory = self._platform.memory
         self._sessions: dict[int, TrustedApplication] = {}
         self._last_session = 0
         self._last_seq = 0
@@ -129,7 +145,8 @@ class Dispatcher:
         """Answer one packet with exactly one packet, whatever it holds.
 
         Security: no exception, text or memory content of the TEE reaches the reply: a result code,
-        an origin and the command's declared output values do. Descriptors not taken are closed.
+        an origin and the command's declared output values do, or the room it would need.
+        Descriptors not taken are closed.
 
         Args:
             packet: the received bytes.
@@ -145,7 +162,8 @@ class Dispatcher:
             self._last_seq = seq
             values = self._route(frame)
         except TeeError as error:
-            return self._reply(frame, error.code, error.origin, NO_VALUES)
+            needed = (error.needed_bytes, *NO_VALUES[1:])
+            return self._reply(frame, error.code, error.origin, needed)
         except MemoryError:
             return self._reply(frame, ResultCode.OUT_OF_MEMORY, Origin.TEE, NO_VALUES)
         finally:
@@ -198,7 +216,7 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
         for application in self._load(self._budget, root_key):
             self._applications[application.uuid] = application
-        self._debug = root_key is not None
+        self._platform.debug |= root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
@@ -266,7 +284,7 @@ class Dispatcher:
         _expect(frame, 0)
         epoch = max(application.epoch for application in self._applications.values())
         budget = self._budget
-        flags = STATUS_DEBUG_BIT if self._debug else 0
+        flags = STATUS_DEBUG_BIT if self._platform.debug else 0
         return (
             flags,
             os.getpid(),
@@ -274,7 +292,7 @@ class Dispatcher:
             budget.used_bytes,
             epoch,
             self._crossings,
-            self._hardening,
+            self._platform.hardening,
             len(self._memory),
         )
 

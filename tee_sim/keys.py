@@ -5,6 +5,7 @@
                                             -> key of a saved session
                                             -> key of sealed objects
                       -> key of the rollback counter
+                      -> identity keys, which sign evidence
 
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
 is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
@@ -30,6 +31,9 @@ _LABEL_SEAL = b"ptmo/v1/seal/"
 _LABEL_SAVED = b"ptmo/v1/saved-session/"
 _LABEL_OBJECTS = b"ptmo/v1/sealed-objects"
 _LABEL_COUNTER = b"ptmo/v1/rollback-counter"
+_LABEL_ED25519 = b"ptmo/v1/identity/ed25519"
+_LABEL_P256 = b"ptmo/v1/identity/p-256"
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 BOOT_SEED_BYTES = 16
 MODEL_DIGEST_BYTES = 32
 FILE_ID_BYTES = 16
@@ -141,3 +145,22 @@ def counter_key(root_key: bytes | bytearray) -> bytes:
     Security: 32 secret bytes; below the SSK, since the counter serves every application.
     """
     return _expand(storage_key(root_key), _LABEL_COUNTER)
+
+
+def identity_seed(root_key: bytes | bytearray) -> bytes:
+    """Derive the private key (RFC 8032) of the device's Ed25519 identity.
+
+    Security: 32 secret bytes; who holds them signs evidence in the device's name.
+    """
+    return _expand(storage_key(root_key), _LABEL_ED25519)
+
+
+def identity_scalar(root_key: bytes | bytearray) -> int:
+    """Derive the private scalar of the device's P-256 identity, 1 <= d < n.
+
+    By FIPS 186-5, A.2.1 (extra random bits): 64 bits more than n has, so the bias is below 2**-64.
+
+    Security: secret; who holds it signs evidence in the device's name.
+    """
+    drawn = int.from_bytes(_expand(storage_key(root_key), _LABEL_P256, 40), "big")
+    return drawn % (_P256_ORDER - 1) + 1

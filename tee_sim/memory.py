@@ -11,7 +11,7 @@ import os
 import stat
 
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.protocol import MemoryKind
+from tee_sim.protocol import ArenaKind, MemoryKind
 
 BUDGET_BYTES = 32 << 20
 MAX_REGIONS = 64
@@ -156,6 +156,7 @@ class MemoryTable:
         self._regions: dict[int, Region] = {}
         self._last_id = 0
         self._mapped_bytes = 0
+        self.weakest_arena = ArenaKind.NONE  # since the start; released ones had keys, too
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -180,6 +181,9 @@ class MemoryTable:
         self._last_id += 1
         self._regions[self._last_id] = region
         self._mapped_bytes += size_bytes
+        if kind is MemoryKind.ARENA:
+            arena = ArenaKind.MEMFD_SECRET if _is_secretmem(fd) else ArenaKind.MEMFD
+            self.weakest_arena = max(self.weakest_arena, arena)
         return self._last_id
 
     def get(self, memory_id: int) -> Region:
