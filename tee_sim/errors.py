@@ -59,15 +59,15 @@ class TeeError(RuntimeError):
         code: result code (`ResultCode` where known).
         origin: layer that produced it (`Origin` where known).
         message: what was being done; a default names the code.
-
-    Attributes:
         needed_bytes: with SHORT_BUFFER, the room that would do; 0 where the command does not say.
     """
 
-    def __init__(self, code: int, origin: int = Origin.TEE, message: str = "") -> None:
+    def __init__(
+        self, code: int, origin: int = Origin.TEE, message: str = "", needed_bytes: int = 0
+    ) -> None:
         self.code = int(code)
         self.origin = int(origin)
-        self.needed_bytes = 0
+        self.needed_bytes = needed_bytes
         what = message or "the TEE refused the command"
         super().__init__(f"{what} ({_name(ResultCode, code)}, origin {_name(Origin, origin)})")
 

@@ -68,8 +68,6 @@ class AttestApplication:
         except UnsupportedAlgorithm:  # OpenSSL before 3.2
             raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "RFC 6979") from None
         if len(shared) < len(token):
-            short = TeeError(ResultCode.SHORT_BUFFER, Origin.TRUSTED_APP, "no room for the token")
-            short.needed_bytes = len(token)
-            raise short
+            raise TeeError(ResultCode.SHORT_BUFFER, Origin.TRUSTED_APP, "no room", len(token))
         shared[: len(token)] = token
         return (0, 0, 0, 0, len(token), 0, 0, 0)

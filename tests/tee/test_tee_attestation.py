@@ -89,7 +89,10 @@ def raw(tee, nonce_bytes, room, value, unused=0):
     window = tee.register_memory(4096)
     places = (*memref(window.id, 0, nonce_bytes), *memref(window.id, 1024, room))
     values = (*places, value, unused, 0, 0)
-    return tee._invoke(AttestCommand.GET_EVIDENCE, GET_EVIDENCE_TYPES, values, session)
+    try:
+        return tee._invoke(AttestCommand.GET_EVIDENCE, GET_EVIDENCE_TYPES, values, session)
+    finally:
+        window.close()
 
 
 def test_a_nonce_or_algorithm_out_of_range_is_refused(tee):
@@ -108,6 +111,8 @@ def test_a_short_buffer_is_answered_with_the_room_that_is_needed(tee):
         assert refused.value.needed_bytes == len(token)
     again = tee.evidence(NONCE, room_bytes=refused.value.needed_bytes)
     assert len(again) == len(token) and unverified(again).nonce == NONCE
+    assert code(raw, tee, 32, 1, 8) == ResultCode.SHORT_BUFFER
+    assert tee.status()["regions"] == 1  # refused memory can be given back at once
     with pytest.raises(TeeError) as other:
         tee.new_epoch(99, 0)
     assert other.value.needed_bytes == 0
