@@ -72,9 +72,9 @@ def appraise(
         SecurityError: the memory is damaged.
         EngineError: the memory cannot be written.
     """
-    keys = [read_enrolment(path) for path in enrolled]
+    identities = [read_enrolment(path) for path in enrolled]
     try:
-        verifier = Verifier(keys, [reference_measurement(), *measurements], require)
+        verifier = Verifier(identities, [reference_measurement(), *measurements], require)
     except ValueError as error:
         raise InputError(str(error)) from None
     with _locked(memory):

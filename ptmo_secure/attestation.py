@@ -15,7 +15,7 @@ from ptmo_secure.errors import EngineError, InputError
 from ptmo_secure.sealed import files
 from ptmo_secure.sealed.store import SealedStore
 from tee_sim.client import Algorithm, TeeClient
-from tee_sim.verify import PROTECTIONS, ArenaKind, DeviceKeys, Evidence, unverified
+from tee_sim.verify import PROTECTIONS, ArenaKind, Evidence, public_keys, ueid_of, unverified
 
 ENROLMENT = "attestation_keys.json"
 ALGORITHMS: Mapping[str, Algorithm] = {"eddsa": Algorithm.EDDSA, "es256": Algorithm.ES256}
@@ -49,7 +49,7 @@ class Attestation:
         """The token, the public keys and the claims as a JSON object."""
         return {
             "token": self.text,
-            "keys": keys_as_json(DeviceKeys(self.evidence.identity)),
+            "keys": keys_as_json(self.evidence.identity),
             "claims": claims_as_json(self.evidence),
             "enrolment": str(self.enrolment),
             "enrolled": self.enrolled,
@@ -80,12 +80,12 @@ def attest(folder: Path, nonce: bytes, algorithm: str = "eddsa") -> Attestation:
         evidence = unverified(token)
         record = folder / ENROLMENT
         # The device admits one process at a time, so nobody else writes the record meanwhile.
-        enrolled = _enrol(record, DeviceKeys(evidence.identity))
+        enrolled = _enrol(record, evidence.identity)
     return Attestation(token, evidence, record, enrolled)
 
 
-def read_enrolment(path: Path) -> DeviceKeys:
-    """Return the keys of an enrolment record.
+def read_enrolment(path: Path) -> bytes:
+    """Return the identity that an enrolment record holds, for `Verifier`.
 
     Raises:
         InputError: it cannot be read, or is no such record.
@@ -93,21 +93,22 @@ def read_enrolment(path: Path) -> DeviceKeys:
     try:
         with path.open("rb") as file:
             record = json.loads(file.read(_MAX_RECORD_BYTES))
-        keys = DeviceKeys(bytes.fromhex(record["eddsa"]) + bytes.fromhex(record["es256"]))
+        identity = bytes.fromhex(record["eddsa"]) + bytes.fromhex(record["es256"])
+        public_keys(identity)
         named = record["ueid"]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `ptmo tee attest` makes it") from None
     except (ValueError, TypeError, LookupError, RecursionError):
         raise InputError(f"{path}: no enrolment record") from None
-    if named != keys.ueid.hex():
+    if named != ueid_of(identity).hex():
         raise InputError(f"{path}: no enrolment record: the keys are not those of the device named")
-    return keys
+    return identity
 
 
-def keys_as_json(keys: DeviceKeys) -> dict[str, str]:
+def keys_as_json(identity: bytes) -> dict[str, str]:
     """A device's name and public keys, as the enrolment record holds them."""
-    eddsa, es256 = keys.identity[:_EDDSA_BYTES], keys.identity[_EDDSA_BYTES:]
-    return {"ueid": keys.ueid.hex(), "eddsa": eddsa.hex(), "es256": es256.hex()}
+    eddsa, es256 = identity[:_EDDSA_BYTES], identity[_EDDSA_BYTES:]
+    return {"ueid": ueid_of(identity).hex(), "eddsa": eddsa.hex(), "es256": es256.hex()}
 
 
 def claims_as_json(evidence: Evidence) -> dict[str, Any]:
@@ -140,13 +141,13 @@ def _show_arena(tee: TeeClient) -> None:
     tee.register_fd(arena.fd, arena.size)
 
 
-def _enrol(path: Path, keys: DeviceKeys) -> bool:
-    """Write the record where there is none; return whether it names the device of these keys."""
+def _enrol(path: Path, identity: bytes) -> bool:
+    """Write the record where there is none; return whether it names the device of this identity."""
     if path.exists():
-        return read_enrolment(path) == keys
+        return read_enrolment(path) == identity
     try:
         with files.replacing(path) as file:
-            file.write(json.dumps(keys_as_json(keys), indent=1).encode() + b"\n")
+            file.write(json.dumps(keys_as_json(identity), indent=1).encode() + b"\n")
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}") from None
     return True

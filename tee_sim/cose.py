@@ -5,10 +5,11 @@
 Exactly one encoding of a message is accepted, the deterministic one (RFC 8949, section 4.2.1). A
 message is taken apart by cutting and compared with its own encoding, so that no CBOR decoder is
 given a byte that no known key has signed.
+
+A device's identity is 97 bytes: Ed25519 public key (32), P-256 point, uncompressed (65).
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cbor2
@@ -21,10 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tee_sim.errors import EvidenceError
 from tee_sim.protocol import Algorithm
 
-UEID_BYTES = 33
-_EDDSA_BYTES = 32
-IDENTITY_BYTES = _EDDSA_BYTES + 65  # Ed25519 key, P-256 point
-_HALF_BYTES = 32  # of a signature: R and S, or r and s
+PrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 _ALGORITHM, _KEY_ID, _SIGN1_TAG = 1, 4, 18
 
 
@@ -49,65 +47,44 @@ class Sign1(NamedTuple):
         return cbor2.dumps({_ALGORITHM: int(self.algorithm), _KEY_ID: self.key_id})
 
 
-def sign1(
-    key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, key_id: bytes, payload: bytes
-) -> bytes:
+def sign1(key: PrivateKey, key_id: bytes, payload: bytes) -> bytes:
     """Return the encoded message with the signature of `key`."""
     if isinstance(key, Ed25519PrivateKey):
         message = Sign1(Algorithm.EDDSA, key_id, payload)
         return message._replace(signature=key.sign(message.to_be_signed())).encode()
     message = Sign1(Algorithm.ES256, key_id, payload)
-    # RFC 6979: no random number whose failure would disclose the key.
-    ecdsa = ec.ECDSA(SHA256(), deterministic_signing=True)
-    halves = utils.decode_dss_signature(key.sign(message.to_be_signed(), ecdsa))
-    signature = b"".join(half.to_bytes(_HALF_BYTES, "big") for half in halves)
-    return message._replace(signature=signature).encode()
+    r, s = utils.decode_dss_signature(key.sign(message.to_be_signed(), ec.ECDSA(SHA256())))
+    return message._replace(signature=r.to_bytes(32, "big") + s.to_bytes(32, "big")).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceKeys:
-    """The public keys of a device: what a verifier has of it from its enrolment.
-
-    Args:
-        identity: Ed25519 key, 32 bytes, and P-256 point, uncompressed, 65 bytes.
-
-    Raises:
-        ValueError: one is no key.
-    """
-
-    identity: bytes
-
-    def __post_init__(self) -> None:
-        self._eddsa()
-        self._es256()
-
-    @property
-    def ueid(self) -> bytes:
-        """Name of the device (RFC 9711, section 4.2.1): type 1, and a hash of its keys."""
-        return b"\x01" + hashlib.sha256(self.identity).digest()
-
-    def check(self, message: Sign1) -> None:
-        """Raise InvalidSignature unless the key of the message's algorithm has signed it."""
-        signature, signed = message.signature, message.to_be_signed()
-        if message.algorithm is Algorithm.EDDSA:
-            self._eddsa().verify(signature, signed)
-            return
-        halves = (signature[:_HALF_BYTES], signature[_HALF_BYTES:])
-        encoded = utils.encode_dss_signature(*(int.from_bytes(half, "big") for half in halves))
-        self._es256().verify(encoded, signed, ec.ECDSA(SHA256()))
-
-    def _eddsa(self) -> Ed25519PublicKey:
-        return Ed25519PublicKey.from_public_bytes(self.identity[:_EDDSA_BYTES])
-
-    def _es256(self) -> ec.EllipticCurvePublicKey:
-        point = self.identity[_EDDSA_BYTES:]
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-
-
-def identity_of(eddsa: Ed25519PrivateKey, es256: ec.EllipticCurvePrivateKey) -> DeviceKeys:
-    """Return the public keys of two private ones."""
+def identity_of(eddsa: Ed25519PrivateKey, es256: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the public halves of a device's keys, 97 bytes."""
     point = es256.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return DeviceKeys(eddsa.public_key().public_bytes_raw() + point)
+    return eddsa.public_key().public_bytes_raw() + point
+
+
+def public_keys(identity: bytes) -> tuple[Ed25519PublicKey, ec.EllipticCurvePublicKey]:
+    """Return the keys of an identity, or raise ValueError if one is none."""
+    point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), identity[32:])
+    return Ed25519PublicKey.from_public_bytes(identity[:32]), point
+
+
+def ueid_of(identity: bytes) -> bytes:
+    """Return the name of a device (RFC 9711, section 4.2.1), 33 bytes: type 1, hash of its keys."""
+    return b"\x01" + hashlib.sha256(identity).digest()
+
+
+def check_signature(message: Sign1, identity: bytes) -> None:
+    """Raise InvalidSignature unless the identity's key of the message's algorithm signed it."""
+    eddsa, es256 = public_keys(identity)
+    signed = message.to_be_signed()
+    if message.algorithm is Algorithm.EDDSA:
+        eddsa.verify(message.signature, signed)
+        return
+    r, s = (
+        int.from_bytes(half, "big") for half in (message.signature[:32], message.signature[32:])
+    )
+    es256.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))
 
 
 def read_sign1(token: bytes) -> Sign1:

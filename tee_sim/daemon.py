@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tee_sim import hardening
-from tee_sim.dispatch import ApplicationLoader, Dispatcher, Platform, TrustedApplication
+from tee_sim.dispatch import ApplicationLoader, Dispatcher, TrustedApplication
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.memory import Budget
 from tee_sim.protocol import MAX_PACKET_BYTES, MAX_PACKET_FDS
@@ -34,14 +34,12 @@ def main(role: str, socket_fd: int, parent_pid: int, fuses: str = "") -> None:
         ValueError: on an unknown role.
     """
     begun = hardening.begin(parent_pid)
-    platform = Platform()
-    load, audit = _loader(role, fuses, platform)
+    load, audit = _loader(role, fuses)
     gc.collect()
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
-        platform.hardening = hardening.finish(begun)
-        serve(connection, Dispatcher(load, platform, audit), null)
+        serve(connection, Dispatcher(load, hardening.finish(begun), audit), null)
 
 
 def serve(connection: socket.socket, dispatcher: Dispatcher, null: int) -> None:
@@ -91,9 +89,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return packet, descriptors
 
 
-def _loader(
-    role: str, fuses: str, platform: Platform
-) -> tuple[ApplicationLoader, "AuditLog | None"]:
+def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"]:
     """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
         from tee_sim.audit import AuditLog
@@ -104,8 +100,7 @@ def _loader(
         from tee_sim.ta.kv import KvApplication
         from tee_sim.ta.store import StoreApplication
 
-        audit = AuditLog()
-        measurement = measure()
+        audit, measurement = AuditLog(), measure()
         fused_key = None
         if fuses:
             try:
@@ -118,7 +113,7 @@ def _loader(
             drawn = root_key or fused_key or bytearray(os.urandom(32))
             device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
             store = StoreApplication(budget, device)
-            attest = AttestApplication(device, audit, platform, measurement)
+            attest = AttestApplication(device, audit, measurement)
             return KvApplication(budget, device), store, AdminApplication(audit), attest
 
         return load_core, audit

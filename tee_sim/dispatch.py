@@ -6,7 +6,6 @@ types its command declares and memory that lies inside a registered region.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -15,6 +14,7 @@ from tee_sim.protocol import (
     NO_VALUES,
     REPLY_BIT,
     STATUS_DEBUG_BIT,
+    ArenaKind,
     Frame,
     Kind,
     MemoryKind,
@@ -38,13 +38,14 @@ _OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
 
 
 class Params:
-    """The four parameters of one call, types already checked."""
+    """The four parameters of one call, types already checked, and how the process stands."""
 
-    __slots__ = ("_memory", "values")
+    __slots__ = ("_dispatcher", "_memory", "values")
 
-    def __init__(self, values: Values, memory: MemoryTable) -> None:
+    def __init__(self, values: Values, dispatcher: "Dispatcher") -> None:
         self.values = values
-        self._memory = memory
+        self._dispatcher = dispatcher
+        self._memory = dispatcher.memory
 
     def memory(self, index: int) -> memoryview:
         """Return the bounds-checked shared memory that parameter `index` refers to."""
@@ -58,6 +59,14 @@ class Params:
         Security: the key crosses by this mapping and by nothing else.
         """
         self._memory.get(memory_id).write_secret(offset, secret)
+
+    def standing(self) -> tuple[bool, int, ArenaKind]:
+        """Return whether this is a debug process, its protections, the weakest arena it was given.
+
+        The protections are a bit set, of `protocol.HARDENING_BITS`.
+        """
+        dispatcher = self._dispatcher
+        return dispatcher.debug, dispatcher.hardening, self._memory.weakest_arena
 
 
 Handler = Callable[[Params], Values]
@@ -90,42 +99,31 @@ class ApplicationLoader(Protocol):
     ) -> Sequence[TrustedApplication]: ...
 
 
-@dataclass(slots=True)
-class Platform:
-    """What is true of this process: told by STATUS, and signed by the `attest` application.
-
-    Attributes:
-        memory: every region that the host registered.
-        hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
-        debug: the host chose the root key, or something else is on that a device in use must not
-            have. Whoever switches such a thing on sets this; nothing clears it.
-    """
-
-    memory: MemoryTable = field(default_factory=MemoryTable)
-    hardening: int = 0
-    debug: bool = False
-
-
 class Dispatcher:
     """The state of one connection, and of the trusted applications behind it.
 
     Args:
         load: builds the applications at INITIALIZE.
-        platform: shared with the application that attests it.
+        hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
         audit: where every packet is taken down; None for a role that keeps no log.
+
+    Attributes:
+        debug: the host chose the root key, or something else is on that a device in use must not
+            have. Whoever switches such a thing on sets this; nothing clears it.
     """
 
     def __init__(
-        self, load: ApplicationLoader, platform: Platform, audit: "AuditLog | None" = None
+        self, load: ApplicationLoader, hardening: int = 0, audit: "AuditLog | None" = None
     ) -> None:
         self._load = load
-        self._platform = platform
+        self.hardening = hardening
         self._audit = audit
         self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
         self._applications: dict[tuple[int, ...], TrustedApplication] = {}
+        self.debug = False
         self._panicked = False
         self._budget = Budget()
-        self._memory = self._platform.memory
+        self.memory = MemoryTable()
         self._sessions: dict[int, TrustedApplication] = {}
         self._last_session = 0
         self._last_seq = 0
@@ -216,7 +214,7 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
         for application in self._load(self._budget, root_key):
             self._applications[application.uuid] = application
-        self._platform.debug |= root_key is not None
+        self.debug |= root_key is not None
         return NO_VALUES
 
     def _open_session(self, frame: Frame) -> Values:
@@ -253,7 +251,7 @@ class Dispatcher:
         types, handler = entry
         _expect(frame, types)
         try:
-            outputs = handler(Params(frame.values, self._memory))
+            outputs = handler(Params(frame.values, self))
         except TeeError:
             raise
         except MemoryError:
@@ -272,19 +270,19 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "unknown kind of memory")
         if len(self._open_fds) != 1:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "need exactly one descriptor")
-        memory_id = self._memory.register(self._open_fds.pop(), size_bytes, MemoryKind(kind))
+        memory_id = self.memory.register(self._open_fds.pop(), size_bytes, MemoryKind(kind))
         return (memory_id, *NO_VALUES[1:])
 
     def _release_memory(self, frame: Frame) -> Values:
         _expect(frame, _VALUE)
-        self._memory.release(frame.values[0])
+        self.memory.release(frame.values[0])
         return NO_VALUES
 
     def _status(self, frame: Frame) -> Values:
         _expect(frame, 0)
         epoch = max(application.epoch for application in self._applications.values())
         budget = self._budget
-        flags = STATUS_DEBUG_BIT if self._platform.debug else 0
+        flags = STATUS_DEBUG_BIT if self.debug else 0
         return (
             flags,
             os.getpid(),
@@ -292,8 +290,8 @@ class Dispatcher:
             budget.used_bytes,
             epoch,
             self._crossings,
-            self._platform.hardening,
-            len(self._memory),
+            self.hardening,
+            len(self.memory),
         )
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import cbor2
 
-from tee_sim.cose import IDENTITY_BYTES, UEID_BYTES
 from tee_sim.errors import EvidenceError
 from tee_sim.protocol import HARDENING_BITS, ArenaKind
 
@@ -74,25 +73,10 @@ class Evidence(NamedTuple):
 
 
 _LABELS = (10, 256, -70000, 263, 267, 273, -70001, -70002, -70003, -70004, -70005, -70006, -70007)
-_U64, _UEID, _IDENTITY, _32 = range(1 << 64), [UEID_BYTES], [IDENTITY_BYTES], [32]
-# What each field may be: the number itself, or the length of the byte string.
-_SIZES: tuple[Container[object], ...] = (
-    *(
-        NONCE_BYTES,
-        _UEID,
-        _IDENTITY,
-        _U64,
-        _U64,
-        _32,
-        _32,
-        range(len(ArenaKind)),
-        _U64,
-        _U64,
-        _U64,
-        _U64,
-        _32,
-    ),
-)
+# What a number may be, or the length of a byte string; the second for fields not in the first.
+_SIZES: dict[str, Container[object]] = {"nonce": NONCE_BYTES, "ueid": [33], "identity": [97]}
+_SIZES["arena"] = range(len(ArenaKind))
+_OTHERS: dict[type, Container[object]] = {bytes: [32], int: range(1 << 64)}
 
 
 def read_evidence(payload: bytes) -> Evidence:
@@ -111,10 +95,9 @@ def read_evidence(payload: bytes) -> Evidence:
         raise EvidenceError("malformed", "not the claims of a device") from None
     if profile != PROFILE:
         raise EvidenceError("profile", f"the claims are not those of {PROFILE}")
-    types = Evidence.__annotations__.values()
-    for kind, sizes, value in zip(types, _SIZES, evidence, strict=True):
+    for (name, kind), value in zip(Evidence.__annotations__.items(), evidence, strict=True):
         size = len(value) if isinstance(value, bytes) else value
-        if type(value) is not kind or size not in sizes:
+        if type(value) is not kind or size not in _SIZES.get(name, _OTHERS[kind]):
             raise EvidenceError("malformed", "a claim of another type or length")
     if evidence.encode() != payload:
         raise EvidenceError("malformed", "other claims, or not in their deterministic encoding")

@@ -1,6 +1,6 @@
 """The verifier of devices' evidence (RFC 9334). Host code imports this and `tee_sim.client`.
 
-verifier = Verifier([keys of enrolled devices])
+verifier = Verifier([identities of enrolled devices])
 evidence = verifier.verify(token, nonce)     # or EvidenceError, naming the check that failed
 """
 
@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable
 
 from cryptography.exceptions import InvalidSignature
 
-from tee_sim.cose import DeviceKeys as DeviceKeys
-from tee_sim.cose import read_sign1
+from tee_sim.cose import check_signature, read_sign1
+from tee_sim.cose import public_keys as public_keys
+from tee_sim.cose import ueid_of as ueid_of
 from tee_sim.errors import EvidenceError as EvidenceError
 from tee_sim.evidence import NONCE_BYTES as NONCE_BYTES
 from tee_sim.evidence import Evidence as Evidence
@@ -30,7 +31,7 @@ class Verifier:
     with one is ever taken. A device is known by its keys, got from it by a way that is trusted.
 
     Args:
-        enrolled: the keys of known devices.
+        enrolled: identities of known devices, each the 97 bytes of their public keys.
         measurements: those accepted; None: that of the `tee_sim` and the interpreter running here.
         require: names out of `PROTECTIONS` that must be in force, besides `REQUIRED`.
 
@@ -44,14 +45,14 @@ class Verifier:
 
     def __init__(
         self,
-        enrolled: Iterable[DeviceKeys],
+        enrolled: Iterable[bytes],
         measurements: Collection[bytes] | None = None,
         require: Collection[str] = (),
     ) -> None:
         unknown = sorted(set(require).difference(PROTECTIONS))
         if unknown:
             raise ValueError(f"no protection {unknown[0]!r}: there are {', '.join(PROTECTIONS)}")
-        self._keys = {keys.ueid: keys for keys in enrolled}
+        self._enrolled = {ueid_of(identity): identity for identity in enrolled}
         self._measurements = [reference_measurement()] if measurements is None else measurements
         self._require = {*REQUIRED, *require}
         self.seen: dict[bytes, Evidence] = {}
@@ -67,15 +68,15 @@ class Verifier:
             EvidenceError: its `check` names the first that failed; docs/tee.md lists them.
         """
         message = read_sign1(token)
-        keys = self._keys.get(message.key_id)
-        if keys is None:
+        identity = self._enrolled.get(message.key_id)
+        if identity is None:
             raise EvidenceError("unknown_key", "signed by no enrolled device")
         try:
-            keys.check(message)
+            check_signature(message, identity)
         except InvalidSignature:
             raise EvidenceError("signature", "changed, or signed by another key") from None
         evidence = read_evidence(message.payload)
-        if (evidence.ueid, evidence.identity) != (keys.ueid, keys.identity):
+        if (evidence.ueid, evidence.identity) != (message.key_id, identity):
             raise EvidenceError("unknown_key", "signed by another device than it names")
         if evidence.nonce != nonce:
             raise EvidenceError("nonce", "stale: the token answers another nonce")
@@ -86,19 +87,22 @@ class Verifier:
         missing = ", ".join(sorted(self._require.intersection(evidence.downgrades)))
         if missing:
             raise EvidenceError("protection", f"required and not in force: {missing}")
-        self._check_progress(evidence, self.seen.get(keys.ueid, evidence))
-        self.seen[keys.ueid] = evidence
+        self._check_progress(evidence, self.seen.get(evidence.ueid, evidence))
+        self.seen[evidence.ueid] = evidence
         return evidence
 
     def _check_progress(self, now: Evidence, known: Evidence) -> None:
         """Refuse evidence from before what was accepted of the same device."""
-        start, counter = known.boot_count, known.counter
-        if now.boot_count < start:
-            raise EvidenceError("boot_count", f"start {now.boot_count}, after {start} was seen")
-        if now.boot_count == start and now.hpke_key != known.hpke_key:
-            raise EvidenceError("boot_count", f"another start {start} than the one that was seen")
-        if now.counter < counter:
-            raise EvidenceError("counter", f"{now.counter}, after {counter} was seen")
+        if now.boot_count < known.boot_count:
+            raise EvidenceError(
+                "boot_count", f"{now.boot_count}, after {known.boot_count} was seen"
+            )
+        if now.boot_count == known.boot_count and now.hpke_key != known.hpke_key:
+            raise EvidenceError(
+                "boot_count", f"start {now.boot_count} is not the one that was seen"
+            )
+        if now.counter < known.counter:
+            raise EvidenceError("counter", f"{now.counter}, after {known.counter} was seen")
 
 
 def reference_measurement() -> bytes:

@@ -333,7 +333,7 @@ def test_a_device_with_a_root_key_of_somebodys_choice_is_refused(
 ) -> None:
     with SealedStore.open(state, debug_root_key=bytes(range(32))) as store:
         token = store.tee.evidence(bytes.fromhex(NONCE))
-    keys = attestation.keys_as_json(attestation.DeviceKeys(unverified(token).identity))
+    keys = attestation.keys_as_json(unverified(token).identity)
     (state / ENROLMENT).write_text(json.dumps(keys))
     assert machine.refused(token) == "debug"
 
@@ -347,14 +347,11 @@ def test_a_device_that_is_in_use_is_named(machine: Machine, state: Path) -> None
 def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PTMO_STATE", "/a/b")
     assert default_state_folder() == Path("/a/b")
-    monkeypatch.setenv("PTMO_STATE", "~/b")
-    assert default_state_folder() == Path.home() / "b"
     monkeypatch.delenv("PTMO_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", "/x")
     assert default_state_folder() == Path("/x/ptmo")
-    for ignored in ("", "x/y"):
-        monkeypatch.setenv("XDG_STATE_HOME", ignored)
-        assert default_state_folder() == Path.home() / ".local" / "state" / "ptmo"
+    monkeypatch.setenv("XDG_STATE_HOME", "")
+    assert default_state_folder() == Path.home() / ".local" / "state" / "ptmo"
 
 
 def test_the_tests_themselves_use_no_device_of_the_users() -> None:

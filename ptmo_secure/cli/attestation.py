@@ -27,10 +27,7 @@ def attest(
     algorithm: Annotated[
         str, typer.Option("--algorithm", metavar="A", help="eddsa (Ed25519) or es256 (P-256).")
     ] = "eddsa",
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="DIR", help="The device [default: $PTMO_STATE]."),
-    ] = None,
+    state: options.State = None,
     json: options.Json = False,
 ) -> None:
     """Have this device say what it is and how it stands, signed.
@@ -50,9 +47,8 @@ def attest(
     drawn = _nonce(nonce, NONCE_BYTES)
     with output.json_only(json) as emit:
         from ptmo_secure import attestation
-        from ptmo_secure.sealed.paths import default_state_folder
 
-        made = attestation.attest(state or default_state_folder(), drawn, algorithm)
+        made = attestation.attest(options.state_path(state), drawn, algorithm)
         emit(made.as_json())
     if not made.enrolled:
         output.note(f"{made.enrolment} is another device's record: a verifier will refuse this one")

@@ -1,6 +1,7 @@
 """Options that several commands share, and the engine they describe."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,6 +67,14 @@ Adapter = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=PATH", help="LoRA adapter folder (PEFT); repeatable."),
 ]
+State = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Folder of the device's sealed state [default: $PTMO_STATE or ~/.local/state/ptmo].",
+    ),
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Show each step and its time on stderr.")]
 
 
@@ -113,6 +122,18 @@ def generation(
     sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
     names = tuple(name for name, _ in adapters)
     return GenerationConfig(max_tokens, sampling, tuple(stop or ()), system, names)
+
+
+def state_path(given: str | None) -> Path:
+    """The folder of the device's sealed state.
+
+    Raises:
+        InputError: what was given is no path.
+    """
+    from ptmo_secure.engine.paths import path_text
+    from ptmo_secure.sealed.paths import default_state_folder
+
+    return default_state_folder() if given is None else Path(path_text("--state", given))
 
 
 def adapter_paths(given: list[str] | None) -> list[tuple[str, str]]:

@@ -1,15 +1,14 @@
 """The `attest` trusted application: GET_EVIDENCE, what this TEE is and how it stands, signed."""
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tee_sim import keys
 from tee_sim.audit import AuditLog
-from tee_sim.cose import identity_of, sign1
+from tee_sim.cose import identity_of, sign1, ueid_of
 from tee_sim.device import Device
-from tee_sim.dispatch import Handler, Params, Platform
+from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.evidence import DEBUG_STATES, NONCE_BYTES, Evidence
 from tee_sim.protocol import GET_EVIDENCE_TYPES, TA_ATTEST, Algorithm, AttestCommand, Values
@@ -24,16 +23,12 @@ class AttestApplication:
     Args:
         device: gives identity, epoch and counter.
         audit: the log whose head is attested.
-        platform: debug state, protections and arenas, as they are when asked.
         measurement: of this process's software, 32 bytes.
     """
 
-    def __init__(
-        self, device: Device, audit: AuditLog, platform: Platform, measurement: bytes
-    ) -> None:
+    def __init__(self, device: Device, audit: AuditLog, measurement: bytes) -> None:
         self._device = device
         self._audit = audit
-        self._platform = platform
         self._measurement = measurement
         self._hpke_key: X25519PrivateKey | None = X25519PrivateKey.generate()
         self._hpke_public = self._hpke_key.public_key().public_bytes_raw()
@@ -52,21 +47,20 @@ class AttestApplication:
         algorithm, unused = params.values[4:6]
         if len(nonce) not in NONCE_BYTES or -algorithm not in set(Algorithm) or unused:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "nonce or algorithm")
-        device, counter, platform = self._device, self._device.counter, self._platform
+        device, counter = self._device, self._device.counter
         device.require_started()
         eddsa = Ed25519PrivateKey.from_private_bytes(keys.identity_seed(device.root_key))
         es256 = derive_private_key(keys.identity_scalar(device.root_key), SECP256R1())
-        public = identity_of(eddsa, es256)
+        identity = identity_of(eddsa, es256)
+        ueid = ueid_of(identity)
+        debug, hardening, arena = params.standing()
         evidence = Evidence(
-            *(nonce, public.ueid, public.identity, DEBUG_STATES[platform.debug], counter.boots),
-            *(self._measurement, self._hpke_public, platform.memory.weakest_arena, device.epoch),
-            *(counter.value, platform.hardening, *self._audit.tail(0)[1:]),
+            *(nonce, ueid, identity, DEBUG_STATES[debug], counter.boots, self._measurement),
+            *(self._hpke_public, arena, device.epoch, counter.value, hardening),
+            *self._audit.tail(0)[1:],
         )
         key = es256 if -algorithm == Algorithm.ES256 else eddsa
-        try:
-            token = sign1(key, public.ueid, evidence.encode())
-        except UnsupportedAlgorithm:  # OpenSSL before 3.2
-            raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "RFC 6979") from None
+        token = sign1(key, ueid, evidence.encode())
         if len(shared) < len(token):
             raise TeeError(ResultCode.SHORT_BUFFER, Origin.TRUSTED_APP, "no room", len(token))
         shared[: len(token)] = token

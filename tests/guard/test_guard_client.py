@@ -125,17 +125,14 @@ def test_a_dead_guard_is_an_error_and_never_a_harmless_result():
 
 
 def test_a_bug_in_the_rules_kills_the_application_and_stays_an_error(monkeypatch):
-    from tee_sim.dispatch import Dispatcher, Platform
+    from tee_sim.dispatch import Dispatcher
     from tee_sim.protocol import TA_GUARD, Kind, decode, encode, memref
     from tee_sim.shared_memory import create_sealed_memfd
 
     def broken(text):
         raise RuntimeError(f"a bug that quotes {text}")
 
-    def load(budget, root_key):
-        return (guard_application.GuardApplication(budget),)
-
-    dispatcher = Dispatcher(load, Platform())
+    dispatcher = Dispatcher(lambda budget, root: (guard_application.GuardApplication(budget),))
     seq = iter(range(1, 100))
 
     def ask(kind, types=0, values=(0,) * 8, session=0, command=0, fds=()):

@@ -4,7 +4,7 @@ import pytest
 from tee_helpers import ROOT_KEY
 
 from tee_sim.cose import sign1
-from tee_sim.verify import DeviceKeys, EvidenceError, Verifier
+from tee_sim.verify import EvidenceError, Verifier
 
 NONCE = bytes(range(32))
 MEASUREMENT = bytes(range(32))
@@ -27,8 +27,8 @@ class Bench:
         self.root = root
         self.eddsa, self.es256 = generator.identity(root)
         self.evidence = generator.golden_evidence(root, NONCE, False)
-        self.keys = DeviceKeys(self.evidence.identity)
-        self.verifier = Verifier([self.keys], [MEASUREMENT], **options)
+        self.identity, self.ueid = self.evidence.identity, self.evidence.ueid
+        self.verifier = Verifier([self.identity], [MEASUREMENT], **options)
 
     def token(self, **changed):
         return self.signed(self.evidence._replace(**changed).encode())

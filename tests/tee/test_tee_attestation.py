@@ -5,34 +5,26 @@ import shutil
 import signal
 
 import pytest
-from cryptography.exceptions import UnsupportedAlgorithm
 from tee_helpers import ROOT_KEY, SMALL, Arena, memfd, memfd_secret
 
 from ptmo_secure.sealed.store import SealedStore
 from tee_sim import keys, spawn
-from tee_sim.audit import AuditLog
 from tee_sim.audit_chain import AuditTail
 from tee_sim.client import Algorithm, TeeClient, TeeError
-from tee_sim.device import Device
-from tee_sim.dispatch import Params, Platform
 from tee_sim.errors import ResultCode
-from tee_sim.memory import Budget
 from tee_sim.protocol import (
     GET_EVIDENCE_TYPES,
     HARDENING_BITS,
     TA_ATTEST,
     ArenaKind,
     AttestCommand,
-    MemoryKind,
     memref,
 )
-from tee_sim.shared_memory import create_sealed_memfd
-from tee_sim.ta.attest import AttestApplication
 from tee_sim.verify import (
-    DeviceKeys,
     EvidenceError,
     Verifier,
     reference_measurement,
+    ueid_of,
     unverified,
 )
 
@@ -48,9 +40,9 @@ def evidence_of(tee, nonce=NONCE):
     return unverified(tee.evidence(nonce))
 
 
-def keys_of(tee):
+def identity_of(tee):
     """What an enrolment takes down."""
-    return DeviceKeys(evidence_of(tee).identity)
+    return evidence_of(tee).identity
 
 
 def refusal(call, *args):
@@ -71,11 +63,11 @@ def test_a_device_is_verified_by_either_key(folder, algorithm, n_bytes):
     nonce = os.urandom(n_bytes)
     with SealedStore.open(folder) as store:
         store.put("a", b"1")
-        verifier = Verifier([keys_of(store.tee)])
+        verifier = Verifier([identity_of(store.tee)])
         evidence = verifier.verify(store.tee.evidence(nonce, algorithm), nonce)
         status = store.tee.status()
     assert evidence.nonce == nonce
-    assert evidence.ueid == DeviceKeys(evidence.identity).ueid
+    assert evidence.ueid == ueid_of(evidence.identity)
     assert (evidence.debug, evidence.boot_count, evidence.counter) == (False, 1, 1)
     assert (evidence.epoch, evidence.arena) == (0, ArenaKind.NONE)
     assert evidence.measurement == reference_measurement()
@@ -125,8 +117,8 @@ def test_a_device_without_fuses_has_a_key_for_its_life_only():
         assert one.identity == evidence_of(first).identity != two.identity
         assert one.hpke_key == evidence_of(first).hpke_key != two.hpke_key
         token = second.evidence(NONCE)
-        assert refusal(Verifier([keys_of(first)]).verify, token, NONCE) == "unknown_key"
-        assert Verifier([keys_of(second)]).verify(token, NONCE).ueid == two.ueid
+        assert refusal(Verifier([identity_of(first)]).verify, token, NONCE) == "unknown_key"
+        assert Verifier([identity_of(second)]).verify(token, NONCE).ueid == two.ueid
 
 
 def test_a_root_key_of_the_hosts_choice_is_debugging_and_refused(tee):
@@ -134,7 +126,7 @@ def test_a_root_key_of_the_hosts_choice_is_debugging_and_refused(tee):
     assert evidence.debug_state == 0
     scalar = keys.identity_scalar(ROOT_KEY)
     assert 0 < scalar < 2**256 and keys.identity_seed(ROOT_KEY) not in tee.evidence(NONCE)
-    assert refusal(Verifier([keys_of(tee)]).verify, tee.evidence(NONCE), NONCE) == "debug"
+    assert refusal(Verifier([identity_of(tee)]).verify, tee.evidence(NONCE), NONCE) == "debug"
 
 
 def test_a_device_with_fuses_attests_only_when_its_counter_was_started(folder):
@@ -148,7 +140,7 @@ def test_a_device_with_fuses_attests_only_when_its_counter_was_started(folder):
 def test_a_tee_that_was_killed_attests_again_as_the_same_device(folder):
     with SealedStore.open(folder) as store:
         store.put("kept", b"1")
-        verifier = Verifier([keys_of(store.tee)])
+        verifier = Verifier([identity_of(store.tee)])
         old = store.tee.evidence(NONCE)
         first = verifier.verify(old, NONCE)
         os.kill(store.tee.pid, signal.SIGKILL)
@@ -165,7 +157,7 @@ def test_a_tee_that_was_killed_attests_again_as_the_same_device(folder):
 
 def test_evidence_from_before_an_object_was_stored_is_refused_after_it(folder):
     with SealedStore.open(folder) as store:
-        verifier = Verifier([keys_of(store.tee)])
+        verifier = Verifier([identity_of(store.tee)])
         old = store.tee.evidence(NONCE)
         store.put("a", b"1")
         assert verifier.verify(store.tee.evidence(NONCE), NONCE).counter == 1
@@ -179,7 +171,7 @@ def test_a_device_whose_whole_state_was_rolled_back_is_refused(folder, tmp_path,
     """What the device itself cannot notice: docs/tee.md, "Sealed storage"."""
     with SealedStore.open(folder) as store:
         store.put("a", b"1")
-        verifier = Verifier([keys_of(store.tee)])
+        verifier = Verifier([identity_of(store.tee)])
     shutil.copytree(folder, tmp_path / "copy")
     for _ in range(1 + starts):
         with SealedStore.open(folder) as store:
@@ -239,7 +231,7 @@ def test_a_protection_that_a_machine_does_not_give_shows_and_can_be_required(mon
     sabotage = "import os; os.pidfd_open = lambda pid: os.open('/no/such', 0); "
     monkeypatch.setattr(spawn, "_BOOTSTRAP", sabotage + spawn._BOOTSTRAP)
     with SealedStore.open(folder) as store:
-        token, enrolled = store.tee.evidence(NONCE), keys_of(store.tee)
+        token, enrolled = store.tee.evidence(NONCE), identity_of(store.tee)
     assert "parent_watch" in Verifier([enrolled]).verify(token, NONCE).downgrades
     strict = Verifier([enrolled], require=["parent_watch"])
     assert refusal(strict.verify, token, NONCE) == "protection"
@@ -253,25 +245,9 @@ def test_software_that_was_changed_measures_otherwise_and_is_refused(tmp_path, m
     real = spawn._search_path
     monkeypatch.setattr(spawn, "_search_path", lambda role: [str(package.parent), *real(role)])
     with SealedStore.open(folder) as store:
-        token, enrolled = store.tee.evidence(NONCE), keys_of(store.tee)
+        token, enrolled = store.tee.evidence(NONCE), identity_of(store.tee)
     assert unverified(token).measurement != reference_measurement()
     assert refusal(Verifier([enrolled]).verify, token, NONCE) == "measurement"
-
-
-def test_an_openssl_that_cannot_sign_so_is_an_error_and_no_panic(monkeypatch):
-    def old(*_):
-        raise UnsupportedAlgorithm("ECDSA with deterministic signature")
-
-    platform = Platform()
-    device = Device(Budget(), bytearray(ROOT_KEY))
-    application = AttestApplication(device, AuditLog(), platform, bytes(32))
-    fd = create_sealed_memfd(4096)
-    region = platform.memory.register(fd, 4096, MemoryKind.SHARED)
-    values = (*memref(region, 0, 32), *memref(region, 64, 1024), 7, 0, 0, 0)
-    _, handler = application.commands[AttestCommand.GET_EVIDENCE]
-    assert handler(Params(values, platform.memory))[4] > 500
-    monkeypatch.setattr("tee_sim.ta.attest.sign1", old)
-    assert code(handler, Params(values, platform.memory)) == ResultCode.NOT_SUPPORTED
 
 
 def test_a_guard_has_no_evidence_to_give():

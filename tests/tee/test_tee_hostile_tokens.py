@@ -164,13 +164,13 @@ def test_deep_long_and_odd_payloads_are_malformed_even_when_they_are_signed(benc
 
 def outcome(bench, payload):
     """What becomes of a payload that the device signed: "accepted", or the check that refuses."""
-    verifier = Verifier([bench.keys], [MEASUREMENT])
+    verifier = Verifier([bench.identity], [MEASUREMENT])
     try:
         evidence = verifier.verify(bench.signed(payload), NONCE)
     except EvidenceError as refused:
         return refused.check
     assert evidence.encode() == payload and evidence.nonce == NONCE
-    assert (evidence.ueid, evidence.debug) == (bench.keys.ueid, False)
+    assert (evidence.ueid, evidence.debug) == (bench.ueid, False)
     return "accepted"
 
 

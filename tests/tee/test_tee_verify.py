@@ -23,8 +23,8 @@ from tee_sim.protocol import HARDENING_BITS, Algorithm
 from tee_sim.verify import (
     PROTECTIONS,
     REQUIRED,
-    DeviceKeys,
     Verifier,
+    public_keys,
     reference_measurement,
     unverified,
 )
@@ -38,7 +38,7 @@ ALL_IN_FORCE = (1 << len(HARDENING_BITS)) - 1
 
 def golden(vector):
     """(token, nonce, verifier) of a vector."""
-    verifier = Verifier([DeviceKeys(bytes.fromhex(vector["identity"]))], [MEASUREMENT])
+    verifier = Verifier([bytes.fromhex(vector["identity"])], [MEASUREMENT])
     return bytes.fromhex(vector["token"]), bytes.fromhex(vector["nonce"]), verifier
 
 
@@ -57,7 +57,12 @@ def test_the_checked_in_tokens_verify(vector):
 
 
 def test_the_generator_reproduces_the_checked_in_tokens(load_generator):
-    assert load_generator.token_vectors() == GOLDEN
+    made = load_generator.token_vectors()
+    for vectors in (made, golden := json.loads(json.dumps(GOLDEN))):
+        for vector in vectors:
+            if vector["algorithm"] == "ES256":  # another signature every time
+                vector["token"] = vector["token"][: -2 * 64]
+    assert made == golden
 
 
 def flip_check(token, at, changed):
@@ -195,9 +200,9 @@ def test_a_stale_nonce_is_refused(bench):
 
 def test_an_unknown_measurement_is_refused(bench):
     assert bench.check(bench.token(measurement=bytes(32))) == "measurement"
-    more = Verifier([bench.keys], [MEASUREMENT, bytes(32)])
+    more = Verifier([bench.identity], [MEASUREMENT, bytes(32)])
     assert more.verify(bench.token(measurement=bytes(32)), NONCE).measurement == bytes(32)
-    assert refusal(Verifier([bench.keys]).verify, bench.token(), NONCE) == "measurement"
+    assert refusal(Verifier([bench.identity]).verify, bench.token(), NONCE) == "measurement"
 
 
 @pytest.mark.parametrize("state", [0, 1, 3, 4, 2**63])
@@ -227,34 +232,32 @@ def test_two_starts_of_one_number_are_a_rollback(bench):
 
 def test_what_is_remembered_of_one_device_says_nothing_of_another(bench, load_generator):
     other = Bench(load_generator, OTHER_ROOT)
-    both = Verifier([bench.keys, other.keys], [MEASUREMENT])
+    both = Verifier([bench.identity, other.identity], [MEASUREMENT])
     both.verify(bench.token(boot_count=9, counter=99), NONCE)
-    assert both.verify(other.token(), NONCE).ueid == other.keys.ueid
-    assert set(both.seen) == {bench.keys.ueid, other.keys.ueid}
+    assert both.verify(other.token(), NONCE).ueid == other.ueid
+    assert set(both.seen) == {bench.ueid, other.ueid}
 
 
 def test_only_enrolled_devices_are_believed_and_only_about_themselves(bench, load_generator):
     other = Bench(load_generator, OTHER_ROOT)
     assert bench.check(other.token()) == "unknown_key"
-    both = Verifier([bench.keys, other.keys], [MEASUREMENT])
+    both = Verifier([bench.identity, other.identity], [MEASUREMENT])
     # Signed by `other`, which names itself as the signer and `bench` in the claims.
-    forged = sign1(other.eddsa, other.keys.ueid, bench.evidence.encode())
+    forged = sign1(other.eddsa, other.ueid, bench.evidence.encode())
     assert refusal(both.verify, forged, NONCE) == "unknown_key"
-    foreign_keys = other.evidence._replace(identity=bench.keys.identity)
-    forged = sign1(other.eddsa, other.keys.ueid, foreign_keys.encode())
+    foreign = other.evidence._replace(identity=bench.identity)
+    forged = sign1(other.eddsa, other.ueid, foreign.encode())
     assert refusal(both.verify, forged, NONCE) == "unknown_key"
     # Signed by `other`, which names `bench` as the signer.
-    assert bench.check(sign1(other.eddsa, bench.keys.ueid, bench.evidence.encode())) == "signature"
-    assert bench.check(sign1(other.es256, bench.keys.ueid, bench.evidence.encode())) == "signature"
-    assert bench.verifier.verify(
-        sign1(bench.es256, bench.keys.ueid, bench.evidence.encode()), NONCE
-    )
+    assert bench.check(sign1(other.eddsa, bench.ueid, bench.evidence.encode())) == "signature"
+    assert bench.check(sign1(other.es256, bench.ueid, bench.evidence.encode())) == "signature"
+    assert bench.verifier.verify(sign1(bench.es256, bench.ueid, bench.evidence.encode()), NONCE)
 
 
 def test_a_key_signs_under_its_own_algorithm_alone(bench):
     payload = bench.evidence.encode()
     for algorithm, key in ((Algorithm.ES256, bench.eddsa), (Algorithm.EDDSA, bench.eddsa)):
-        message = Sign1(algorithm, bench.keys.ueid, payload)
+        message = Sign1(algorithm, bench.ueid, payload)
         token = message._replace(signature=key.sign(message.to_be_signed())).encode()
         if algorithm is Algorithm.EDDSA:
             assert bench.verifier.verify(token, NONCE) == bench.evidence
@@ -265,7 +268,7 @@ def test_a_key_signs_under_its_own_algorithm_alone(bench):
 @pytest.mark.parametrize("signature", [bytes(64), b"\xff" * 64, bytes(63) + b"\1"])
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_signatures_out_of_range_are_refused(bench, algorithm, signature):
-    message = Sign1(algorithm, bench.keys.ueid, bench.evidence.encode(), signature)
+    message = Sign1(algorithm, bench.ueid, bench.evidence.encode(), signature)
     assert bench.check(message.encode()) == "signature"
 
 
@@ -288,15 +291,15 @@ def test_a_protection_that_is_not_in_force_shows_and_can_be_required(load_genera
 
 def test_a_protection_that_does_not_exist_cannot_be_required(bench):
     with pytest.raises(ValueError, match="no protection 'arenas': there are arena, dumpable_off"):
-        Verifier([bench.keys], require=["arenas"])
+        Verifier([bench.identity], require=["arenas"])
 
 
 def test_keys_that_are_none_cannot_be_enrolled(bench):
-    identity = bench.keys.identity
+    identity = bench.identity
     off_the_curve = identity[:-1] + bytes([identity[-1] ^ 1])
     for wrong in (b"", identity[:-1], identity + b"\0", identity[:32] + bytes(65), off_the_curve):
         with pytest.raises(ValueError):
-            DeviceKeys(wrong)
+            public_keys(wrong)
 
 
 # ---------------------------------------------------------------- the measurement
