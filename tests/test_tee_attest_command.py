@@ -139,18 +139,17 @@ def test_a_token_is_read_in_every_form(machine: Machine, tmp_path: Path, algorit
     )
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(b"", b"\n", b"{", b"{}", b"[]", b'{"token": 7}', b'{"token": {"token": "aa"}}', b"~~~~"),
-        *(b"[" * 60_000, b'{"token":' * 7000, b"\xff\xfe", b"a", b"abcdeg", b"d284", b"0oQ"),
-        *(b"\xd2\x84", b"\xd2\x84" + bytes(600), b"null", b'{"token": null}', "\u00e9".encode()),
-    ],
-    ids=lambda text: f"{text[:9]!r}-{len(text)}",
-)
-def test_what_is_no_token_is_malformed(machine: Machine, text: bytes) -> None:
+NO_TOKENS = [
+    *(b"", b"\n", b"{", b"{}", b"[]", b'{"token": 7}', b'{"token": {"token": "aa"}}', b"~~~~"),
+    *(b"[" * 60_000, b'{"token":' * 7000, b"\xff\xfe", b"a", b"abcdeg", b"d284", b"0oQ"),
+    *(b"\xd2\x84", b"\xd2\x84" + bytes(600), b"null", b'{"token": null}', "\u00e9".encode()),
+]
+
+
+def test_what_is_no_token_is_malformed(machine: Machine) -> None:
     machine.attest()
-    assert machine.refused(text) == "malformed"
+    for text in NO_TOKENS:
+        assert machine.refused(text) == "malformed", text[:20]
 
 
 def test_input_longer_than_any_token_is_bad_input(machine: Machine) -> None:
@@ -205,17 +204,15 @@ def test_a_rolled_back_device_is_refused(machine: Machine, state: Path, tmp_path
     assert machine.refused(machine.attest()) == "boot_count"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", '""', "[1]", '["zz"]', '["a0"]', "[" * 9999, '[{"a": 1}]']
-)
-def test_a_damaged_memory_is_not_taken_for_an_empty_one(
-    machine: Machine, state: Path, text: str
-) -> None:
+def test_a_damaged_memory_is_not_taken_for_an_empty_one(machine: Machine, state: Path) -> None:
     value = machine.attest()
     assert machine.verify(value)[0] == 0
-    (state / appraisal.MEMORY).write_text(text)
-    assert machine.verify(value) == (1, {})
-    assert machine.err.endswith("verifier.json: the verifier's memory is damaged\n")
+    for text in ("", "{}", '""', "0", "[1]", '["zz"]', '["a0"]', "[" * 9999, '[{"a": 1}]'):
+        (state / appraisal.MEMORY).write_text(text)
+        assert machine.verify(value) == (1, {}), text
+        assert machine.err.endswith("verifier.json: the verifier's memory is damaged\n")
+    (state / appraisal.MEMORY).write_text("[]")
+    assert machine.verify(value)[0] == 0
 
 
 def test_the_record_of_another_device_is_kept_and_refuses_this_one(
@@ -336,12 +333,6 @@ def test_a_device_with_a_root_key_of_somebodys_choice_is_refused(
     keys = attestation.keys_as_json(unverified(token).identity)
     (state / ENROLMENT).write_text(json.dumps(keys))
     assert machine.refused(token) == "debug"
-
-
-def test_a_device_that_is_in_use_is_named(machine: Machine, state: Path) -> None:
-    with SealedStore.open(state):
-        code, _ = machine.run("attest", "--nonce", NONCE)
-    assert code == 1 and "another TEE runs on this device" in machine.err
 
 
 def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

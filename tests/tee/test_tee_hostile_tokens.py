@@ -203,7 +203,7 @@ json_like = st.recursive(
 LABELS = (10, 256, 263, 265, 267, 270, 273, *range(-70007, -69999))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(LABELS) | st.integers(0, 300), json_like, min_size=1))
 def test_signed_claims_of_any_content_are_refused_or_are_claims_of_the_profile(
     load_generator, changed
