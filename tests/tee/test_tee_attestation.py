@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 
+import cbor2
 import pytest
 from tee_helpers import ROOT_KEY, SMALL, Arena, memfd, memfd_secret
 
@@ -64,8 +65,10 @@ def test_a_device_is_verified_by_either_key(folder, algorithm, n_bytes):
     with SealedStore.open(folder) as store:
         store.put("a", b"1")
         verifier = Verifier([identity_of(store.tee)])
-        evidence = verifier.verify(store.tee.evidence(nonce, algorithm), nonce)
+        token = store.tee.evidence(nonce, algorithm)
+        evidence = verifier.verify(token, nonce)
         status = store.tee.status()
+    assert cbor2.loads(cbor2.loads(token).value[0])[1] == algorithm
     assert evidence.nonce == nonce
     assert evidence.ueid == ueid_of(evidence.identity)
     assert (evidence.debug, evidence.boot_count, evidence.counter) == (False, 1, 1)

@@ -289,6 +289,10 @@ def test_a_protection_that_is_not_in_force_shows_and_can_be_required(load_genera
         assert lenient.verifier.verify(token, NONCE).downgrades == (name,)
 
 
+def test_what_every_kernel_gives_is_always_required():
+    assert REQUIRED == ("dumpable_off", "no_core_dumps", "no_new_privs")
+
+
 def test_a_protection_that_does_not_exist_cannot_be_required(bench):
     with pytest.raises(ValueError, match="no protection 'arenas': there are arena, dumpable_off"):
         Verifier([bench.identity], require=["arenas"])
