@@ -101,7 +101,7 @@ class Channel:
             if reply.command == ResultCode.TARGET_DEAD:
                 raise self._die("the trusted application has panicked")
             if reply.command:
-                raise TeeError(reply.command, reply.origin, f"{what} refused")
+                raise TeeError(reply.command, reply.origin, f"{what} refused", reply.values[0])
             return reply.values
 
     def open_session(self, uuid: tuple[int, int]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tee_sim.admin_calls import AdminCalls, TeeStats
+from tee_sim.attest_calls import AttestCalls
 from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
@@ -21,6 +22,7 @@ from tee_sim.protocol import (
     NO_VALUES,
     STATUS_DEBUG_BIT,
     TA_STORE,
+    Algorithm,
     Kind,
     KvCommand,
     ParamType,
@@ -37,6 +39,7 @@ from tee_sim.store_calls import StoreCalls
 
 __all__ = [
     "MAX_OBJECT_BYTES",
+    "Algorithm",
     "AuditRecord",
     "AuditTail",
     "CostLedger",
@@ -70,7 +73,7 @@ _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
 
 
-class TeeClient(ScanCalls, AdminCalls):
+class TeeClient(ScanCalls, AdminCalls, AttestCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`

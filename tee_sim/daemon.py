@@ -148,11 +148,13 @@ def _loader(
     if role == "core":
         from tee_sim.audit import AuditLog
         from tee_sim.device import Device, draw_key, read_fuses
+        from tee_sim.measurement import measure
         from tee_sim.ta.admin import AdminApplication
+        from tee_sim.ta.attest import AttestApplication
         from tee_sim.ta.kv import KvApplication
         from tee_sim.ta.store import StoreApplication
 
-        audit = AuditLog()
+        audit, measurement = AuditLog(), measure()
         fused_key = None
         if fuses:
             try:
@@ -166,7 +168,8 @@ def _loader(
             drawn = root_key or fused_key or draw_key()
             device = Device(budget, drawn, secrets, fused=fused)
             store = StoreApplication(budget, device)
-            return KvApplication(budget, device), store, AdminApplication(audit)
+            attest = AttestApplication(device, audit, measurement)
+            return KvApplication(budget, device), store, AdminApplication(audit), attest
 
         return load_core, audit
     if role == "guard":

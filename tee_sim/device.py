@@ -60,6 +60,11 @@ class Device:
         """The root key, where it stands."""
         return self._root.view
 
+    def require_started(self) -> None:
+        """Raise BAD_STATE on a device with fuses whose counter was not started."""
+        if self._fused:
+            self.counter.require_started()
+
     def next_epoch(self) -> int:
         """Draw an epoch number: start number << 32 | running number, which is never reused.
 
@@ -67,8 +72,7 @@ class Device:
             TeeError: BAD_STATE on a device with fuses whose counter was not started, and when
                 2**32 - 1 numbers were drawn since the start.
         """
-        if self._fused:
-            self.counter.require_started()
+        self.require_started()
         running = (self.epoch & _MAX_RUNNING) + 1
         if running > _MAX_RUNNING:
             raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "no epoch number is left")

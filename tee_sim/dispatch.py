@@ -14,6 +14,7 @@ from tee_sim.protocol import (
     NO_VALUES,
     REPLY_BIT,
     STATUS_DEBUG_BIT,
+    ArenaKind,
     Frame,
     Kind,
     MemoryKind,
@@ -37,13 +38,14 @@ _OUTPUT_VALUES = (ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT)
 
 
 class Params:
-    """The four parameters of one call, types already checked."""
+    """The four parameters of one call, types already checked, and how the process stands."""
 
-    __slots__ = ("_memory", "values")
+    __slots__ = ("_dispatcher", "_memory", "values")
 
-    def __init__(self, values: Values, memory: MemoryTable) -> None:
+    def __init__(self, values: Values, dispatcher: "Dispatcher") -> None:
         self.values = values
-        self._memory = memory
+        self._dispatcher = dispatcher
+        self._memory = dispatcher.memory
 
     def memory(self, index: int) -> memoryview:
         """Return the bounds-checked shared memory that parameter `index` refers to."""
@@ -60,6 +62,14 @@ class Params:
             self._memory.get(memory_id).write_secret(offset, secret)
         finally:
             wipe(secret)
+
+    def standing(self) -> tuple[bool, int, ArenaKind]:
+        """Return whether this is a debug process, its protections, the weakest arena it was given.
+
+        The protections are a bit set, of `protocol.HARDENING_BITS`.
+        """
+        dispatcher = self._dispatcher
+        return dispatcher.debug, dispatcher.hardening, self._memory.weakest_arena
 
 
 Handler = Callable[[Params], Values]
@@ -99,20 +109,24 @@ class Dispatcher:
         load: builds the applications at INITIALIZE.
         hardening: bit set of the start-up protections in effect (`protocol.HARDENING_BITS`).
         audit: where every packet is taken down; None for a role that keeps no log.
+
+    Attributes:
+        debug: the host chose the root key, or something else is on that a device in use must not
+            have. Whoever switches such a thing on sets this; nothing clears it.
     """
 
     def __init__(
         self, load: ApplicationLoader, hardening: int = 0, audit: "AuditLog | None" = None
     ) -> None:
         self._load = load
-        self._hardening = hardening
+        self.hardening = hardening
         self._audit = audit
         self._answered = (_NO_FRAME, 0, 0)  # request, result code, origin
         self._applications: dict[tuple[int, ...], TrustedApplication] = {}
         self.debug = False  # set it, never clear it: a test has a hand in this process
         self._panicked = False
         self._budget = Budget()
-        self._memory = MemoryTable()
+        self.memory = MemoryTable()
         self._sessions: dict[int, TrustedApplication] = {}
         self._last_session = 0
         self._last_seq = 0
@@ -132,7 +146,8 @@ class Dispatcher:
         """Answer one packet with exactly one packet, whatever it holds.
 
         Security: no exception, text or memory content of the TEE reaches the reply: a result code,
-        an origin and the command's declared output values do. Descriptors not taken are closed.
+        an origin and the command's declared output values do, or the room it would need.
+        Descriptors not taken are closed.
 
         Args:
             packet: the received bytes.
@@ -148,7 +163,8 @@ class Dispatcher:
             self._last_seq = seq
             values = self._route(frame)
         except TeeError as error:
-            return self._reply(frame, error.code, error.origin, NO_VALUES)
+            needed = (error.needed_bytes, *NO_VALUES[1:])
+            return self._reply(frame, error.code, error.origin, needed)
         except MemoryError:
             return self._reply(frame, ResultCode.OUT_OF_MEMORY, Origin.TEE, NO_VALUES)
         finally:
@@ -238,7 +254,7 @@ class Dispatcher:
         types, handler = entry
         _expect(frame, types)
         try:
-            outputs = handler(Params(frame.values, self._memory))
+            outputs = handler(Params(frame.values, self))
         except TeeError:
             raise
         except MemoryError:
@@ -257,12 +273,12 @@ class Dispatcher:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "unknown kind of memory")
         if len(self._open_fds) != 1:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "need exactly one descriptor")
-        memory_id = self._memory.register(self._open_fds.pop(), size_bytes, MemoryKind(kind))
+        memory_id = self.memory.register(self._open_fds.pop(), size_bytes, MemoryKind(kind))
         return (memory_id, *NO_VALUES[1:])
 
     def _release_memory(self, frame: Frame) -> Values:
         _expect(frame, _VALUE)
-        self._memory.release(frame.values[0])
+        self.memory.release(frame.values[0])
         return NO_VALUES
 
     def _status(self, frame: Frame) -> Values:
@@ -277,8 +293,8 @@ class Dispatcher:
             budget.used_bytes,
             epoch,
             self._crossings,
-            self._hardening,
-            len(self._memory),
+            self.hardening,
+            len(self.memory),
         )
 
 

@@ -59,11 +59,15 @@ class TeeError(RuntimeError):
         code: result code (`ResultCode` where known).
         origin: layer that produced it (`Origin` where known).
         message: what was being done; a default names the code.
+        needed_bytes: with SHORT_BUFFER, the room that would do; 0 where the command does not say.
     """
 
-    def __init__(self, code: int, origin: int = Origin.TEE, message: str = "") -> None:
+    def __init__(
+        self, code: int, origin: int = Origin.TEE, message: str = "", needed_bytes: int = 0
+    ) -> None:
         self.code = int(code)
         self.origin = int(origin)
+        self.needed_bytes = needed_bytes
         what = message or "the TEE refused the command"
         super().__init__(f"{what} ({_name(ResultCode, code)}, origin {_name(Origin, origin)})")
 
@@ -75,3 +79,18 @@ class TeeDeadError(TeeError):
         super().__init__(
             ResultCode.TARGET_DEAD, Origin.COMMS, message or "the TEE process is not running"
         )
+
+
+class EvidenceError(RuntimeError):
+    """A device's evidence was refused.
+
+    Security: the text holds numbers and hashes of the token, no more.
+
+    Args:
+        check: name of the first check that failed, as docs/tee.md lists them.
+        message: one line.
+    """
+
+    def __init__(self, check: str, message: str) -> None:
+        self.check = check
+        super().__init__(f"{check}: {message}")

@@ -6,6 +6,7 @@
                                             -> key of sealed objects
                                             -> key of a sealed file
                       -> key of the rollback counter
+                      -> identity keys, which sign evidence
 
 HKDF is RFC 5869 with SHA-256. The root goes through extract-and-expand once; below it every parent
 is a uniform 32-byte key, so expand alone is used (RFC 5869, section 3.3). A label is never used
@@ -37,6 +38,9 @@ _LABEL_SAVED = b"ptmo/v1/saved-session/"
 _LABEL_OBJECTS = b"ptmo/v1/sealed-objects"
 _LABEL_FILE = b"ptmo/v1/sealed-file/"
 _LABEL_COUNTER = b"ptmo/v1/rollback-counter"
+_LABEL_ED25519 = b"ptmo/v1/identity/ed25519"
+_LABEL_P256 = b"ptmo/v1/identity/p-256"
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 BOOT_SEED_BYTES = 16
 MODEL_DIGEST_BYTES = 32
 FILE_ID_BYTES = 16
@@ -48,10 +52,10 @@ def _expand(key: Key, label: bytes, length: int = 32) -> bytearray:
     return derived
 
 
-def _expand_once(parent: bytearray, label: bytes) -> bytearray:
+def _expand_once(parent: bytearray, label: bytes, length: int = 32) -> bytearray:
     """Expand a key that was derived for this alone, and overwrite it."""
     try:
-        return _expand(parent, label)
+        return _expand(parent, label, length)
     finally:
         wipe(parent)
 
@@ -177,3 +181,25 @@ def counter_key(root_key: Key) -> bytearray:
     Security: 32 secret bytes; below the SSK, since the counter serves every application.
     """
     return _expand_once(storage_key(root_key), _LABEL_COUNTER)
+
+
+def identity_seed(root_key: Key) -> bytearray:
+    """Derive the private key (RFC 8032) of the device's Ed25519 identity.
+
+    Security: 32 secret bytes; who holds them signs evidence in the device's name.
+    """
+    return _expand_once(storage_key(root_key), _LABEL_ED25519)
+
+
+def identity_scalar(root_key: Key) -> int:
+    """Derive the private scalar of the device's P-256 identity, 1 <= d < n.
+
+    By FIPS 186-5, A.2.1 (extra random bits): 64 bits more than n has, so the bias is below 2**-64.
+
+    Security: secret; who holds it signs evidence in the device's name.
+    """
+    drawn = _expand_once(storage_key(root_key), _LABEL_P256, 40)
+    try:
+        return int.from_bytes(drawn, "big") % (_P256_ORDER - 1) + 1
+    finally:
+        wipe(drawn)

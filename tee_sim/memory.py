@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.protocol import MemoryKind
+from tee_sim.protocol import ArenaKind, MemoryKind
 
 BUDGET_BYTES = 32 << 20
 MAX_REGIONS = 64
@@ -168,6 +168,7 @@ class MemoryTable:
         self._regions: dict[int, Region] = {}
         self._last_id = 0
         self._mapped_bytes = 0
+        self.weakest_arena = ArenaKind.NONE  # since the start; released ones had keys, too
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -192,6 +193,9 @@ class MemoryTable:
         self._last_id += 1
         self._regions[self._last_id] = region
         self._mapped_bytes += size_bytes
+        if kind is MemoryKind.ARENA:
+            arena = ArenaKind.MEMFD_SECRET if _is_secretmem(fd) else ArenaKind.MEMFD
+            self.weakest_arena = max(self.weakest_arena, arena)
         return self._last_id
 
     def get(self, memory_id: int) -> Region:

@@ -64,6 +64,14 @@ class MemoryKind(IntEnum):
     ARENA = 2  # the engine's secret arena: the TEE only ever writes keys into it
 
 
+class ArenaKind(IntEnum):
+    """What a secret arena is made of, as the TEE sees it; a higher number protects less."""
+
+    NONE = 0
+    MEMFD_SECRET = 1
+    MEMFD = 2
+
+
 class KvCommand(IntEnum):
     """Commands of the `kv` trusted application."""
 
@@ -102,6 +110,19 @@ class AdminCommand(IntEnum):
     AUDIT_TAIL = 2
 
 
+class AttestCommand(IntEnum):
+    """Commands of the `attest` trusted application."""
+
+    GET_EVIDENCE = 1
+
+
+class Algorithm(IntEnum):
+    """Signature algorithms of evidence, by their COSE numbers (RFC 9053); negated in a frame."""
+
+    ES256 = -7  # ECDSA on P-256 with SHA-256
+    EDDSA = -8  # Ed25519
+
+
 class WeightRole(IntEnum):
     """Which rows PERMUTE_WEIGHTS gathers, and by which permutation."""
 
@@ -117,7 +138,9 @@ TA_KV = (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)
 TA_GUARD = (0x7C42D9A0E1684B2F, 0xA6530F8E94B7D21C)
 TA_STORE = (0xE25B0D7491A64F38, 0x8D17C6F2095B3AE4)
 TA_ADMIN = (0x4E88CB4881184FE1, 0x888E07BAA3D0A4AF)
+TA_ATTEST = (0x9B3F51D0C7E24A86, 0xB5A82E6D1CF40793)
 APPLICATIONS = {TA_KV: "kv", TA_GUARD: "guard", TA_STORE: "store", TA_ADMIN: "admin"}
+APPLICATIONS[TA_ATTEST] = "attest"
 
 # Bits of the fourth status value: which start-up protections took effect.
 HARDENING_BITS = (
@@ -161,6 +184,12 @@ def param_types(*types: ParamType) -> int:
     for index, param_type in enumerate(types):
         packed |= int(param_type) << (4 * index)
     return packed
+
+
+# In the nonce, out the token (memory); in (COSE algorithm negated, 0), out (bytes, 0).
+GET_EVIDENCE_TYPES = param_types(
+    ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, ParamType.VALUE_INOUT
+)
 
 
 def memref(memory_id: int, offset: int, size_bytes: int) -> tuple[int, int]:

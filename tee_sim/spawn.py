@@ -21,7 +21,7 @@ _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[6:]); from tee_sim.daemon import main; "
     "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))"
 )
-_CORE_PACKAGES = ("cryptography", "_cffi_backend")
+_CORE_PACKAGES = ("cryptography", "_cffi_backend", "cbor2")
 
 
 def connect(

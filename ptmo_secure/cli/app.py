@@ -54,7 +54,7 @@ app.command("doctor")(doctor.doctor)
 _GROUPS = (
     ("model", "Fetch, list, check, convert and seal models.", model.COMMANDS + seal.COMMANDS),
     ("attack", "Attack the engine and report what leaks.", attack.COMMANDS),
-    ("tee", "Look at the simulated TEE.", tee.COMMANDS),
+    ("tee", "Look at the simulated TEE, and have it attest itself.", tee.COMMANDS),
 )
 for _name, _help, _commands in _GROUPS:
     _group = typer.Typer(help=_help, pretty_exceptions_enable=False, rich_markup_mode=None)

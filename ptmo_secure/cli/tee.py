@@ -1,9 +1,9 @@
-"""`ptmo tee`: look at the simulated TEE."""
+"""`ptmo tee`: look at the simulated TEE, and have it attest itself."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ptmo_secure.cli import options, output
+from ptmo_secure.cli import attestation, options, output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,4 +88,4 @@ def _arena(kind: str | None) -> str:
     return f"[yellow]{kind}: {loss('arena')}[/]"
 
 
-COMMANDS = (status,)
+COMMANDS = (status, *attestation.COMMANDS)

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from evidence_bench import Bench
 from tee_helpers import ROOT_KEY, Arena
 
 from tee_sim.client import TeeClient
@@ -31,3 +32,9 @@ def load_generator():
     finally:
         sys.path.remove(vectors)
     return generate_tee
+
+
+@pytest.fixture
+def bench(load_generator):
+    """A device whose evidence the test writes."""
+    return Bench(load_generator)

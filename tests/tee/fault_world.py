@@ -182,13 +182,21 @@ RECIPES = {
     "store.FILE_KEY": _file_key,
     "store.COUNTER": lambda world: world.store._settle(),
     "guard.SCAN": lambda world: world.client("guard").scan(TEXT),
+    "attest.GET_EVIDENCE": lambda world: len(world.tee.evidence(bytes(32))) > 300,
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,
     "admin.AUDIT_TAIL": lambda world: len(world.tee.audit_tail(1024).records) > 3,
 }
 # Those that can be made twice in a row, and give the same.
 REPEATABLE = {
     *("kv.PERMUTE_WEIGHTS", "kv.UNPERMUTE", "kv.STORAGE_KEY", "kv.UNPERMUTE_ROWS"),
-    *("store.FILE_KEY", "store.UNSEAL", "guard.SCAN", "admin.STATS", "admin.AUDIT_TAIL"),
+    *(
+        "store.FILE_KEY",
+        "store.UNSEAL",
+        "guard.SCAN",
+        "attest.GET_EVIDENCE",
+        "admin.STATS",
+        "admin.AUDIT_TAIL",
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from memory_scan import scan_process
 from tee_helpers import ROLES, ROOT_KEY, SMOL, Arena, permutations, seal_key
 
 from tee_sim import keys
-from tee_sim.client import TeeClient
+from tee_sim.client import Algorithm, TeeClient
 from tee_sim.permutation import expand_pairs, invert
 from tee_sim.protocol import TA_STORE
 
@@ -55,6 +55,17 @@ def tree_needles():
         "SSK": keys.storage_key(ROOT_KEY),
         "TSK": keys.application_key(ROOT_KEY, (0x1F0A6C1E3D5B4C57, 0x9B1E7A42C0D85E31)),
         "saved session key": keys.saved_session_key(ROOT_KEY, bytes(32), bytes(16)),
+        **identity_needles(ROOT_KEY),
+    }
+
+
+def identity_needles(root):
+    """The private identity keys, the scalar in both byte orders."""
+    scalar = keys.identity_scalar(root)
+    return {
+        "Ed25519 private key": keys.identity_seed(root),
+        "P-256 private key": scalar.to_bytes(32, "big"),
+        "P-256 private key, little-endian": scalar.to_bytes(32, "little"),
     }
 
 
@@ -96,6 +107,8 @@ def use_everything(tee, arena):
     tee.storage_key(arena_id, 64, bytes(32), bytes(16))
     tee.reorder_rows(model, 0, "k", shared, 0, 4, to_model=True)
     tee.drop_epoch(sessions[0][0])
+    for algorithm in Algorithm:
+        tee.evidence(bytes(32), algorithm)
     tee.stats()
     tee.audit_tail()
     tee.status()
@@ -129,7 +142,7 @@ def test_the_seal_key_reaches_the_arena_and_the_socket_carries_no_secret(arena):
 
 HOST_PROGRAM = """
 import ctypes, hashlib, mmap, os, random, sys
-from tee_sim.client import KvLayout, TeeClient
+from tee_sim.client import Algorithm, KvLayout, TeeClient
 root = bytes.fromhex(sys.stdin.readline())
 tee = TeeClient.launch(debug_root_key=root)
 layout = KvLayout(30, 9, 3, 64, 64, 32)
@@ -156,6 +169,7 @@ controls = [array.array(c, planted) for c in "BHIQ"]
 secret = hashlib.sha256(b"planted key").digest()
 tee.storage_key(tee.register_fd(fd, size), 64, bytes(32), bytes(16))
 log = tee.audit_tail(1024)
+tokens = [tee.evidence(bytes(32), algorithm) for algorithm in Algorithm]
 print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
 sys.stdin.readline()
 """
@@ -208,6 +222,7 @@ STORING_HOST = """
 import hashlib, io, pathlib, sys
 from ptmo_secure.sealed.chunks import SealedFile, SealedKind, seal
 from ptmo_secure.sealed.store import SealedStore
+from tee_sim.client import Algorithm
 file = pathlib.Path(sys.argv[1] + ".sealed")
 secret = hashlib.sha256(b"planted key").digest()
 with SealedStore.open(sys.argv[1]) as store:
@@ -219,6 +234,7 @@ with SealedStore.open(sys.argv[1]) as store:
     seal(store, SealedKind.MODEL, [io.BytesIO(bytes(3 << 20))], 3 << 20, file)
     pieces = SealedFile(file, store).chunks()
     next(pieces)  # two more to come: the key is in use
+    tokens = [store.tee.evidence(bytes(32), algorithm) for algorithm in Algorithm]
     print("ready", flush=True)
     sys.stdin.readline()
 """
@@ -242,6 +258,7 @@ def test_a_host_that_keeps_sealed_objects_holds_no_key_of_the_device(tmp_path):
         "objects' key": keys.sealed_objects_key(root, TA_STORE),
         "counter's key": keys.counter_key(root),
         "file's key": keys.sealed_file_key(root, TA_STORE, sealed_file.read_bytes()[24:40]),
+        **identity_needles(root),
     }
     control = {"control key": hashlib.sha256(b"planted key").digest()}
     found = scan_process(process.pid, keys={**control, **needles}, permutations={})

@@ -16,12 +16,15 @@ from tee_sim.dispatch import MAX_SEQ_GAP
 from tee_sim.protocol import (
     APPLICATIONS,
     FRAME_BYTES,
+    GET_EVIDENCE_TYPES,
     REPLY_BIT,
     TA_ADMIN,
+    TA_ATTEST,
     TA_GUARD,
     TA_KV,
     TA_STORE,
     AdminCommand,
+    AttestCommand,
     GuardCommand,
     Kind,
     KvCommand,
@@ -37,6 +40,7 @@ ROLES = {
     "core": ("core", TA_KV, KvCommand),
     "guard": ("guard", TA_GUARD, GuardCommand),
     "store": ("core", TA_STORE, StoreCommand),
+    "attest": ("core", TA_ATTEST, AttestCommand),
 }
 INTERESTING = (0, 1, 2, 3, 7, 8, 16, 31, 32, 64, 255, 256, 4096, 2**31, 2**32 - 1, 2**32, 2**64 - 1)
 REPLY_SECONDS = 10
@@ -142,6 +146,11 @@ class Peer:
             commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
         if self.role == "store":
             commands = self.store_commands()
+        if self.role == "attest":
+            nonce = memref(self.memory, rng.choice((0, 1)), rng.choice((0, 7, 8, 32, 64, 65)))
+            token = memref(self.memory, rng.choice((0, 64)), rng.choice((0, 500, 800, 1024)))
+            algorithm = rng.choice((6, 7, 8, 9, 2**64 - 7))
+            commands = [(1, GET_EVIDENCE_TYPES, (*nonce, *token, algorithm, 0, 0, 0))]
         if rng.random() < 0.35:
             kind, types, values = rng.choice(requests)
             return self.frame(kind, types, values, session=rng.randrange(60))
@@ -260,14 +269,18 @@ def check_reach(role, accepted):
     assert {call[0] for call in accepted} >= {Kind.STATUS, Kind.OPEN_SESSION, Kind.RELEASE_MEMORY}
 
 
-@pytest.mark.parametrize("role,count", [("core", 1500), ("guard", 500), ("store", 1000)])
-def test_three_thousand_hostile_packets_get_one_reply_each(role, count):
+@pytest.mark.parametrize(
+    "role,count", [("core", 1500), ("guard", 500), ("store", 1000), ("attest", 400)]
+)
+def test_more_than_three_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role,count", [("core", 50_000), ("guard", 20_000), ("store", 30_000)])
-def test_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
+@pytest.mark.parametrize(
+    "role,count", [("core", 50_000), ("guard", 20_000), ("store", 30_000), ("attest", 10_000)]
+)
+def test_more_than_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, fuzz(role, count, seed=2))
 
 

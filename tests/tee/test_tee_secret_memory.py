@@ -11,7 +11,7 @@ from tee_helpers import ROOT_KEY, SMOL
 
 from ptmo_secure import _native
 from tee_sim import keys
-from tee_sim.client import TeeClient
+from tee_sim.client import Algorithm, TeeClient
 from tee_sim.device import FUSE_MAGIC
 from tee_sim.errors import ResultCode, TeeError
 from tee_sim.permutation import layer_permutations
@@ -72,6 +72,8 @@ def test_root_finds_no_key_of_a_device_in_the_memory_of_its_tee(tmp_path):
         store.commit(b"o" * 32)
         assert store.unseal(b"o" * 32, sealed) == b"an object's content"
         tee.open_model(SMOL)
+        for algorithm in Algorithm:
+            tee.evidence(bytes(32), algorithm)
         root = fuses.read_bytes()[len(FUSE_MAGIC) : -4]
         needles = {
             "root": root,
@@ -79,6 +81,9 @@ def test_root_finds_no_key_of_a_device_in_the_memory_of_its_tee(tmp_path):
             "SSK": keys.storage_key(root),
             "objects' key": keys.sealed_objects_key(root, TA_STORE),
             "counter's key": keys.counter_key(root),
+            "Ed25519 key": keys.identity_seed(root),
+            "P-256 key": keys.identity_scalar(root).to_bytes(32, "big"),
+            "P-256 key reversed": keys.identity_scalar(root).to_bytes(32, "little"),
         }
         for uuid in (TA_KV, TA_STORE, TA_ADMIN, TA_GUARD):
             needles[f"TSK {uuid[0]:x}"] = keys.application_key(root, uuid)

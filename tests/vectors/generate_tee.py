@@ -1,7 +1,7 @@
-"""Writes tee_keys.json, the key tree and permutations of fixed root keys, and tee_sealed.json:
-objects and counter records sealed under them.
+"""Writes tee_keys.json, the key tree and permutations of fixed root keys, tee_sealed.json, objects
+and counter records sealed under them, and tee_tokens.json, evidence signed by their identities.
 
-Run from the checkout's root: ``python tests/vectors/generate_tee.py``. The file changes only when
+Run from the checkout's root: ``python tests/vectors/generate_tee.py``. The first changes only when
 the derivation changes, which makes every sealed page and permuted weight of earlier runs useless:
 a change needs a new version in the HKDF labels.
 """
@@ -11,15 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    derive_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from tee_sim import keys, permutation
+from tee_sim.cose import identity_of, sign1, ueid_of
 from tee_sim.device import Device
+from tee_sim.evidence import Evidence
 from tee_sim.layout import KvLayout
 from tee_sim.memory import Budget
-from tee_sim.protocol import TA_KV, TA_STORE
+from tee_sim.protocol import HARDENING_BITS, TA_KV, TA_STORE
 from tee_sim.storage import SealedStorage
 
 KEYS = Path(__file__).with_name("tee_keys.json")
 SEALED = Path(__file__).with_name("tee_sealed.json")
+TOKENS = Path(__file__).with_name("tee_tokens.json")
 ROOTS = (bytes(32), bytes(range(32)), bytes([0xFF]) * 32)
 LAYOUTS = (
     KvLayout(30, 9, 3, 64, 64, 32),
@@ -115,6 +125,54 @@ def sealed_vectors() -> list[dict[str, object]]:
     return made
 
 
+def identity(root: bytes) -> tuple[Ed25519PrivateKey, EllipticCurvePrivateKey]:
+    """The private identity keys of a device."""
+    seed, scalar = keys.identity_seed(root), keys.identity_scalar(root)
+    return Ed25519PrivateKey.from_private_bytes(seed), derive_private_key(scalar, SECP256R1())
+
+
+def golden_evidence(root: bytes, nonce: bytes, large: bool) -> Evidence:
+    """Evidence of a device in an ordinary state, or with every number as large as it may be."""
+    public = identity_of(*identity(root))
+    most = 2**64 - 1
+    return Evidence(
+        nonce=nonce,
+        ueid=ueid_of(public),
+        identity=public,
+        debug_state=2,
+        boot_count=most if large else 3,
+        measurement=bytes(range(32)),
+        hpke_key=bytes(range(32, 64)),
+        arena=2 if large else 1,
+        epoch=most if large else 3 << 32 | 7,
+        counter=most if large else 12,
+        hardening=most if large else (1 << len(HARDENING_BITS)) - 1,
+        audit_length=most if large else 40,
+        audit_head=bytes(range(64, 96)),
+    )
+
+
+def token_vectors() -> list[dict[str, object]]:
+    """Sign evidence with both keys of every root; those of P-256 are others every time."""
+    made = []
+    for root, nonce, large in zip(ROOTS, (8, 32, 64), (False, False, True), strict=True):
+        evidence = golden_evidence(root, bytes(range(nonce)), large)
+        for name, key in zip(("EDDSA", "ES256"), identity(root), strict=True):
+            made.append(
+                {
+                    "root": root.hex(),
+                    "identity_seed": keys.identity_seed(root).hex(),
+                    "identity_scalar": keys.identity_scalar(root).to_bytes(32, "big").hex(),
+                    "identity": evidence.identity.hex(),
+                    "algorithm": name,
+                    "nonce": evidence.nonce.hex(),
+                    "token": sign1(key, evidence.ueid, evidence.encode()).hex(),
+                }
+            )
+    return made
+
+
 if __name__ == "__main__":
     KEYS.write_text(json.dumps(vectors()) + "\n")
     SEALED.write_text(json.dumps(sealed_vectors()) + "\n")
+    TOKENS.write_text(json.dumps(token_vectors()) + "\n")
