@@ -104,3 +104,23 @@ def test_starting_another_run_ends_the_first_with_an_error(model):
         list(engine.generate("two", max_tokens=2))
         with pytest.raises(EngineError, match="took this engine over"):
             list(first)
+
+
+@pytest.mark.parametrize("shield", ["seal", "permute+seal"])
+def test_rows_and_sessions_of_a_dead_tee_stay_unusable_when_the_engine_goes_on(model, shield):
+    with Engine.load(model, threads=1, shield=shield) as engine:
+        old = engine.start_session()
+        old.feed([1, 2, 3])
+        sealed = engine.dump_device_memory()
+        kill_tee(engine)
+        new = engine.start_session()
+        expected = new.feed([1, 2, 3])
+        again = engine.dump_device_memory()
+        data = sealed.layout.data_offset
+        row = slice(data, data + sealed.layout.tile_bytes // sealed.layout.rows_per_page)
+        assert len(again.pages) == len(sealed.pages)
+        assert again.pages[row] != sealed.pages[row]  # another key: what was kept opens no more
+        for call in (lambda: old.feed([4]), lambda: old.fork(), lambda: old.truncate(1)):
+            with pytest.raises(EngineError):
+                call()
+        assert new.feed([4]).shape == expected.shape  # and the new session is not disturbed

@@ -65,3 +65,24 @@ def test_root_cannot_read_a_memfd_secret_arena():
     with open("/proc/self/mem", "rb", 0) as memory, pytest.raises(OSError):
         memory.seek(start)
         memory.read(16)
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_a_forked_child_has_no_arena(allow):
+    arena = _native.SecretArena(4096, allow)
+    arena.close_fd()  # as the engine does: no descriptor leads there either
+
+    def mapped():
+        with open("/proc/self/maps") as maps:
+            return sum("secretmem" in line or "ptmo-secret-arena" in line for line in maps)
+
+    assert mapped() >= 1
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, str(mapped()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 64) == b"0"
+    os.close(reader)
+    os.close(writer)

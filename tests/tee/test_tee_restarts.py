@@ -154,3 +154,22 @@ def test_whatever_kills_a_tee_under_eight_threads_nothing_sealed_is_lost(
             assert store.tee.status()["debug"] is False
             assert {name: {read(store, name)} for name in device.allowed} == device.allowed
             assert sum(value != {None} for value in device.allowed.values()) > THREADS
+
+
+def test_no_epoch_and_no_key_of_before_a_kill_comes_again(tmp_path):
+    """The device, its root key and its counter are the same; what a session gets never is."""
+    arena, seen = Arena(), []
+    for _ in range(4):
+        with SealedStore.open(tmp_path / "state") as store:
+            arena_id = store.tee.register_fd(arena.fd, arena.size)
+            for _ in range(3):
+                handle, epoch = store.tee.new_epoch(arena_id, 0)
+                seen.append((epoch, arena.map[:16], handle))
+            store.tee._channel.process.kill()
+            store.tee._channel.process.wait(5)
+            with pytest.raises(TeeDeadError):
+                store.tee.new_epoch(arena_id, 0)
+    epochs, given, handles = zip(*seen, strict=True)
+    assert list(epochs) == sorted(set(epochs)) and len(set(given)) == 12
+    assert handles == (1, 2, 3) * 4  # so the keys differ by more than the session's number
+    arena.close()
