@@ -111,7 +111,8 @@ def _loader(role: str, fuses: str) -> tuple[ApplicationLoader, "AuditLog | None"
             drawn = root_key or fused_key or bytearray(os.urandom(32))
             device = Device(budget, drawn, fused=root_key is None and fused_key is not None)
             store = StoreApplication(budget, device)
-            return KvApplication(budget, device), store, AdminApplication(audit)
+            kv = KvApplication(budget, device)
+            return kv, store, AdminApplication(audit, kv)
 
         return load_core, audit
     if role == "guard":

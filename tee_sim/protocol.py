@@ -75,6 +75,7 @@ class KvCommand(IntEnum):
     DROP_EPOCH = 6
     STORAGE_KEY = 7
     UNPERMUTE_ROWS = 8
+    MOVE_ROWS = 9
 
 
 class StoreCommand(IntEnum):
@@ -99,6 +100,7 @@ class AdminCommand(IntEnum):
 
     STATS = 1
     AUDIT_TAIL = 2
+    ROTATE = 3
 
 
 class WeightRole(IntEnum):

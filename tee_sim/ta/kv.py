@@ -33,7 +33,8 @@ class KvApplication:
         self._budget = budget
         self._device = device
         self._models: dict[int, LoadedModel] = {}
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, int] = {}  # the epoch of each one's key
+        self._due = 0  # keys of epochs up to this one are to be replaced
         self._last_model = 0
         self._last_session = 0
         self.uuid = TA_KV
@@ -51,7 +52,10 @@ class KvApplication:
                 param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE),
                 self._unpermute,
             ),
-            KvCommand.NEW_EPOCH: (param_types(_VALUE, ParamType.VALUE_OUTPUT), self._new_epoch),
+            KvCommand.NEW_EPOCH: (
+                param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT),
+                self._new_epoch,
+            ),
             KvCommand.DROP_EPOCH: (param_types(_VALUE), self._drop_epoch),
             KvCommand.STORAGE_KEY: (
                 param_types(_VALUE, _VALUE, _VALUE, _VALUE),
@@ -60,6 +64,10 @@ class KvApplication:
             KvCommand.UNPERMUTE_ROWS: (
                 param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
                 self._unpermute_rows,
+            ),
+            KvCommand.MOVE_ROWS: (
+                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
+                self._move_rows,
             ),
         }
 
@@ -74,6 +82,35 @@ class KvApplication:
             model.close()
         self._models.clear()
         self._device.close()
+
+    def rotate(self, handle: int, stage: int) -> int:
+        """Draw a model's next permutations (stage 0), later forget those before them (stage 1).
+
+        With handle 0 it marks every seal key there is as due: the TEE has no hold of keys that
+        stand in the engine's arena, but counts who still has one (`sealing`).
+
+        Returns:
+            The epoch drawn; with handle 0 the last one whose keys are due; else 0.
+        """
+        if not handle and not stage:
+            self._due = self._device.epoch
+            return self._due
+        model = self._model(handle)
+        if stage != (model.before is not None):
+            raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "rotation out of step")
+        size = LoadedModel.budget_bytes(model.layout)
+        if stage:
+            model.forget_before()
+            self._budget.refund(size)
+            return 0
+        epoch = self._device.next_epoch()
+        self._budget.charge(size)
+        self._models[handle] = LoadedModel(model.layout, self._device.epoch_key(epoch), model)
+        return epoch
+
+    def sealing(self) -> tuple[int, int]:
+        """Return how many sessions have a seal key, and how many of these keys are due."""
+        return len(self._sessions), sum(epoch <= self._due for epoch in self._sessions.values())
 
     def _model(self, handle: int) -> LoadedModel:
         model = self._models.get(handle)
@@ -103,19 +140,26 @@ class KvApplication:
         """In (model handle, 0)."""
         model = self._model(params.values[0])
         del self._models[params.values[0]]
+        held = LoadedModel.budget_bytes(model.layout)
+        self._budget.refund(held if model.before is None else 2 * held)
         model.close()
-        self._budget.refund(LoadedModel.budget_bytes(model.layout))
         return NO_VALUES
 
     def _permute_weights(self, params: Params) -> Values:
         """In/out rows; in (model, layer), (role, row_bytes), (first head, heads)."""
-        return self._gather_rows(params, inverse=False)
+        return self._gather_rows(params)
 
     def _unpermute_rows(self, params: Params) -> Values:
         """Undo `_permute_weights`, parameter for parameter: for K and V rows that are saved."""
         return self._gather_rows(params, inverse=True)
 
-    def _gather_rows(self, params: Params, *, inverse: bool) -> Values:
+    def _move_rows(self, params: Params) -> Values:
+        """As `_permute_weights`, for K and V rows in the order that ROTATE replaced."""
+        if self._model(params.values[2]).before is None:
+            raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "no rotation is under way")
+        return self._gather_rows(params, move=True)
+
+    def _gather_rows(self, params: Params, *, inverse: bool = False, move: bool = False) -> Values:
         rows = params.memory(0)
         handle, layer, role_code, row_bytes, first_head, n_heads = params.values[2:]
         model = self._model(handle)
@@ -137,7 +181,7 @@ class KvApplication:
         try:
             source = bytearray(rows)
             gathered = model.gather_rows(
-                layer, role, first_head, n_heads, source, row_bytes, inverse=inverse
+                layer, role, first_head, n_heads, source, row_bytes, inverse=inverse, move=move
             )
             rows[:] = gathered
             wipe(source, gathered)
@@ -169,31 +213,36 @@ class KvApplication:
         return NO_VALUES
 
     def _new_epoch(self, params: Params) -> Values:
-        """In (arena id, offset); out, in the second parameter: (session handle, epoch).
+        """In (arena id, offset), (session handle or 0, 0); out, in the third: (session, epoch).
+
+        0 opens a session. A session that is open keeps its handle, and gets the next key.
 
         Security: the 16-byte seal key goes into the arena and nowhere else; the number of the
-        epoch is spent also when the arena turns out not to be writable.
+        epoch is spent also when the arena turns out not to be writable. The key before it stands
+        in the engine's arena alone, and is the engine's to wipe.
         """
-        arena_id, offset = params.values[:2]
-        self._budget.charge(_SESSION_BYTES)
+        arena_id, offset, session, zero = params.values[:4]
+        if zero or (session and session not in self._sessions):
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
+        charge = 0 if session else _SESSION_BYTES
+        self._budget.charge(charge)
         try:
             epoch = self._device.next_epoch()
-            self._last_session += 1
-            session = self._last_session
+            if not session:
+                self._last_session += 1
+                session = self._last_session
             secret = keys.seal_key(self._device.epoch_key(epoch), session)
             params.write_arena_secret(arena_id, offset, secret)
         except TeeError:
-            self._budget.refund(_SESSION_BYTES)
+            self._budget.refund(charge)
             raise
-        self._sessions.add(session)
-        return (0, 0, session, epoch, 0, 0, 0, 0)
+        self._sessions[session] = epoch
+        return (0, 0, 0, 0, session, epoch, 0, 0)
 
     def _drop_epoch(self, params: Params) -> Values:
         """In (session handle, 0). The engine wipes its own arena."""
-        session = params.values[0]
-        if session not in self._sessions:
-            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
-        self._sessions.remove(session)
+        if self._sessions.pop(params.values[0], None) is None:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no such session")
         self._budget.refund(_SESSION_BYTES)
         return NO_VALUES
 

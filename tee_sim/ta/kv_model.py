@@ -24,10 +24,14 @@ class LoadedModel:
     Args:
         layout: geometry.
         epoch_key: 32-byte key of the model's permutation epoch.
+        before: the model as it was in its last epoch, while rows are still in that order.
     """
 
-    def __init__(self, layout: KvLayout, epoch_key: bytes) -> None:
+    def __init__(
+        self, layout: KvLayout, epoch_key: bytes, before: "LoadedModel | None" = None
+    ) -> None:
         self.layout = layout
+        self.before = before
         self.row_bytes = layout.n_heads * layout.head_dim * _FLOAT_BYTES
         self._epoch_key = epoch_key
         self._heads: dict[int, tuple[HeadPermutations, ...]] = {}
@@ -48,11 +52,18 @@ class LoadedModel:
 
     def close(self) -> None:
         """Overwrite the index tables and drop every permutation."""
+        self.forget_before()
         for windows in self._indices.values():
             wipe(*windows)
         self._indices.clear()
         self._heads.clear()
         self._epoch_key = b""
+
+    def forget_before(self) -> None:
+        """Drop what is left of the last epoch."""
+        if self.before is not None:
+            self.before.close()
+            self.before = None
 
     def check_layer(self, layer: int) -> None:
         """Refuse a layer the model does not have."""
@@ -75,6 +86,7 @@ class LoadedModel:
         row_bytes: int,
         *,
         inverse: bool = False,
+        move: bool = False,
     ) -> bytearray:
         """Return the rows of `n_heads` heads, each gathered by its own permutation.
 
@@ -83,6 +95,7 @@ class LoadedModel:
             source: row-major bytes, n_heads * rows per head * row_bytes.
             row_bytes: bytes of one row.
             inverse: gather by the inverse permutations: what went before is undone.
+            move: `source` is in the last epoch's order; both steps are one gather.
         """
         _, head_rows = self.role_shape(role)
         heads = self._layer_heads(layer)
@@ -93,6 +106,10 @@ class LoadedModel:
                 order = self._row_order(heads, role, first_head + index)
                 if inverse:
                     order = invert(order)
+                if move and self.before is not None:
+                    last = self.before._layer_heads(layer)
+                    undo = invert(self._row_order(last, role, first_head + index))
+                    order = [undo[row] for row in order]
                 base = at = index * head_bytes
                 for row in order:
                     start = base + row * row_bytes
