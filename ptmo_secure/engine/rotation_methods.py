@@ -20,9 +20,11 @@ class RotationMethods:
             InputError: shield `none` has no key.
             CapacityError: every key slot is in use; nothing has changed.
             TeeDiedError: the TEE is gone; every session is closed and wiped.
-            EngineError: the engine is closed or the TEE refuses. Once weights are being permuted,
-                whatever fails, an interrupt too, closes every session and ends the TEE; the next
-                session starts another.
+            EngineError: the engine is closed, or the TEE refuses.
+
+        Sessions whose key was not reached when it raises go on under the one they had. Once weights
+        are being permuted, whatever fails, an interrupt too, closes every session and ends the TEE;
+        the next session starts another.
 
         Security: the old seal keys are wiped, the old permutations dropped. What was copied from
         the memory before stays readable to whoever has an old key.

@@ -128,15 +128,18 @@ class SessionPool:
                 raise
 
     def _permute_anew(self, tee: TeeLink, families: Sequence[Sequence[Session]]) -> None:
-        """Draw the model's next permutations; all or nothing is left of sessions and TEE."""
+        """Draw the model's next permutations; where that stops half-way nothing is left."""
+        before = tee.permutation
         try:
             with tee.next_permutation(self._decoder, self._source) as move:
                 for members in families:
                     move(members[0]._native)
                     for member in members:
                         member.select(self.adapters.renew(member._adapters, tee))
-        except BaseException as error:  # weights and rows are of two orders
-            self.close_sessions()
+        except BaseException as error:
+            if tee.permutation is before and isinstance(error, EngineError):
+                raise  # refused at the start
+            self.close_sessions()  # weights and rows are of two orders
             tee.close()
             if isinstance(error, TeeError):
                 raise tee_failure(error) from None

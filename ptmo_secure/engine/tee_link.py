@@ -140,17 +140,21 @@ class TeeLink:
         """Draw the model's next permutations and permute the weights anew.
 
         The block moves the rows there are, with what it is given; the old permutations are dropped
-        after it. Where it or this raises, weights and rows are of two orders: close the link.
+        after it. Where anything raises once `permutation` is another, weights and rows are of two
+        orders: close the link.
 
         Raises:
-            TeeError: the TEE is gone or refuses.
-            EngineError: no model is open in the TEE.
+            EngineError: the TEE is gone or refuses to draw them.
+            TeeError: it is gone or refuses later.
         """
         if self._model is None:
             raise EngineError("no model is open in the TEE")
-        self.client.rotate_model(self._model)
-        permute_weights(decoder, source, self.client, self._model, self._config)
+        try:
+            self.client.rotate_model(self._model)
+        except TeeError as error:
+            raise tee_failure(error, "the TEE drew no permutation: ") from None
         self.permutation = object()
+        permute_weights(decoder, source, self.client, self._model, self._config)
         with self._exchange(self._model, "epoch") as (memory, reorder):
             yield lambda native: native.reorder(memory, reorder)
         self.client.end_rotation(self._model)
