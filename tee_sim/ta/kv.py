@@ -17,6 +17,8 @@ from tee_sim.ta.kv_model import LoadedModel
 MAX_ROW_BYTES = 1 << 24
 _SESSION_BYTES = 256  # what one session record costs in the budget
 _VALUE = ParamType.VALUE_INPUT
+_TWO_IN_ONE_OUT = param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT)
+_ROWS = param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE)
 
 
 class KvApplication:
@@ -39,36 +41,21 @@ class KvApplication:
         self._last_session = 0
         self.uuid = TA_KV
         self.commands: dict[int, tuple[int, Handler]] = {
-            KvCommand.OPEN_MODEL: (
-                param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT),
-                self._open_model,
-            ),
+            KvCommand.OPEN_MODEL: (_TWO_IN_ONE_OUT, self._open_model),
             KvCommand.CLOSE_MODEL: (param_types(_VALUE), self._close_model),
-            KvCommand.PERMUTE_WEIGHTS: (
-                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
-                self._permute_weights,
-            ),
+            KvCommand.PERMUTE_WEIGHTS: (_ROWS, self._permute_weights),
             KvCommand.UNPERMUTE: (
                 param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE),
                 self._unpermute,
             ),
-            KvCommand.NEW_EPOCH: (
-                param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT),
-                self._new_epoch,
-            ),
+            KvCommand.NEW_EPOCH: (_TWO_IN_ONE_OUT, self._new_epoch),
             KvCommand.DROP_EPOCH: (param_types(_VALUE), self._drop_epoch),
             KvCommand.STORAGE_KEY: (
                 param_types(_VALUE, _VALUE, _VALUE, _VALUE),
                 self._storage_key,
             ),
-            KvCommand.UNPERMUTE_ROWS: (
-                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
-                self._unpermute_rows,
-            ),
-            KvCommand.MOVE_ROWS: (
-                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
-                self._move_rows,
-            ),
+            KvCommand.UNPERMUTE_ROWS: (_ROWS, self._unpermute_rows),
+            KvCommand.MOVE_ROWS: (_ROWS, self._move_rows),
         }
 
     @property
