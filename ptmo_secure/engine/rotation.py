@@ -63,14 +63,14 @@ class Rotation:
         return age is not None and self.clock() - family.drawn >= age
 
 
-def count_rows(feeds: "Sequence[tuple[Session, int]]") -> None:
-    """Note rows that are about to be written; first replace the keys that are due.
+def replace_due_keys(feeds: "Sequence[tuple[Session, int]]") -> None:
+    """Rotate the keys that are due before so many rows are written.
 
     Args:
         feeds: (session, rows) pairs of one pass, no session twice.
 
     Raises:
-        CapacityError: a key is due and every key slot is in use; nothing has been noted.
+        CapacityError: a key is due and every key slot is in use; no row is lost.
         EngineError: as `rotate_key`.
     """
     families: dict[int, tuple[Session, int]] = {}
@@ -80,7 +80,12 @@ def count_rows(feeds: "Sequence[tuple[Session, int]]") -> None:
     for session, rows in families.values():
         if session._host.sealed and session._host.rotation.is_due(session._family, rows):
             rotate_key(session)
-    for session, rows in families.values():
+
+
+def count_rows(feeds: "Sequence[tuple[Session, int]]") -> None:
+    """Note rows that are about to be written, under keys that may be; see `replace_due_keys`."""
+    replace_due_keys(feeds)
+    for session, rows in feeds:
         session._family.written += rows
 
 

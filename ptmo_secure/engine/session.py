@@ -14,7 +14,7 @@ from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
 from ptmo_secure.engine.feed import compute_rows, feed_batch, require_open
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
-from ptmo_secure.engine.rotation import Family, Rotation, rotate_key
+from ptmo_secure.engine.rotation import Family, Rotation, replace_due_keys, rotate_key
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.token_ids import checked_index, shared_prefix
@@ -176,6 +176,7 @@ class Session:
             selection = self._host.select_adapters(names)
             keep = len(self.tokens) if keep_kv else self._rows_under(selection.tag)
             stale = self.tokens[keep:]
+            replace_due_keys([(self, len(stale))])  # what fails must fail before rows go
             self._rewind(keep, selection, new_rows=len(stale))
             if stale:
                 compute_rows([(self, stale)])

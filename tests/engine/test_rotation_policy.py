@@ -213,6 +213,22 @@ def test_without_a_free_key_slot_nothing_changes(model):
         assert engine.stats()["seal_keys_rotated"] == 1
 
 
+def test_a_change_of_adapters_that_finds_no_key_slot_loses_no_row(model):
+    with load(model, adapters="a", rotate_after_tokens=40) as engine:
+        session = engine.open_session()
+        session.feed([1] * 30)
+        others = [engine.open_session() for _ in range(MAX_SEALED_SESSIONS - 1)]
+        before = engine.dump_device_memory().pages
+        with pytest.raises(CapacityError, match="slots are all in use"):
+            session.use_adapters(["a"])  # its rows, computed anew, would be 60 under one key
+        assert engine.dump_device_memory().pages == before
+        assert session.tokens == [1] * 30 and session.adapters == ()
+        others.pop().close()
+        session.use_adapters(["a"])
+        assert session.tokens == [1] * 30 and session.adapters == ("a",)
+        assert (engine.stats()["seal_keys_rotated"], session._family.written) == (1, 30)
+
+
 def test_pages_name_the_epoch_of_the_key_they_are_under(model):
     with load(model) as engine:
         session = engine.open_session()
