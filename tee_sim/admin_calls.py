@@ -8,7 +8,8 @@ from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.protocol import NO_VALUES, TA_ADMIN, AdminCommand, ParamType, memref, param_types
 
 _OUT = ParamType.VALUE_OUTPUT
-_STATS = param_types(_OUT, _OUT, _OUT)
+_STATS = param_types(_OUT, _OUT, _OUT, _OUT)
+_ROTATE = param_types(ParamType.VALUE_INPUT, _OUT)
 _AUDIT_TAIL = param_types(ParamType.MEMREF_OUTPUT, ParamType.VALUE_INOUT, _OUT, _OUT)
 
 
@@ -22,6 +23,8 @@ class TeeStats:
     bytes_out: int
     audit_records: int  # that the log still keeps
     uptime_ms: int
+    seal_keys: int  # sessions that have one
+    seal_keys_due: int  # of these, drawn before `rotate_keys` was last called
 
 
 class AdminCalls(Caller):
@@ -30,7 +33,15 @@ class AdminCalls(Caller):
     def stats(self) -> TeeStats:
         """Return the TEE's own counts (role "core")."""
         values = self._invoke(AdminCommand.STATS, _STATS, NO_VALUES, self._session_with(TA_ADMIN))
-        return TeeStats(*values[:6])
+        return TeeStats(*values)
+
+    def rotate_keys(self) -> None:
+        """Have every seal key that there is count as due, until `new_epoch` draws the next."""
+        self._rotate(0, 0)
+
+    def _rotate(self, model: int, stage: int) -> int:
+        values = (model, stage, *NO_VALUES[2:])
+        return self._invoke(AdminCommand.ROTATE, _ROTATE, values, self._session_with(TA_ADMIN))[2]
 
     def audit_tail(self, most: int = 64, known: AuditTail | None = None) -> AuditTail:
         """Return the audit log's newest records, checked (role "core").

@@ -47,6 +47,7 @@ __all__ = [
     "KvLayout",
     "LedgerRow",
     "ResultCode",
+    "RowsTo",
     "ScanResult",
     "SharedMemory",
     "Span",
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 WeightRoleName = Literal["q", "k", "v", "o", "freq"]
+RowsTo = Literal["model", "pages", "epoch"]
 
 _WINDOW_BYTES = 1 << 20
 _MAX_POLL_US = 1000
@@ -67,10 +69,15 @@ _IN = ParamType.VALUE_INPUT
 _OUT = ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
 _OPEN_MODEL = param_types(_IN, _IN, _OUT)
-_NEW_EPOCH = param_types(_IN, _OUT)
+_NEW_EPOCH = param_types(_IN, _IN, _OUT)
 _STORAGE_KEY = param_types(_IN, _IN, _IN, _IN)
 _PERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN, _IN)
 _UNPERMUTE = param_types(ParamType.MEMREF_INOUT, _IN, _IN)
+_ROWS_TO: dict[RowsTo, KvCommand] = {
+    "model": KvCommand.UNPERMUTE_ROWS,
+    "pages": KvCommand.PERMUTE_WEIGHTS,
+    "epoch": KvCommand.MOVE_ROWS,
+}
 
 
 class TeeClient(ScanCalls, AdminCalls, AttestCalls):
@@ -185,6 +192,18 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
         self._invoke(KvCommand.CLOSE_MODEL, _ONE_VALUE, (model, *NO_VALUES[1:]))
         self._layouts.pop(model, None)
 
+    def rotate_model(self, model: int) -> None:
+        """Draw a loaded model's next permutations; its handle stays.
+
+        Weights are to be permuted anew, and rows moved (`move_rows`), before `end_rotation`.
+        """
+        epoch = self._rotate(model, 0)
+        self._layouts[model] = (self._layout(model)[0], epoch)
+
+    def end_rotation(self, model: int) -> None:
+        """Drop the permutations that `rotate_model` replaced."""
+        self._rotate(model, 1)
+
     def permute_weights(
         self,
         model: int,
@@ -261,16 +280,21 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
             (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0),
         )
 
-    def new_epoch(self, arena_id: int, offset: int) -> tuple[int, int]:
+    def new_epoch(self, arena_id: int, offset: int, session: int = 0) -> tuple[int, int]:
         """Open a sealing session: the TEE writes its 16-byte AES key into the arena at `offset`.
 
         Security: the key never crosses the socket and never becomes a Python object here.
 
+        Args:
+            arena_id, offset: where to.
+            session: draw the next key of this one; 0: open a new one.
+
         Returns:
             (session handle, epoch number).
         """
-        values = self._invoke(KvCommand.NEW_EPOCH, _NEW_EPOCH, (arena_id, offset, *NO_VALUES[2:]))
-        return values[2], values[3]
+        request = (arena_id, offset, session, *NO_VALUES[3:])
+        values = self._invoke(KvCommand.NEW_EPOCH, _NEW_EPOCH, request)
+        return values[4], values[5]
 
     def drop_epoch(self, session: int) -> None:
         """End a sealing session in the TEE; the engine wipes the key in its own arena."""
@@ -299,9 +323,9 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
         offset: int,
         row_bytes: int,
         *,
-        to_model: bool,
+        to: RowsTo,
     ) -> None:
-        """Move the elements of cached K or V rows between the pages' order and the model's.
+        """Move the elements of cached K or V rows from one order to another.
 
         One "row" of the exchange is one element of the head for every token: [n_kv_heads *
         head_dim, row_bytes], in place, as `permute_weights` sees the rows of W_k and W_v.
@@ -314,12 +338,13 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
             role: "k" or "v".
             memory, offset: where they stand.
             row_bytes: tokens * bytes of an element.
-            to_model: from the pages' order to the model's; False: back.
+            to: "model" from the pages' order to the model's, "pages" back, "epoch" from the order
+                that `rotate_model` replaced to the pages'.
         """
         layout, _ = self._layout(model)
         size = layout.n_kv_heads * layout.head_dim * row_bytes
         self._invoke(
-            KvCommand.UNPERMUTE_ROWS if to_model else KvCommand.PERMUTE_WEIGHTS,
+            _ROWS_TO[to],
             _PERMUTE,
             (
                 *memref(memory.id, offset, size),

@@ -168,8 +168,9 @@ def _loader(
             drawn = root_key or fused_key or draw_key()
             device = Device(budget, drawn, secrets, fused=fused)
             store = StoreApplication(budget, device)
+            kv = KvApplication(budget, device)
             attest = AttestApplication(device, audit, measurement)
-            return KvApplication(budget, device), store, AdminApplication(audit), attest
+            return kv, store, AdminApplication(audit, kv), attest
 
         return load_core, audit
     if role == "guard":

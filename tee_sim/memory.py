@@ -104,11 +104,15 @@ class Region:
             mapped[offset - first : offset - first + len(secret)] = secret
 
     def close(self) -> None:
-        """Unmap and forget the descriptor; the host's memory keeps its content."""
-        self.view.release()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        """Unmap and forget the descriptor; the host's memory keeps its content.
+
+        What is still looked at, by the frames of an exception for one, is unmapped when that ends.
+        """
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            if self._map is not None:
+                self._map.close()
+        self.view, self._map = memoryview(b""), None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -83,6 +83,7 @@ class KvCommand(IntEnum):
     DROP_EPOCH = 6
     STORAGE_KEY = 7
     UNPERMUTE_ROWS = 8
+    MOVE_ROWS = 9
 
 
 class StoreCommand(IntEnum):
@@ -108,6 +109,7 @@ class AdminCommand(IntEnum):
 
     STATS = 1
     AUDIT_TAIL = 2
+    ROTATE = 3
 
 
 class AttestCommand(IntEnum):

@@ -49,6 +49,12 @@ RowOrder row_order(const py::object& buffer, const py::object& reorder) {
   return order;
 }
 
+void reorder_session(KvSession& session, const py::object& buffer, const py::object& reorder) {
+  const RowOrder order = row_order(buffer, reorder);
+  py::gil_scoped_release release;
+  session.reorder(order);
+}
+
 py::bytes seal_page(PageStorage& storage, const KvSession& session, int page,
                     const std::string& header, const py::object& buffer,
                     const py::object& reorder) {
@@ -177,6 +183,9 @@ void register_kv(py::module_& m) {
       .def_property("adapter_tag", &KvSession::adapter_tag, &KvSession::set_adapter_tag,
                     "The adapter set that rows appended from now on are computed under.")
       .def("fork", &KvSession::fork, py::arg("session_id"), py::keep_alive<0, 1>())
+      .def("rekey", &KvSession::rekey, py::arg("epoch"), py::arg("slot"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("reorder", &reorder_session, py::arg("buffer"), py::arg("reorder"))
       .def("close", &KvSession::close)
       .def("append", &KvSession::append, py::arg("rows"))
       .def("write", &write_row, py::arg("layer"), py::arg("head"), py::arg("position"),

@@ -2,28 +2,25 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "common/check.h"
+#include "rewrite.h"
+#include "row_exchange.h"
 #include "seal.h"
 #include "seal_chacha.h"
 
 namespace ptmo {
 
-// What a session and its forks have in common.
-struct SessionFamily {
-  uint32_t id, epoch = 0; // the first session's id
-  SecretArena* secrets = nullptr;
-  size_t slot = 0;
-  std::unique_ptr<Shield> shield;
-  uint64_t next_seq = 0;
-  std::vector<KvSession*> members;
+namespace {
 
-  explicit SessionFamily(uint32_t first_session) : id(first_session) {
-    shield = std::make_unique<PlainShield>();
-  }
-  SessionFamily(uint32_t first_session, uint32_t key_epoch, SecretArena& arena, size_t key_slot,
-                bool on_device)
-      : id(first_session), epoch(key_epoch), secrets(&arena), slot(key_slot) {
+// A seal key in a slot of the arena, which it owns, and the cipher under it.
+struct SealKey {
+  SecretArena& secrets;
+  const size_t slot;
+  std::unique_ptr<Shield> shield;
+
+  SealKey(SecretArena& arena, size_t key_slot, bool on_device) : secrets(arena), slot(key_slot) {
     try {
       if (on_device)
         shield = std::make_unique<ChaChaShield>(arena.expand_device_key(key_slot));
@@ -34,13 +31,31 @@ struct SessionFamily {
       throw;
     }
   }
-  ~SessionFamily() {
+  ~SealKey() {
     shield.reset();
-    if (secrets != nullptr)
-      secrets->free_slot(slot);
+    secrets.free_slot(slot);
   }
-  SessionFamily(const SessionFamily&) = delete;
-  SessionFamily& operator=(const SessionFamily&) = delete;
+  SealKey(const SealKey&) = delete;
+  SealKey& operator=(const SealKey&) = delete;
+};
+
+} // namespace
+
+// What a session and its forks have in common.
+struct SessionFamily {
+  const uint32_t id; // the first session's
+  uint32_t epoch = 0;
+  std::unique_ptr<SealKey> key; // null: rows are not sealed
+  const PlainShield plain{};
+  uint64_t next_seq = 0;
+  std::vector<KvSession*> members;
+
+  explicit SessionFamily(uint32_t first_session) : id(first_session) {}
+  SessionFamily(uint32_t first_session, uint32_t key_epoch, SecretArena& arena, size_t slot,
+                bool on_device)
+      : id(first_session), epoch(key_epoch),
+        key(std::make_unique<SealKey>(arena, slot, on_device)) {}
+  const Shield* shield() const { return key ? key->shield.get() : &plain; }
 };
 
 namespace {
@@ -66,7 +81,7 @@ template <typename F> void for_rows(const PageLayout& l, int from, int to, F f) 
 
 KvSession::KvSession(PageArena& arena, uint32_t session_id)
     : arena_(arena), session_id_(session_id), sealed_(false),
-      family_(std::make_shared<SessionFamily>(session_id)), shield_(family_->shield.get()) {
+      family_(std::make_shared<SessionFamily>(session_id)), shield_(family_->shield()) {
   family_->members.push_back(this);
 }
 
@@ -74,7 +89,7 @@ KvSession::KvSession(PageArena& arena, uint32_t session_id, uint32_t epoch, Secr
                      size_t slot)
     : arena_(arena), session_id_(session_id), sealed_(true),
       family_(std::make_shared<SessionFamily>(session_id, epoch, secrets, slot, arena.on_device())),
-      shield_(family_->shield.get()) {
+      shield_(family_->shield()) {
   family_->members.push_back(this);
 }
 
@@ -93,6 +108,44 @@ KvSession::~KvSession() {
 std::unique_ptr<KvSession> KvSession::fork(uint32_t session_id) const {
   require(!closed(), "the session is closed");
   return std::unique_ptr<KvSession>(new KvSession(*this, session_id));
+}
+
+void KvSession::rekey(uint32_t epoch, size_t slot) {
+  require(!closed() && sealed_, "there is no sealed session to give another key");
+  auto next = std::make_unique<SealKey>(family_->key->secrets, slot, arena_.on_device());
+  rewrite(*next->shield, epoch, {});
+  family_->epoch = epoch;
+  family_->key = std::move(next); // wipes the old one
+  for (KvSession* member : family_->members)
+    member->shield_ = family_->shield();
+}
+
+void KvSession::reorder(const RowOrder& order) {
+  require(!closed() && order.buffer != nullptr, "there are no rows, or no order to put them in");
+  require_room(order, layout(), layout().rows);
+  rewrite(*shield_, family_->epoch, order);
+}
+
+// Pages of the whole family. They are of two kinds in between: who fails there gives all of them
+// up.
+void KvSession::rewrite(const Shield& to, uint32_t epoch, const RowOrder& order) {
+  const std::shared_ptr<SessionFamily> family = family_; // outlives its members
+  const std::vector<KvSession*> members = family->members;
+  std::set<int> pages;
+  for (const KvSession* member : members)
+    pages.insert(member->pages_.begin(), member->pages_.end());
+  RowScratch scratch(layout(), order);
+  if (arena_.on_device())
+    scratch.page.resize(layout().page_bytes());
+  arena_.require_usable();
+  try {
+    for (const int page : pages)
+      rewrite_page(arena_, page, {*shield_, to, epoch, order}, family->next_seq, scratch);
+  } catch (...) {
+    for (KvSession* member : members)
+      member->close();
+    throw;
+  }
 }
 
 void KvSession::close() {

@@ -4,7 +4,7 @@
 // and, copy-on-write, their pages. Numbers only ever grow within a family: a row written again
 // after a truncation, or by another fork, takes a new one, so no (key, counter) pair repeats. A
 // copied page keeps its ciphertext and the numbers that belong to it. The seal key lives in the
-// secret arena and is wiped with the last session of the family.
+// secret arena and is wiped when another takes its place, or with the last session of the family.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "page_table.h"
+#include "permute.h"
 #include "secmem/secret_arena.h"
 #include "shield.h"
 
@@ -35,6 +36,14 @@ public:
   // A second session over the same rows. Pages are shared until either writes to one: that one
   // then takes a copy. Costs no page and no row is encrypted anew.
   std::unique_ptr<KvSession> fork(uint32_t session_id) const;
+
+  // Puts every page of the family, a shared one once, under the key that the TEE has written at
+  // `slot` of the arena of the old one, which is wiped. Takes over the slot. All that can fail in
+  // this process's memory fails before a row is touched, and the session is as it was; a device
+  // that fails in between costs the family its rows: it is closed. Forks must not run meanwhile.
+  void rekey(uint32_t epoch, size_t slot);
+  // Puts every row of the family in another order; keys stay. A throw of `order` closes the family.
+  void reorder(const RowOrder& order);
 
   // Gives up every page; those of no other fork are freed (and zeroed), and the last session of a
   // family wipes the seal key. Idempotent; the session is then unusable.
@@ -71,6 +80,7 @@ public:
 
 private:
   KvSession(const KvSession& of, uint32_t session_id);
+  void rewrite(const Shield& to, uint32_t epoch, const RowOrder& order);
   bool shared(size_t i) const { return arena_.users(pages_[i]) > 1; }
   int rows_in(size_t i) const; // of page i, by this session's length
   void own_page(size_t i, int copy);

@@ -6,7 +6,7 @@
 
 #include "common/check.h"
 #include "crypto/aes_block.h"
-#include "quant/int4.h"
+#include "row_exchange.h"
 
 namespace ptmo {
 namespace {
@@ -18,56 +18,15 @@ size_t plain_bytes(const PageLayout& l, int rows) {
   return l.bytes_per_token() * static_cast<size_t>(rows);
 }
 
-// Memory for opened rows that is wiped when it goes, whichever way, the shared buffer included.
-struct Scratch {
-  AlignedBuffer tile;        // K | V | scales of one head
-  AlignedBuffer ordered;     // K or V of one head, in the model's order
-  std::vector<float> scales; // a layer's: they wait while its rows are put in order
-  std::vector<uint8_t> page; // of a device: as it stands there
-  uint8_t* shared;
-  size_t shared_bytes;
-  Scratch(const PageLayout& l, const RowOrder& order)
-      : tile(l.head_bytes()), ordered(l.tile_bytes()),
-        scales(2 * static_cast<size_t>(l.rows) * l.n_kv_heads), shared(order.buffer),
-        shared_bytes(order.bytes) {}
-  ~Scratch() {
-    secure_wipe(tile.data(), tile.size());
-    secure_wipe(ordered.data(), ordered.size());
-    secure_wipe(scales.data(), scales.size() * sizeof(float));
-    secure_wipe(page.data(), page.size());
-    if (shared != nullptr)
-      secure_wipe(shared, shared_bytes);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-};
-
-// The place of a head's K (0) or V (1) rows in the buffer of a RowOrder.
-uint8_t* ordered_at(const RowOrder& order, const PageLayout& l, int which, int head, int rows) {
-  const size_t bytes = l.row_bytes() * static_cast<size_t>(rows);
-  return order.buffer + (static_cast<size_t>(which) * l.n_kv_heads + head) * bytes;
-}
-
-// Transposes [rows, cols] elements into [cols, rows].
-void transpose(const uint8_t* in, size_t rows, size_t cols, size_t element, uint8_t* out) {
-  for (size_t r = 0; r < rows; ++r)
-    for (size_t c = 0; c < cols; ++c)
-      std::memcpy(out + (c * rows + r) * element, in + (r * cols + c) * element, element);
-}
-
 void check_order(const RowOrder& order, const PageLayout& l, int rows) {
-  if (order.buffer == nullptr)
-    return;
-  require(l.row_bytes() == l.element_bytes() * static_cast<size_t>(l.head_dim),
+  require(order.buffer == nullptr || l.type != KvType::kInt4,
           "rows of this type cannot be put in another order");
-  const size_t needed = 2 * l.row_bytes() * static_cast<size_t>(rows) * l.n_kv_heads;
-  require(order.bytes >= needed, "the row buffer holds ", order.bytes, " bytes, a layer needs ",
-          needed);
+  require_room(order, l, rows);
 }
 
 // Calls take(bytes, count) for the pieces of a page's plaintext in order.
 template <typename F>
-void for_pieces(const KvSession& session, int index, int rows, const RowOrder& order, Scratch& s,
+void for_pieces(const KvSession& session, int index, int rows, const RowOrder& order, RowScratch& s,
                 F take) {
   const PageLayout& l = session.layout();
   const auto n = static_cast<size_t>(rows), dim = static_cast<size_t>(l.head_dim);
@@ -80,8 +39,8 @@ void for_pieces(const KvSession& session, int index, int rows, const RowOrder& o
     if (order.buffer != nullptr) {
       for (int head = 0; head < l.n_kv_heads; ++head) {
         const Tile tile = open(layer, head);
-        transpose(tile.k, n, dim, element, ordered_at(order, l, 0, head, rows));
-        transpose(tile.v, n, dim, element, ordered_at(order, l, 1, head, rows));
+        put_rows(order, l, 0, head, rows, tile.k);
+        put_rows(order, l, 1, head, rows, tile.v);
       }
       order.reorder(layer, rows);
     }
@@ -90,8 +49,7 @@ void for_pieces(const KvSession& session, int index, int rows, const RowOrder& o
       const uint8_t* plain[2] = {tile.k, tile.v};
       for (int which = 0; which < 2; ++which) {
         if (order.buffer != nullptr) {
-          const uint8_t* from = ordered_at(order, l, which, head, rows);
-          transpose(from, dim, n, element, s.ordered.data());
+          take_rows(order, l, which, head, rows, s.ordered.data());
           plain[which] = s.ordered.data();
         }
         take(plain[which], bytes);
@@ -198,7 +156,7 @@ void PageStorage::seal_page(const KvSession& session, int index, const std::stri
   const PageLayout& l = session.layout();
   const int rows = page_rows(session, index);
   check_order(order, l, rows);
-  Scratch scratch(l, order);
+  RowScratch scratch(l, order);
   GcmSivMessage m = message(static_cast<uint32_t>(index) + 1);
   const std::string aad = page_header(header, l, index, rows);
   uint8_t* tag = out + plain_bytes(l, rows);
@@ -227,7 +185,7 @@ void PageStorage::open_page(KvSession& session, int index, int rows, const std::
   const uint8_t* tag = sealed + bytes;
   uint8_t want[kGcmSivTagBytes];
   {
-    Scratch scratch(l, {});
+    RowScratch scratch(l, {});
     m.start(tag);
     m.begin(bytes_of(aad), aad.size());
     for (size_t at = 0; at < bytes; at += scratch.tile.size()) {
@@ -257,7 +215,7 @@ void PageStorage::write_rows(KvSession& session, int first, int rows, const RowO
   const auto n = static_cast<size_t>(rows), dim = static_cast<size_t>(l.head_dim);
   const size_t bytes = n * l.row_bytes(), element = l.element_bytes();
   const size_t scale_bytes = l.has_scales() ? 8 * n : 0;
-  Scratch s(l, order);
+  RowScratch s(l, order);
   uint8_t* tile = s.tile.data();
   const auto scales_of = [&](int head, size_t row) {
     return s.scales.data() + 2 * (head * n + row);
@@ -276,14 +234,14 @@ void PageStorage::write_rows(KvSession& session, int first, int rows, const RowO
       if (order.buffer == nullptr)
         store(layer, head);
       for (int which = 0; which < 2 && order.buffer != nullptr; ++which)
-        transpose(tile + which * bytes, n, dim, element, ordered_at(order, l, which, head, rows));
+        put_rows(order, l, which, head, rows, tile + which * bytes);
     }
     if (order.buffer == nullptr)
       continue;
     order.reorder(layer, rows);
     for (int head = 0; head < l.n_kv_heads; ++head) {
       for (int which = 0; which < 2; ++which)
-        transpose(ordered_at(order, l, which, head, rows), dim, n, element, tile + which * bytes);
+        take_rows(order, l, which, head, rows, tile + which * bytes);
       store(layer, head);
     }
   }

@@ -38,9 +38,9 @@ class _Loaded:
     info: AdapterInfo
     digest: bytes
     native: _native.Adapter
-    # Under `permute`: what to permute again, and the TEE whose permutation `native` has.
+    # Under `permute`: what to permute again, and which permutation `native` has.
     tensors: Mapping[str, LowRankTensors] | None = None
-    link: TeeLink | None = None
+    permutation: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class AdapterStore:
     """Adapters by name. The engine's lock serialises every call.
 
     Security: under `permute` the B's of q, k and v, and the A of o where W_o is folded, are
-    permuted in the TEE with the model's own permutation, once for each TEE process. As with the
+    permuted in the TEE with the model's own permutation, once for each epoch of it. As with the
     base weights, a permuted adapter beside its original discloses the permutation (A2).
     """
 
@@ -104,7 +104,7 @@ class AdapterStore:
         info = AdapterInfo(name, weights.rank, weights.roles, native.bytes, float(scale))
         loaded = _Loaded(info, _digest(scaled), native)
         if self.config.permuted:
-            loaded.tensors, loaded.link = tensors, link
+            loaded.tensors, loaded.permutation = tensors, _permutation(link)
         self._loaded[name] = loaded
         return info
 
@@ -159,11 +159,11 @@ class AdapterStore:
         return loaded
 
     def _permute_for(self, members: Sequence[_Loaded], link: TeeLink | None) -> None:
-        """Give adapters the permutation of a TEE that was started after they were loaded."""
+        """Give adapters the permutation of a TEE, or of an epoch, later than their load."""
         for loaded in members:
-            if loaded.tensors is not None and loaded.link is not link:
+            if loaded.tensors is not None and loaded.permutation is not _permutation(link):
                 loaded.native = self._pack(loaded.tensors, link)
-                loaded.link = link
+                loaded.permutation = _permutation(link)
                 self._selections.clear()
 
     def _compute_form(self, weights: AdapterWeights) -> dict[str, LowRankTensors]:
@@ -195,6 +195,10 @@ class AdapterStore:
         except (RuntimeError, MemoryError) as error:
             raise EngineError(f"no room for the adapter: {error}") from None
         return native
+
+
+def _permutation(link: TeeLink | None) -> object:
+    return None if link is None else link.permutation
 
 
 def _selection(names: tuple[str, ...], members: tuple[_Loaded, ...]) -> AdapterSelection:

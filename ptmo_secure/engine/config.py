@@ -1,5 +1,6 @@
 """What an engine is asked to be: one frozen, checked dataclass."""
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ Device = Literal["cpu", "cuda"]
 
 MAX_THREADS = 256
 MAX_CACHE_TOKENS = 1 << 22
+MAX_ROTATION_TOKENS = 1 << 48
 MAX_SEALED_SESSIONS = 64  # open at once: each has a slot for its key
 
 
@@ -43,6 +45,10 @@ class EngineConfig:
     # Folder of the device's sealed state. None: the TEE draws its root key at start, and nothing
     # that it seals outlives it.
     tee_state: str | os.PathLike[str] | None = None
+    # A session's next seal key comes before a pass that would take its key beyond so many token
+    # rows, or that finds it so old; None: with `rotate` alone
+    rotate_after_tokens: int | None = None  # >= 1
+    rotate_after_seconds: float | None = None  # > 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -63,10 +69,24 @@ class EngineConfig:
                 _check_int(name, getattr(self, name), 1, MAX_CACHE_TOKENS)
         if self.tee_state is not None:
             path_text("tee_state", self.tee_state)
+        self._check_rotation()
         if self.device == "cuda" and self.activations != "int8":
             raise InputError("device 'cuda' has integer activations alone: use activations='int8'")
         if self.device == "cuda" and self.kv_dtype == "fp32":
             raise InputError("device 'cuda' has no fp32 cache: use kv_dtype 'int8' or 'fp16'")
+
+    def _check_rotation(self) -> None:
+        tokens, seconds = self.rotate_after_tokens, self.rotate_after_seconds
+        if tokens is not None:
+            _check_int("rotate_after_tokens", tokens, 1, MAX_ROTATION_TOKENS)
+        if seconds is not None and not (
+            isinstance(seconds, int | float)
+            and not isinstance(seconds, bool)
+            and 0 < seconds < math.inf
+        ):
+            raise InputError(f"rotate_after_seconds={seconds!r} is not a number of seconds > 0")
+        if not self.sealed and (tokens, seconds) != (None, None):
+            raise InputError(f"rotate_after_...: shield {self.shield!r} has no seal keys to rotate")
 
     @property
     def permuted(self) -> bool:

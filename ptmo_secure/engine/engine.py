@@ -17,6 +17,7 @@ from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.dump import DeviceDump
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
+from ptmo_secure.engine.rotation_methods import RotationMethods
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.sealed_source import opened_source
 from ptmo_secure.engine.session import Session
@@ -31,7 +32,7 @@ from ptmo_secure.errors import EngineError, InputError
 Messages = str | Sequence[Mapping[str, object]]  # a str is one user message
 
 
-class Engine(AdapterMethods):
+class Engine(AdapterMethods, RotationMethods):
     """A decoder, its tokenizer and its KV cache; build it with `Engine.load`.
 
     `generate` keeps one conversation: starting another answer makes the first raise, and the rows
@@ -39,8 +40,7 @@ class Engine(AdapterMethods):
     `reset()`. `open_session` opens sessions beside it; a `Scheduler` answers many requests at once.
 
     Attributes:
-        config: what was asked for.
-        model: the model's dimensions.
+        config, model: what was asked for, and the model's dimensions.
         tokenizer, chat_template: built from the model file.
         sessions: what is open; hold `sessions.lock` for steps that belong together.
         last_run: figures of the last `generate`, None before it ends.
@@ -185,8 +185,7 @@ class Engine(AdapterMethods):
             InputError: bad arguments, an unknown adapter, or a prompt longer than the context.
             EngineError: the TEE died (the cache is wiped), or another call took the engine over.
         """
-        with self.sessions.lock:
-            selection = self.sessions.select(adapters)
+        selection = self.sessions.select(adapters)
         generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
         return self._run(generation, selection, keep_kv)
 
@@ -362,6 +361,7 @@ class Engine(AdapterMethods):
             "tee_pid": self._tee.client.pid if self._tee is not None else None,
             "secret_arena": self._tee.arena.kind if self._tee is not None else None,
             "kernel_level": _native.kernel_level(),
+            **self.sessions.rotation.counts(),
         }
 
     # ------------------------------------------------------------------ private

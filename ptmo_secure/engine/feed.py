@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ptmo_secure import _native
 from ptmo_secure.engine.native_setup import NativeDecoder
+from ptmo_secure.engine.rotation import count_rows
 from ptmo_secure.engine.tee_link import tee_failure
 from ptmo_secure.engine.token_ids import checked_ids
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError, native_error
@@ -72,6 +73,7 @@ def compute_rows(
     ids = [checked_ids(token_ids) for _, token_ids in feeds]
     with sessions[0]._lock:
         require_open(sessions)
+        count_rows([(session, len(part)) for session, part in zip(sessions, ids, strict=True)])
         try:
             for session, part in zip(sessions, ids, strict=True):
                 session.tokens.extend(part)

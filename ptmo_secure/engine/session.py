@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from ptmo_secure.engine.adapter_store import NO_ADAPTERS, AdapterSelection
 from ptmo_secure.engine.feed import compute_rows, feed_batch, require_open
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
+from ptmo_secure.engine.rotation import Family, Rotation, replace_due_keys, rotate_key
 from ptmo_secure.engine.saved_session import Rows, SavedSession, SavedShape
 from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.token_ids import checked_index, shared_prefix
@@ -32,19 +33,12 @@ class SessionHost:
     layout: _native.PageLayout
     tee: TeeLink | None
     sealed: bool
+    rotation: Rotation
     owner: OwnedLock  # its lock is the engine's: it serialises everything native
     new_id: Callable[[], int]
     shape: Callable[[], SavedShape]  # reads the model file the first time
     select_adapters: Callable[[Sequence[str]], AdapterSelection]
     engine_closed: Callable[[], bool]
-
-
-@dataclass(slots=True)
-class _Family:
-    """A session and its forks, and the TEE's handle of the key they share."""
-
-    members: "list[Session]" = field(default_factory=list)
-    tee_handle: int | None = None
 
 
 class Session:
@@ -65,7 +59,7 @@ class Session:
         self._host = host
         self._tee = host.tee
         self._native: _native.KvSession
-        self._family: _Family
+        self._family: Family
         self.tokens: list[int] = []
         self.row_tags: list[int] = []  # of each row: the tag of the adapters it was computed under
         self.prompt_tokens = 0  # rows of the last prompt: what a continuation must share
@@ -78,7 +72,7 @@ class Session:
             self.tokens.extend(origin.tokens)
             self.prompt_tokens = origin.prompt_tokens
         else:
-            self._family = _Family()
+            self._family = Family(drawn=host.rotation.clock())
             if not host.sealed:
                 self._native = _native.KvSession(host.pages, host.new_id())
             elif host.tee is None:
@@ -182,6 +176,7 @@ class Session:
             selection = self._host.select_adapters(names)
             keep = len(self.tokens) if keep_kv else self._rows_under(selection.tag)
             stale = self.tokens[keep:]
+            replace_due_keys([(self, len(stale))])  # what fails must fail before rows go
             self._rewind(keep, selection, new_rows=len(stale))
             if stale:
                 compute_rows([(self, stale)])
@@ -328,11 +323,24 @@ class Session:
                 ids, self.prompt_tokens = saved.load(self._native, self._host.layout)
                 self.tokens.extend(ids)
                 self.row_tags.extend([self._adapters.tag] * len(ids))
+                self._family.written += len(ids)
             except BaseException as error:
                 self.close()
                 if isinstance(error, TeeError):
                     raise tee_failure(error) from None
                 raise
+
+    def rotate(self) -> None:
+        """Seal all rows, and those of forks, anew under the next key; the old one is wiped.
+
+        Raises:
+            InputError: the shield has no seal key.
+            CapacityError: every key slot is in use; the session is unchanged.
+            EngineError: the session is closed, or the TEE is gone or refuses.
+        """
+        with self._lock:
+            self._require_open()
+            rotate_key(self)
 
     def close(self) -> None:
         """Free the pages no fork uses, zeroed; the last of the family wipes the key. Idempotent.

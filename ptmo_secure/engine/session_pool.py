@@ -11,12 +11,13 @@ from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.owner import OwnedLock
+from ptmo_secure.engine.rotation import Rotation, rotate_key
 from ptmo_secure.engine.saved_session import SavedSession, SavedShape
 from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
-from ptmo_secure.engine.tee_link import TeeLink
+from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.weights import Progress
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError
-from tee_sim.client import CostLedger
+from tee_sim.client import CostLedger, TeeError
 
 
 class SessionPool:
@@ -26,6 +27,7 @@ class SessionPool:
         owner: the process whose engine this is.
         tee: the link to the living TEE, None for a shield that needs none.
         adapters: the LoRA adapters that sessions may name.
+        rotation: when seal keys are replaced, and what was so far.
         ledger: what was asked of the TEE, of those that died before it too.
 
     Security: a TEE that dies takes every session and its key with it, also while nothing runs. The
@@ -50,6 +52,7 @@ class SessionPool:
         self.owner = OwnedLock()
         self.tee: TeeLink | None = None
         self.ledger = CostLedger()
+        self.rotation = Rotation.of(config)
         self.adapters = AdapterStore(decoder, source.config, config)
         self._config = config
         self._source = source
@@ -105,6 +108,44 @@ class SessionPool:
             if isinstance(adapters, AdapterSelection):
                 return self.adapters.renew(adapters, self.tee)
             return self.adapters.select(adapters, self.tee)
+
+    def rotate(self) -> None:
+        """Replace every key now: see `Engine.rotate`."""
+        with self.lock:
+            if self._closed:
+                raise EngineError("the engine is closed")
+            if self.tee is None:
+                raise InputError("shield 'none' has no key to rotate")
+            families = [family for session in self._sessions if (family := session.family())]
+            try:
+                if self._config.sealed:  # first: a full arena is told before weights change
+                    self.tee.mark_keys_due()
+                    for members in families:
+                        rotate_key(members[0])
+                if self._config.permuted:
+                    self._permute_anew(self.tee, families)
+            except TeeDiedError:
+                self.close_sessions()
+                raise
+
+    def _permute_anew(self, tee: TeeLink, families: Sequence[Sequence[Session]]) -> None:
+        """Draw the model's next permutations; where that stops half-way nothing is left."""
+        before = tee.permutation
+        try:
+            with tee.next_permutation(self._decoder, self._source) as move:
+                for members in families:
+                    move(members[0]._native)
+                    for member in members:
+                        member.select(self.adapters.renew(member._adapters, tee))
+        except BaseException as error:
+            if tee.permutation is before and isinstance(error, EngineError):
+                raise  # refused at the start
+            self.close_sessions()  # weights and rows are of two orders
+            tee.close()
+            if isinstance(error, TeeError):
+                raise tee_failure(error) from None
+            raise
+        self.rotation.permutations += 1
 
     def close_sessions(self) -> None:
         """Zero every page, wipe every key."""
@@ -195,6 +236,7 @@ class SessionPool:
                 layout=self._layout,
                 tee=self.tee,
                 sealed=self._config.sealed,
+                rotation=self.rotation,
                 owner=self.owner,
                 new_id=lambda: next(self._ids),
                 shape=self.saved_shape,

@@ -19,15 +19,21 @@ from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.native_setup import NativeDecoder
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
-from ptmo_secure.errors import CapacityError, EngineError, InputError, TeeDiedError
+from ptmo_secure.errors import (
+    CapacityError,
+    EngineError,
+    InputError,
+    TeeDiedError,
+    native_error,
+)
 from ptmo_secure.sealed.newest import NewestVersions
 from ptmo_secure.sealed.store import SealedStore
-from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError
+from tee_sim.client import CostLedger, RowsTo, TeeClient, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
 _LAYER_US = 300  # a layer of a small model takes less
-_ELEMENT_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
+_ELEMENT_BYTES = {"int4": 1, "int8": 1, "fp16": 2, "fp32": 4}  # INT4: a byte each on their way
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
 
@@ -91,6 +97,7 @@ class TeeLink:
             self._arena_id = self.client.register_fd(self.arena.fd, self.arena.size)
             self.arena.close_fd()
             self._model: int | None = None
+            self.permutation = object()  # stands for the one the weights are in
             self.attention = None
             if config.permuted:
                 self._model = self.client.open_model(kv_layout(shape, config))
@@ -129,6 +136,61 @@ class TeeLink:
         if self._model is None or self.attention is None:
             raise EngineError("no attention memory is registered with the TEE")
         self.client.unpermute(self._model, layer, self.attention, n_tokens)
+
+    def mark_keys_due(self) -> None:
+        """Tell the TEE that all seal keys are being replaced.
+
+        Raises:
+            EngineError: the TEE is gone or refuses.
+        """
+        try:
+            self.client.rotate_keys()
+        except TeeError as error:
+            raise tee_failure(error) from None
+
+    def next_key(self, native: _native.KvSession, handle: int) -> None:
+        """Draw a session's next seal key and put all rows of its family under it.
+
+        Whatever raises, the session goes on under the key it had, but on a CUDA device that fails.
+
+        Security: as for the first key. The old one is wiped once no row is under it.
+
+        Raises:
+            CapacityError: every key slot is in use.
+            EngineError: the TEE is gone or refuses, or the device failed.
+        """
+        with self._key_slot("seal") as slot:
+            _, epoch = self.client.new_epoch(self._arena_id, slot, handle)
+        try:
+            native.rekey(epoch & 0xFFFFFFFF, slot)
+        except RuntimeError as error:
+            raise native_error(error) from None
+
+    @contextlib.contextmanager
+    def next_permutation(
+        self, decoder: NativeDecoder, source: ModelSource
+    ) -> Iterator[Callable[[_native.KvSession], None]]:
+        """Draw the model's next permutations and permute the weights anew.
+
+        The block moves the rows there are, with what it is given; the old permutations are dropped
+        after it. Where anything raises once `permutation` is another, weights and rows are of two
+        orders: close the link.
+
+        Raises:
+            EngineError: the TEE is gone or refuses to draw them.
+            TeeError: it is gone or refuses later.
+        """
+        if self._model is None:
+            raise EngineError("no model is open in the TEE")
+        try:
+            self.client.rotate_model(self._model)
+        except TeeError as error:
+            raise tee_failure(error, "the TEE drew no permutation: ") from None
+        self.permutation = object()
+        permute_weights(decoder, source, self.client, self._model, self._config)
+        with self._exchange(self._model, "epoch") as (memory, reorder):
+            yield lambda native: native.reorder(memory, reorder)
+        self.client.end_rotation(self._model)
 
     def permute_adapter(self, tensors: Mapping[str, LowRankTensors]) -> dict[str, LowRankTensors]:
         """Return an adapter's updates for the weights that this TEE permuted.
@@ -202,20 +264,25 @@ class TeeLink:
         if self._model is None:
             yield None, None
             return
-        model, element = self._model, _ELEMENT_BYTES.get(self._config.kv_dtype)
-        if element is None:
+        if self._config.kv_dtype == "int4":
             raise InputError(
                 f"shield {self._config.shield!r}: rows of kv_dtype {self._config.kv_dtype!r} "
                 "cannot be put in the model's order, so they are not saved"
             )
+        with self._exchange(self._model, "model" if to_model else "pages") as exchange:
+            yield exchange
+
+    @contextlib.contextmanager
+    def _exchange(self, model: int, to: RowsTo) -> Iterator[tuple[memoryview, Reorder]]:
+        element = _ELEMENT_BYTES[self._config.kv_dtype]
         half = self._row_elements * element  # bytes of one token's K (or V) rows
         memory = self.client.register_memory(2 * half * self._config.rows_per_page)
 
         def reorder(layer: int, rows: int) -> None:
             row_bytes = rows * element
             call = functools.partial(self.client.reorder_rows, model, layer)
-            call("k", memory, 0, row_bytes, to_model=to_model)
-            call("v", memory, half * rows, row_bytes, to_model=to_model)
+            call("k", memory, 0, row_bytes, to=to)
+            call("v", memory, half * rows, row_bytes, to=to)
 
         try:
             yield memory.buffer, reorder

@@ -17,6 +17,8 @@ from tee_sim.ta.kv_model import LoadedModel
 MAX_ROW_BYTES = 1 << 24
 _SESSION_BYTES = 256  # what one session record costs in the budget
 _VALUE = ParamType.VALUE_INPUT
+_TWO_IN_ONE_OUT = param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT)
+_ROWS = param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE)
 
 
 class KvApplication:
@@ -33,34 +35,27 @@ class KvApplication:
         self._budget = budget
         self._device = device
         self._models: dict[int, LoadedModel] = {}
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, int] = {}  # the epoch of each one's key
+        self._due = 0  # keys of epochs up to this one are to be replaced
         self._last_model = 0
         self._last_session = 0
         self.uuid = TA_KV
         self.commands: dict[int, tuple[int, Handler]] = {
-            KvCommand.OPEN_MODEL: (
-                param_types(_VALUE, _VALUE, ParamType.VALUE_OUTPUT),
-                self._open_model,
-            ),
+            KvCommand.OPEN_MODEL: (_TWO_IN_ONE_OUT, self._open_model),
             KvCommand.CLOSE_MODEL: (param_types(_VALUE), self._close_model),
-            KvCommand.PERMUTE_WEIGHTS: (
-                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
-                self._permute_weights,
-            ),
+            KvCommand.PERMUTE_WEIGHTS: (_ROWS, self._permute_weights),
             KvCommand.UNPERMUTE: (
                 param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE),
                 self._unpermute,
             ),
-            KvCommand.NEW_EPOCH: (param_types(_VALUE, ParamType.VALUE_OUTPUT), self._new_epoch),
+            KvCommand.NEW_EPOCH: (_TWO_IN_ONE_OUT, self._new_epoch),
             KvCommand.DROP_EPOCH: (param_types(_VALUE), self._drop_epoch),
             KvCommand.STORAGE_KEY: (
                 param_types(_VALUE, _VALUE, _VALUE, _VALUE),
                 self._storage_key,
             ),
-            KvCommand.UNPERMUTE_ROWS: (
-                param_types(ParamType.MEMREF_INOUT, _VALUE, _VALUE, _VALUE),
-                self._unpermute_rows,
-            ),
+            KvCommand.UNPERMUTE_ROWS: (_ROWS, self._unpermute_rows),
+            KvCommand.MOVE_ROWS: (_ROWS, self._move_rows),
         }
 
     @property
@@ -74,6 +69,34 @@ class KvApplication:
             model.close()
         self._models.clear()
         self._device.close()
+
+    def rotate(self, handle: int, stage: int) -> int:
+        """Draw a model's next permutations (stage 0), later forget those before them (stage 1).
+
+        With handle 0 it marks every seal key there is as due: the TEE has no hold of keys that
+        stand in the engine's arena, but counts who still has one (`sealing`).
+
+        Returns:
+            The epoch drawn; with handle 0 the last one whose keys are due; else 0.
+        """
+        if not handle and not stage:
+            self._due = self._device.epoch
+            return self._due
+        model = self._model(handle)
+        if stage != (model.before is not None):
+            raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "rotation out of step")
+        size = LoadedModel.budget_bytes(model.layout)
+        if stage:
+            model.forget_before()
+            self._budget.refund(size)
+            return 0
+        epoch = self._device.next_epoch()
+        self._load(handle, model.layout, epoch, model)
+        return epoch
+
+    def sealing(self) -> tuple[int, int]:
+        """Return how many sessions have a seal key, and how many of these keys are due."""
+        return len(self._sessions), sum(epoch <= self._due for epoch in self._sessions.values())
 
     def _model(self, handle: int) -> LoadedModel:
         model = self._models.get(handle)
@@ -94,33 +117,46 @@ class KvApplication:
         if zero:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "layout")
         epoch = self._device.next_epoch()
+        self._last_model += 1
+        self._load(self._last_model, layout, epoch)
+        return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
+
+    def _load(
+        self, handle: int, layout: KvLayout, epoch: int, before: LoadedModel | None = None
+    ) -> None:
+        """Put the permutations of an epoch under a handle, or nothing on any error."""
         key = self._device.secrets.keep(self._device.epoch_key(epoch))
         try:
             with self._budget.keeping(LoadedModel.budget_bytes(layout)):
-                self._last_model += 1
-                self._models[self._last_model] = LoadedModel(layout, key)
+                self._models[handle] = LoadedModel(layout, key, before)
         except BaseException:
             key.drop()
             raise
-        return (0, 0, 0, 0, self._last_model, epoch, 0, 0)
 
     def _close_model(self, params: Params) -> Values:
         """In (model handle, 0)."""
         model = self._model(params.values[0])
-        del self._models[params.values[0]]
+        held = LoadedModel.budget_bytes(model.layout) * (1 if model.before is None else 2)
+        del self._models[params.values[0]]  # first: half closed it must not be used again
         model.close()
-        self._budget.refund(LoadedModel.budget_bytes(model.layout))
+        self._budget.refund(held)
         return NO_VALUES
 
     def _permute_weights(self, params: Params) -> Values:
         """In/out rows; in (model, layer), (role, row_bytes), (first head, heads)."""
-        return self._gather_rows(params, inverse=False)
+        return self._gather_rows(params)
 
     def _unpermute_rows(self, params: Params) -> Values:
         """Undo `_permute_weights`, parameter for parameter: for K and V rows that are saved."""
         return self._gather_rows(params, inverse=True)
 
-    def _gather_rows(self, params: Params, *, inverse: bool) -> Values:
+    def _move_rows(self, params: Params) -> Values:
+        """As `_permute_weights`, for K and V rows in the order that ROTATE replaced."""
+        if self._model(params.values[2]).before is None:
+            raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "no rotation is under way")
+        return self._gather_rows(params, move=True)
+
+    def _gather_rows(self, params: Params, *, inverse: bool = False, move: bool = False) -> Values:
         rows = params.memory(0)
         handle, layer, role_code, row_bytes, first_head, n_heads = params.values[2:]
         model = self._model(handle)
@@ -141,7 +177,7 @@ class KvApplication:
         self._budget.charge(size)
         try:
             gathered = model.gather_rows(
-                layer, role, first_head, n_heads, rows, row_bytes, inverse=inverse
+                layer, role, first_head, n_heads, rows, row_bytes, inverse=inverse, move=move
             )
             rows[:] = gathered
             wipe(gathered)
@@ -172,30 +208,34 @@ class KvApplication:
         return NO_VALUES
 
     def _new_epoch(self, params: Params) -> Values:
-        """In (arena id, offset); out, in the second parameter: (session handle, epoch).
+        """In (arena id, offset), (session handle or 0, 0); out, in the third: (session, epoch).
+
+        0 opens a session. A session that is open keeps its handle, and gets the next key.
 
         Security: the 16-byte seal key goes into the arena and nowhere else; the number of the
-        epoch is spent also when the arena turns out not to be writable.
+        epoch is spent also when the arena turns out not to be writable. The key before it stands
+        in the engine's arena alone, and is the engine's to wipe.
         """
-        arena_id, offset = params.values[:2]
-        with self._budget.keeping(_SESSION_BYTES):
+        arena_id, offset, session, zero = params.values[:4]
+        if zero or (session and session not in self._sessions):
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
+        with self._budget.keeping(0 if session else _SESSION_BYTES):
             epoch = self._device.next_epoch()
-            self._last_session += 1
-            session = self._last_session
+            if not session:
+                self._last_session += 1
+                session = self._last_session
             key = self._device.epoch_key(epoch)
             try:
                 params.write_arena_secret(arena_id, offset, keys.seal_key(key, session))
             finally:
                 wipe(key)
-            self._sessions.add(session)
-        return (0, 0, session, epoch, 0, 0, 0, 0)
+            self._sessions[session] = epoch
+        return (0, 0, 0, 0, session, epoch, 0, 0)
 
     def _drop_epoch(self, params: Params) -> Values:
         """In (session handle, 0). The engine wipes its own arena."""
-        session = params.values[0]
-        if session not in self._sessions:
-            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, f"no session {session}")
-        self._sessions.remove(session)
+        if self._sessions.pop(params.values[0], None) is None:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no such session")
         self._budget.refund(_SESSION_BYTES)
         return NO_VALUES
 

@@ -23,10 +23,14 @@ class LoadedModel:
     Args:
         layout: geometry.
         epoch_key: of the model's permutation epoch; `close` drops it.
+        before: the model as it was in its last epoch, while rows are still in that order.
     """
 
-    def __init__(self, layout: KvLayout, epoch_key: KeptKey) -> None:
+    def __init__(
+        self, layout: KvLayout, epoch_key: KeptKey, before: "LoadedModel | None" = None
+    ) -> None:
         self.layout = layout
+        self.before = before
         self.row_bytes = layout.n_heads * layout.head_dim * _FLOAT_BYTES
         self._epoch_key = epoch_key
         self._heads: dict[int, tuple[HeadPermutations, ...]] = {}
@@ -41,11 +45,18 @@ class LoadedModel:
 
     def close(self) -> None:
         """Overwrite the index tables and drop every permutation."""
+        self.forget_before()
         for index in self._indices.values():
             _wipe_index(index)
         self._indices.clear()
         self._heads.clear()
         self._epoch_key.drop()
+
+    def forget_before(self) -> None:
+        """Drop what is left of the last epoch."""
+        before, self.before = self.before, None
+        if before is not None:
+            before.close()
 
     def check_layer(self, layer: int) -> None:
         """Refuse a layer the model does not have."""
@@ -68,6 +79,7 @@ class LoadedModel:
         row_bytes: int,
         *,
         inverse: bool = False,
+        move: bool = False,
     ) -> bytearray:
         """Return the rows of `n_heads` heads, each gathered by its own permutation.
 
@@ -76,13 +88,20 @@ class LoadedModel:
             source: row-major bytes, n_heads * rows per head * row_bytes.
             row_bytes: bytes of one row.
             inverse: gather by the inverse permutations: what went before is undone.
+            move: `source` is in the last epoch's order; both steps are one gather.
         """
         _, head_rows = self.role_shape(role)
         heads = self._layer_heads(layer)
         index = array(_INDEX)
         for head in range(n_heads):
             order = self._row_order(heads, role, first_head + head)
-            index.extend(head * head_rows + row for row in (invert(order) if inverse else order))
+            if inverse:
+                order = invert(order)
+            if move and self.before is not None:
+                last = self.before._layer_heads(layer)
+                undo = invert(self._row_order(last, role, first_head + head))
+                order = [undo[row] for row in order]
+            index.extend(head * head_rows + row for row in order)
         gathered = bytearray(len(source))
         gather(gathered, source, index, row_bytes)
         _wipe_index(index)

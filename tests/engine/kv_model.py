@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ptmo_secure import _native
 
+SLOT_BYTES = 256
 LAYERS, HEADS, DIM, ROWS = 2, 2, 16, 16
 HEADER = struct.Struct("<IHHIIIIIIQ24s")
 NUMBERS_AT, TILES_AT = 64, 64 + 8 * ROWS
@@ -63,8 +64,9 @@ class KeyArena:
         self._map[slot : slot + len(key)] = key
         return slot
 
-    def is_zero(self):
-        return not any(self._map[:])
+    def is_zero(self, slot=None):
+        """Whether nothing is left in a slot, or in all of them."""
+        return not any(self._map[:] if slot is None else self._map[slot : slot + SLOT_BYTES])
 
     def close(self):
         self._map.close()
@@ -77,6 +79,7 @@ class Family:
     id: int
     epoch: int
     key: bytes
+    slot: int = 0  # of the key, in the arena
     numbers: set = field(default_factory=set)  # every sequence number ever given out
     ciphertexts: dict = field(default_factory=dict)  # (seq, layer, stream) -> the only ciphertext
 

@@ -1,4 +1,4 @@
-"""Append, truncate, roll back, fork, close, save and resume native sessions in any order.
+"""Append, truncate, fork, close, save, resume and rewrite native sessions in any order.
 
 After every step the whole arena is read from outside and checked: contents, headers, zeros, and
 that no (key, counter) pair ever sealed two records. The pairs are computed here from the pages'
@@ -81,9 +81,9 @@ class KvMachine(RuleBasedStateMachine):
     def open(self):
         self.ids += 1
         family = Family(self.ids, 1000 + self.ids, new_key(16))
-        slot = self.keys.deliver(family.key)
+        family.slot = self.keys.deliver(family.key)
         native = _native.KvSession(
-            self.memory.arena, family.id, family.epoch, self.keys.native, slot
+            self.memory.arena, family.id, family.epoch, self.keys.native, family.slot
         )
         self.sessions.append(Tracked(self.ids, native, family))
         return self.sessions[-1]
@@ -107,6 +107,22 @@ class KvMachine(RuleBasedStateMachine):
         assert numbers == sorted(set(numbers))
         assert not known or min(numbers, default=1 << 64) > max(known)
         known.update(numbers)
+
+    def wrote_anew(self, family):
+        """Every row of a family's pages has a number that is new, each page its own."""
+        self.memory.read()
+        rows = {}
+        for session in self.sessions:
+            if session.family is family:
+                numbers = iter([seq for seq, _ in self.memory.rows_of(session)])
+                for _, page, used in session.pages():
+                    of_page = [next(numbers) for _ in range(used)]
+                    rows[page] = max(rows.get(page, []), of_page, key=len)
+        numbers = [number for of_page in rows.values() for number in of_page]
+        assert len(set(numbers)) == len(numbers)
+        assert not family.numbers or min(numbers, default=1 << 64) > max(family.numbers)
+        family.numbers.update(numbers)
+        self.records += len(numbers) * len(PLACES)
 
     def append_to(self, session, rows):
         """Append `rows` rows; False (and nothing changed) when the arena is full."""
@@ -223,6 +239,39 @@ class KvMachine(RuleBasedStateMachine):
             assert not shared or tag == session.tag
             session.tag = tag
         assert session.native.adapter_tag == session.tag
+        self.check_others(before)
+
+    @rule(which=pick)
+    def rekey(self, which):
+        session = self.chosen(which)
+        family, old = session.family, session.family.slot
+        before = [(s, rows) for s, rows in self.others(session) if s.family is not family]
+        family.epoch += 1000
+        family.key = new_key(16)
+        family.ciphertexts.clear()
+        family.slot = self.keys.deliver(family.key)
+        session.native.rekey(family.epoch, family.slot)
+        assert self.keys.is_zero(old) and not self.keys.is_zero(family.slot)
+        self.wrote_anew(family)
+        self.check_others(before)
+
+    @rule(which=pick, shift=st.integers(0, DIM - 1))
+    def reorder(self, which, shift):
+        """To another order and back: the rows are the same under new numbers, the key stays."""
+        session = self.chosen(which)
+        before = [(s, rows) for s, rows in self.others(session) if s.family is not session.family]
+        buffer = bytearray(2 * HEADS * DIM * ROWS)
+        for step in (shift, -shift):
+
+            def turn(layer, rows, step=step):
+                for at in range(0, 2 * HEADS * DIM * rows, DIM * rows):
+                    head = buffer[at : at + DIM * rows]
+                    cut = step % DIM * rows
+                    buffer[at : at + DIM * rows] = head[cut:] + head[:cut]
+
+            session.native.reorder(buffer, turn)
+            assert not any(buffer)
+            self.wrote_anew(session.family)
         self.check_others(before)
 
     @rule(which=pick)

@@ -1,5 +1,6 @@
 """A device and its host as the fault walk uses them: a state folder, a store, a model, an arena."""
 
+import contextlib
 import struct
 
 from fault_points import FaultyStore, outcome
@@ -7,7 +8,7 @@ from tee_helpers import SMALL, Arena
 
 from ptmo_secure.errors import InputError, SecurityError
 from tee_sim import protocol
-from tee_sim.client import TeeClient
+from tee_sim.client import TeeClient, TeeDeadError
 from tee_sim.protocol import (
     APPLICATIONS,
     TA_KV,
@@ -135,7 +136,7 @@ def _unpermute(world):
 def _unpermute_rows(world):
     rows = ROWS[: SMALL.n_kv_heads * SMALL.head_dim]
     world.shared.buffer[: len(rows)] = rows
-    world.tee.reorder_rows(world.model, 1, "k", world.shared, 0, 1, to_model=True)
+    world.tee.reorder_rows(world.model, 1, "k", world.shared, 0, 1, to="model")
     return bytes(world.shared.buffer[: len(rows)])
 
 
@@ -159,6 +160,26 @@ def _storage_key(world):
     return world.arena.map[512:544]
 
 
+def _rotate(world):
+    world.tee.rotate_model(world.spare_model)
+    assert world.tee.model_epoch(world.spare_model) > world.epoch
+    world.epoch = world.tee.model_epoch(world.spare_model)
+    world.tee.end_rotation(world.spare_model)
+
+
+def _move_rows(world):
+    rows = ROWS[: SMALL.n_kv_heads * SMALL.head_dim]
+    world.shared.buffer[: len(rows)] = rows
+    world.tee.rotate_model(world.spare_model)
+    world.epoch = world.tee.model_epoch(world.spare_model)
+    try:
+        world.tee.reorder_rows(world.spare_model, 1, "k", world.shared, 0, 1, to="epoch")
+        assert sorted(world.shared.buffer[: len(rows)]) == sorted(rows)
+    finally:
+        with contextlib.suppress(TeeDeadError):
+            world.tee.end_rotation(world.spare_model)
+
+
 def _file_key(world):
     world.store._calls.file_key(world.arena_id, 768, bytes(range(16)))
     return world.arena.map[768:800]
@@ -174,6 +195,7 @@ RECIPES = {
     "kv.DROP_EPOCH": lambda world: world.tee.drop_epoch(world.spare_session),
     "kv.STORAGE_KEY": _storage_key,
     "kv.UNPERMUTE_ROWS": _unpermute_rows,
+    "kv.MOVE_ROWS": _move_rows,
     "store.START": lambda world: world.start(),
     "store.SEAL": _put,
     "store.COMMIT": _put,
@@ -183,6 +205,7 @@ RECIPES = {
     "store.COUNTER": lambda world: world.store._settle(),
     "guard.SCAN": lambda world: world.client("guard").scan(TEXT),
     "attest.GET_EVIDENCE": lambda world: len(world.tee.evidence(bytes(32))) > 300,
+    "admin.ROTATE": _rotate,
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,
     "admin.AUDIT_TAIL": lambda world: len(world.tee.audit_tail(1024).records) > 3,
 }

@@ -50,6 +50,19 @@ def permutation_needles(epoch, layers):
     return needles
 
 
+def renamed(needles):
+    return {f"first {name}": needle for name, needle in needles.items()}
+
+
+def moving_needles(old, new, layer=0):
+    """The maps from one epoch's order of the values to the next's."""
+    heads = zip(permutations(SMOL, old, layer), permutations(SMOL, new, layer), strict=True)
+    return {
+        f"moved values {head}": [invert(before)[row] for row in after]
+        for head, ((_, before), (_, after)) in enumerate(heads)
+    }
+
+
 def tree_needles():
     return {
         "SSK": keys.storage_key(ROOT_KEY),
@@ -105,7 +118,12 @@ def use_everything(tee, arena):
     arena_id = tee.register_fd(arena.fd, arena.size)
     sessions = [tee.new_epoch(arena_id, 16 * i) for i in range(4)]
     tee.storage_key(arena_id, 64, bytes(32), bytes(16))
-    tee.reorder_rows(model, 0, "k", shared, 0, 4, to_model=True)
+    tee.reorder_rows(model, 0, "k", shared, 0, 4, to="model")
+    tee.rotate_keys()
+    sessions[1] = tee.new_epoch(arena_id, 16, sessions[1][0])
+    tee.rotate_model(model)
+    tee.reorder_rows(model, 0, "v", shared, 0, 4, to="epoch")
+    tee.end_rotation(model)
     tee.drop_epoch(sessions[0][0])
     for algorithm in Algorithm:
         tee.evidence(bytes(32), algorithm)
@@ -161,7 +179,13 @@ os.ftruncate(fd, size)
 import fcntl
 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 arena = mmap.mmap(fd, size)
-session, epoch = tee.new_epoch(tee.register_fd(fd, size), 0)
+arena_id = tee.register_fd(fd, size)
+session, first_epoch = tee.new_epoch(arena_id, 32)
+session, epoch = tee.new_epoch(arena_id, 0, session)
+arena[32:48] = bytes(16)
+first_model_epoch = tee.model_epoch(model)
+tee.rotate_model(model)
+tee.reorder_rows(model, 0, "v", shared, 0, 4, to="epoch")
 planted = list(range(64))
 random.Random("plant").shuffle(planted)
 import array
@@ -170,7 +194,7 @@ secret = hashlib.sha256(b"planted key").digest()
 tee.storage_key(tee.register_fd(fd, size), 64, bytes(32), bytes(16))
 log = tee.audit_tail(1024)
 tokens = [tee.evidence(bytes(32), algorithm) for algorithm in Algorithm]
-print(tee.pid, tee.model_epoch(model), session, epoch, flush=True)
+print(tee.pid, tee.model_epoch(model), session, epoch, first_model_epoch, first_epoch, flush=True)
 sys.stdin.readline()
 """
 
@@ -188,7 +212,7 @@ def host():
     process.stdin.write(ROOT_KEY.hex() + "\n")
     process.stdin.flush()
     facts = process.stdout.readline().split()
-    assert len(facts) == 4, "the host process failed to start"
+    assert len(facts) == 6, "the host process failed to start"
     yield process, [int(fact) for fact in facts]
     process.stdin.close()
     process.wait(10)
@@ -196,7 +220,7 @@ def host():
 
 
 def test_the_hosts_memory_holds_no_permutation_and_no_key(host):
-    process, (_, model_epoch, session, epoch) = host
+    process, (_, model_epoch, session, epoch, first_model_epoch, first_epoch) = host
     planted = list(range(64))
     random.Random("plant").shuffle(planted)
     layers = range(SMOL.n_layers)
@@ -206,10 +230,18 @@ def test_the_hosts_memory_holds_no_permutation_and_no_key(host):
             "control key": hashlib.sha256(b"planted key").digest(),
             **tree_needles(),
             **key_needles(model_epoch, layers),
+            **renamed(key_needles(first_model_epoch, layers)),
+            "first session epoch key": keys.epoch_key(ROOT_KEY, first_epoch),
+            "first seal key": seal_key(first_epoch, session),
             "session epoch key": keys.epoch_key(ROOT_KEY, epoch),
             "seal key": seal_key(epoch, session),
         },
-        permutations={"control": planted, **permutation_needles(model_epoch, layers)},
+        permutations={
+            "control": planted,
+            **permutation_needles(model_epoch, layers),
+            **renamed(permutation_needles(first_model_epoch, layers)),
+            **moving_needles(first_model_epoch, model_epoch),
+        },
     )
     for key in ("seal key", "saved session key"):
         assert found.pop(key) == ["/memfd:ptmo-arena (deleted)"]  # in the arena, once

@@ -31,6 +31,8 @@ def full():
     with TeeClient.launch(debug_root_key=ROOT_KEY) as tee:
         held = {"arena": tee.register_fd(arena.fd, arena.size), "model": tee.open_model(SMALL)}
         held["shared"] = tee.register_memory(1 << 16)
+        held["moving"] = tee.open_model(SMALL)
+        tee.rotate_model(held["moving"])
         store = tee.open_store()
         yield tee, store, held
     arena.close()
@@ -55,12 +57,15 @@ def fill(tee, held):
 def charging(tee, store, held):
     """What takes memory for itself or for its work, one call of each command."""
     reorder = (held["model"], 0, "k", held["shared"], 0, ROW_BYTES)
+    move = (held["moving"], *reorder[1:])
     return {
         "kv.OPEN_MODEL": lambda: tee.open_model(LITTLE),
         "kv.PERMUTE_WEIGHTS": lambda: tee.permute_weights(held["model"], 0, "q", Q_ROWS, ROW_BYTES),
         "kv.UNPERMUTE": lambda: tee.unpermute(held["model"], 0, held["shared"], 8),
         "kv.NEW_EPOCH": lambda: tee.new_epoch(held["arena"], 0),
-        "kv.UNPERMUTE_ROWS": lambda: tee.reorder_rows(*reorder, to_model=True),
+        "kv.UNPERMUTE_ROWS": lambda: tee.reorder_rows(*reorder, to="model"),
+        "kv.MOVE_ROWS": lambda: tee.reorder_rows(*move, to="epoch"),
+        "admin.ROTATE": lambda: tee.rotate_model(held["model"]),
         "store.SEAL": lambda: store.seal(B, PLAIN),
         "store.UNSEAL": lambda: store.unseal(A, held["sealed"]),
     }

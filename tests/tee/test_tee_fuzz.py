@@ -80,6 +80,8 @@ class Peer:
             self.model = self.ask(
                 Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
             )[4]
+            rotated = (self.model, 0, *[0] * 6)  # so that there are rows to move
+            self.ask(Kind.INVOKE, 0x21, rotated, session=self.admin, command=AdminCommand.ROTATE)
 
     def open(self, uuid):
         return self.ask(Kind.OPEN_SESSION, types=1, values=(*uuid, *[0] * 6))[0]
@@ -138,10 +140,11 @@ class Peer:
             (2, 0x1, (rng.randrange(self.model + 2), *[0] * 7)),
             (3, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
             (4, 0x11F, (*region, self.model, rng.randrange(3), 1, 0, 0, 0)),
-            (5, 0x21, (self.arena, rng.choice((0, 4080, 4090)), *[0] * 6)),
+            (5, 0x211, (self.arena, rng.choice((0, 4080, 4090)), rng.choice((0, 0, 1)), *[0] * 5)),
             (6, 0x1, (rng.randrange(50), *[0] * 7)),
             (7, 0x1111, (self.arena, rng.choice((0, 4064, 4080)), 1, 2, 3, 4, 5, 6)),
             (8, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
+            (9, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
         ]
         if self.role == "guard":
             commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
@@ -158,7 +161,11 @@ class Peer:
         if self.role == "core" and rng.random() < 0.2:
             room = memref(self.memory, rng.choice((0, 1)), rng.choice((0, 31, 32, 200, 65_000)))
             command, types, values = rng.choice(
-                ((1, 0x222, [0] * 8), (2, 0x223E, (*room, rng.choice(INTERESTING), *[0] * 5)))
+                (
+                    (1, 0x2222, [0] * 8),
+                    (2, 0x223E, (*room, rng.choice(INTERESTING), *[0] * 5)),
+                    (3, 0x21, (rng.choice((0, self.model)), rng.randrange(2), *[0] * 6)),
+                )
             )
             return self.frame(Kind.INVOKE, types, values, session=self.admin, command=command)
         command, types, values = rng.choice(commands)
@@ -352,7 +359,7 @@ def test_outputs_carry_only_what_the_command_declares():
     peer = Peer("core", random.Random(0))
     values = (SMALL.n_layers | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
     packet = peer.frame(Kind.INVOKE, 0x211, values, session=peer.session, command=1)
-    assert decode(peer.exchange(packet)).values == (0, 0, 0, 0, 2, 2, 0, 0)
+    assert decode(peer.exchange(packet)).values == (0, 0, 0, 0, 2, 3, 0, 0)
     peer.close()
 
 

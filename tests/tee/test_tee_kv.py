@@ -160,9 +160,9 @@ def test_cached_rows_are_put_in_the_models_order_and_back(tee, layout, role):
     shared.buffer[:10] = shared.buffer[-10:] = b"untouched!"
     before = tee.crossings
     shared.buffer[10:-10] = permuted
-    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to_model=True)
+    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to="model")
     assert bytes(shared.buffer[10:-10]) == rows
-    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to_model=False)
+    tee.reorder_rows(model, 1, role, shared, 10, row_bytes, to="pages")
     assert bytes(shared.buffer[10:-10]) == permuted
     assert bytes(shared.buffer[:10]) == bytes(shared.buffer[-10:]) == b"untouched!"
     assert tee.crossings - before == 2

@@ -13,6 +13,7 @@ from tee_sim.errors import ResultCode
 from tee_sim.layout import KvLayout
 from tee_sim.memory import Budget, MemoryTable, check_bounds, wipe
 from tee_sim.protocol import Kind, KvCommand, MemoryKind, memref
+from tee_sim.shared_memory import create_sealed_memfd
 
 
 def refusal(call, *args, **kwargs):
@@ -218,3 +219,15 @@ def test_both_kinds_of_arena_receive_the_key():
         assert arena.map[64:80] != bytes(16)
         assert arena.map[:64] == bytes(64) and arena.map[80:] == bytes(arena.size - 80)
         arena.close()
+
+
+def test_memory_that_is_still_looked_at_is_released_all_the_same():
+    table = MemoryTable()
+    fd = create_sealed_memfd(8192)
+    memory_id = table.register(os.dup(fd), 8192, MemoryKind.SHARED)
+    held = table.shared_range(memory_id, 0, 16)
+    table.release(memory_id)
+    assert len(table) == 0 and refusal(table.get, memory_id) == ResultCode.ITEM_NOT_FOUND
+    held[:4] = b"seen"  # the mapping lasts as long as it is held
+    assert os.pread(fd, 4, 0) == b"seen"
+    os.close(fd)
