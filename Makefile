@@ -18,6 +18,8 @@ CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
 MODULE_FLAGS  = -DPTMO_EMULATED_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
                 -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 ON_EMULATOR  := PTMO_EMULATED_MODULE=$(CURDIR)/build/tests/emulated_module
+# Two files at a time, each in one process: a second one for every core would not fit in memory.
+IN_TWO       := --numprocesses 2 --dist loadfile
 CMAKE        := $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
 
@@ -99,13 +101,13 @@ test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qem
 
 test-py: setup  ## the Python tests (no GPU); those of the real model skip when it cannot be pulled
 	-$(VENV)/bin/ptmo model pull
-	$(PY) -m pytest
+	$(PY) -m pytest $(IN_TWO)
 
 test-emulated: build-tests  ## the Python tests of a CUDA device, a sample, on the emulator
 	$(ON_EMULATOR) $(PY) -m pytest -m 'gpu and not slow' tests/gpu
 
 test-slow: build-tests  ## the full counts and the long fuzzing
-	$(PY) -m pytest -m 'slow and not gpu'
+	$(PY) -m pytest -m 'slow and not gpu' $(IN_TWO)
 	$(ON_EMULATOR) $(PY) -m pytest -m gpu tests/gpu
 
 build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources
