@@ -295,7 +295,7 @@ class Devices(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_device_does_what_the_model_says_whatever_is_asked_and_whenever_it_is_killed(
     tmp_path, monkeypatch, examples
 ):
