@@ -62,12 +62,21 @@ class FaultyStore(SealedStore):
 
     point = ""
 
+    changes = 0  # that it was told are done
     before_start = None  # called with the store once its TEE runs and was not asked anything yet
 
     def _start(self):
         if self.before_start is not None:
             self.before_start()
         super()._start()
+
+    def put(self, name, data):
+        super().put(name, data)
+        self.changes += 1
+
+    def remove(self, name):
+        super().remove(name)
+        self.changes += 1
 
     def take(self, point):
         """Whether the fault is armed; it fires once."""

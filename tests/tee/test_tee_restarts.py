@@ -37,7 +37,7 @@ class Device:
         self.folder = folder
         self.allowed = {}
         self.kills = self.counter = self.epoch = self.last_session = 0
-        self.store = None
+        self.store, self.failed = None, False
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
         self._arena = Arena(SLOT_BYTES * THREADS)
@@ -126,6 +126,13 @@ def use(device, store, thread, rng):
     channel.call(Kind.CLOSE_SESSION, "close", session=number, values=NO_VALUES)
 
 
+def use_or_restart(device, store, thread, rng):
+    try:
+        use(device, store, thread, rng)
+    except (TeeDiedError, TeeDeadError):
+        device.restart(store)
+
+
 @pytest.mark.parametrize(
     "sessions,kills", [(60, 12), pytest.param(1000, 200, marks=pytest.mark.slow)]
 )
@@ -139,12 +146,13 @@ def test_whatever_kills_a_tee_under_eight_threads_nothing_sealed_is_lost(
 
             def work(thread):
                 rng = random.Random(thread)
-                while sum(done) < sessions or device.kills < kills:
+                while not device.failed and (sum(done) < sessions or device.kills < kills):
                     store = device.store
                     try:
-                        use(device, store, thread, rng)
-                    except (TeeDiedError, TeeDeadError):
-                        device.restart(store)
+                        use_or_restart(device, store, thread, rng)
+                    except BaseException:
+                        device.failed = True  # so that no thread waits for kills in vain
+                        raise
                     done[thread] += 1
 
             run_threads(THREADS, work, seconds=240)

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,13 @@ from tee_sim.protocol import (
     KvCommand,
     StoreCommand,
 )
+from tee_sim.sealed_format import RECORD_HEADER
 from tee_sim.ta.kv_model import LoadedModel
 
-NAMES = st.sampled_from(["a", "b", "c"])
+NAMES = st.sampled_from(["a", "b"])
 DATA = st.binary(max_size=40)
 LINES = st.integers(1, 40)  # of a command's handler
-NUMBERS = st.integers(0, 6)  # of sessions, models and keys: some there, some not yet, some no more
+PICKS = st.integers(0, 9)  # of sessions, models and keys: see `Devices.number`
 
 
 class Model:
@@ -45,7 +47,7 @@ class Model:
 
     def __init__(self):
         self.objects = {}  # name: the values it may have; None: no such object
-        self.epoch = 0
+        self.epoch = self.counter = 0
         self.boot()
 
     def boot(self):
@@ -70,25 +72,37 @@ class Model:
 class Devices(RuleBasedStateMachine):
     """One device in a folder of its own, and the model of it."""
 
-    base = None
+    base = reached = None  # a folder; a count of (rule, what it came to) over the whole run
 
     @initialize()
     def make(self):
         self.folder = Path(tempfile.mkdtemp(dir=self.base))
         self.model, self.store, self.arena = Model(), None, Arena()
         self.start()
+        self.put("a", b"first")
 
     def start(self):
         self.store = SealedStore.open(self.folder)
         self.tee = self.store.tee
         self.model.boot()
         self.arena_id = self.tee.register_fd(self.arena.fd, self.arena.size)
+        self.open_session(TA_KV)
+        self.open_model()
+        self.new_epoch(0, True)
 
     def teardown(self):
         if getattr(self, "store", None) is not None:
             self.store.close()
             self.arena.close()
             shutil.rmtree(self.folder)
+
+    def number(self, pick, table):
+        """Most often one that means something now; else one that does no more, or does not yet."""
+        return sorted(table)[pick % len(table)] if table and pick > 1 else pick + 3
+
+    def note(self, what, code):
+        self.reached[what, code] += 1
+        return code
 
     def call(self, kind, **given):
         return outcome(lambda: self.tee._channel.call(kind, "x", **given))
@@ -106,15 +120,18 @@ class Devices(RuleBasedStateMachine):
             assert number == model.last_session
             model.sessions[number] = APPLICATIONS[uuid]
 
-    @rule(number=NUMBERS.filter(lambda n: n not in (1, 2)))
-    def close_session(self, number):
-        code, _ = self.call(Kind.CLOSE_SESSION, session=number)
+    @rule(pick=PICKS)
+    def close_session(self, pick):
+        number = self.number(pick, set(self.model.sessions) - {1, 2})
+        code = self.note("close session", self.call(Kind.CLOSE_SESSION, session=number)[0])
         assert code == self.model.known(number, self.model.sessions)
-        self.model.sessions.pop(number, None) if code == "SUCCESS" else None
+        if code == "SUCCESS":
+            del self.model.sessions[number]
 
-    @rule(number=NUMBERS)
-    def invoke(self, number):
+    @rule(pick=PICKS)
+    def invoke(self, pick):
         """STATS, COUNTER or, refused for its handle, CLOSE_MODEL: by the session's application."""
+        number = self.number(pick, self.model.sessions)
         application = self.model.sessions.get(number, "kv")
         command, types, expected = {
             "admin": (AdminCommand.STATS, 0x222, "SUCCESS"),
@@ -126,6 +143,7 @@ class Devices(RuleBasedStateMachine):
             Kind.INVOKE, session=number, command=command, types=types, values=values
         )
         known = number in self.model.sessions
+        self.note(f"invoke {application}", code)
         assert code == self.model.answer(expected if known else "ITEM_NOT_FOUND")
 
     # ------------------------------------------------------------------ models and seal keys
@@ -140,24 +158,27 @@ class Devices(RuleBasedStateMachine):
             assert handle == model.last_model
             model.models[handle] = self.new_epoch_number(self.tee.model_epoch(handle))
 
-    @rule(handle=NUMBERS)
-    def close_model(self, handle):
-        code, _ = outcome(self.tee.close_model, handle)
+    @rule(pick=PICKS)
+    def close_model(self, pick):
+        handle = self.number(pick, self.model.models)
+        code = self.note("close model", outcome(self.tee.close_model, handle)[0])
         assert code == self.model.known(handle, self.model.models)
-        self.model.models.pop(handle, None) if code == "SUCCESS" else None
+        if code == "SUCCESS":
+            del self.model.models[handle]
 
-    @rule(handle=NUMBERS)
-    def permute(self, handle):
+    @rule(pick=PICKS)
+    def permute(self, pick):
         """Twice the same under one epoch, and a permutation of what was given."""
+        handle = self.number(pick, self.model.models)
         rows = bytes(range(SMALL.n_heads * SMALL.head_dim))
         if handle in self.tee._layouts:
             code, moved = outcome(self.tee.permute_weights, handle, 0, "q", rows, 1)
-            assert code == self.model.known(handle, self.model.models)
+            assert self.note("permute", code) == self.model.known(handle, self.model.models)
             if code == "SUCCESS":
                 assert sorted(moved) == list(rows) and moved != rows
                 assert moved == self.tee.permute_weights(handle, 0, "q", rows, 1)
 
-    @rule(slot=st.integers(0, 3), inside=st.booleans())
+    @rule(slot=st.integers(0, 3), inside=st.sampled_from([True, True, True, False]))
     def new_epoch(self, slot, inside):
         model = self.model
         offset = 16 * slot if inside else self.arena.size - 15
@@ -172,11 +193,13 @@ class Devices(RuleBasedStateMachine):
             self.new_epoch_number(epoch)
             assert self.arena.map[offset : offset + 16] != bytes(16)
 
-    @rule(handle=NUMBERS)
-    def drop_epoch(self, handle):
-        code, _ = outcome(self.tee.drop_epoch, handle)
+    @rule(pick=PICKS)
+    def drop_epoch(self, pick):
+        handle = self.number(pick, self.model.keys)
+        code = self.note("drop epoch", outcome(self.tee.drop_epoch, handle)[0])
         assert code == self.model.known(handle, self.model.keys)
-        self.model.keys.discard(handle) if code == "SUCCESS" else None
+        if code == "SUCCESS":
+            self.model.keys.remove(handle)
 
     def new_epoch_number(self, epoch):
         assert epoch > self.model.epoch, "an epoch number came twice"
@@ -191,6 +214,7 @@ class Devices(RuleBasedStateMachine):
         assert code == self.model.answer("SUCCESS")
         if code == "SUCCESS":
             self.model.objects[name] = {data}
+            self.model.counter += 1
 
     @rule(name=NAMES)
     def get(self, name):
@@ -210,8 +234,9 @@ class Devices(RuleBasedStateMachine):
         except InputError:
             code = "ITEM_NOT_FOUND"
         assert code == self.model.answer("ITEM_NOT_FOUND" if values == {None} else "SUCCESS")
-        if code == "SUCCESS":
+        if self.note("remove", code) == "SUCCESS":
             self.model.objects[name] = {None}
+            self.model.counter += 1
 
     def read(self, name):
         try:
@@ -222,11 +247,13 @@ class Devices(RuleBasedStateMachine):
     # ------------------------------------------------------------------ kills and restarts
 
     @precondition(lambda self: self.model.running)
-    @rule()
-    def kill(self):
+    @rule(wait=st.booleans())
+    def kill(self, wait):
         self.tee._channel.process.kill()
         self.tee._channel.process.wait(5)
         self.model.running = False
+        if not wait:
+            self.restart()
 
     @precondition(lambda self: self.model.running)
     @rule(
@@ -235,24 +262,23 @@ class Devices(RuleBasedStateMachine):
         point=st.sampled_from(FATAL),
         line=st.integers(1, 40),
         at=st.booleans(),
+        wait=st.booleans(),
     )
-    def kill_while_it_stores(self, name, data, point, line, at):
+    def kill_while_it_stores(self, name, data, point, line, at, wait):
         """The object is the old one after SEAL, and the new one after COMMIT."""
         arm(self.tee, point, Kind.INVOKE, StoreCommand.COMMIT if at else StoreCommand.SEAL, line)
         assert outcome(self.store.put, name, data)[0] == "TARGET_DEAD"
+        self.note(f"kill {'COMMIT' if at else 'SEAL'}", point)
         if at:
             self.model.objects[name] = {data}
+            self.model.counter += 1
         self.model.running = False
+        if not wait:
+            self.restart()
 
-    @precondition(lambda self: not self.model.running)
     @rule()
     def restart(self):
-        self.store.close()
-        self.start()
-
-    @precondition(lambda self: self.model.running)
-    @rule()
-    def restart_in_order(self):
+        """After a kill, or in order."""
         self.store.close()
         self.start()
 
@@ -261,20 +287,23 @@ class Devices(RuleBasedStateMachine):
         if getattr(self, "store", None) is None or not self.model.running:
             return
         assert self.tee.status()["used_bytes"] == self.model.used_bytes
+        record = (self.folder / "counter").read_bytes()
+        assert RECORD_HEADER.unpack_from(record)[5] == self.model.counter
         assert sorted(self.store.names()) == sorted(
             name for name, values in self.model.objects.items() if values != {None}
         )
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("examples", [8, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_device_does_what_the_model_says_whatever_is_asked_and_whenever_it_is_killed(
     tmp_path, monkeypatch, examples
 ):
     with tempfile.TemporaryDirectory(dir=memory_folder(tmp_path)) as base:
         with instrumented(monkeypatch):
+            tested = type("TestedDevices", (Devices,), {"base": base, "reached": Counter()})
             run_state_machine_as_test(
-                type("TestedDevices", (Devices,), {"base": base}),
+                tested,
                 settings=settings(
                     max_examples=examples,
                     stateful_step_count=40,
@@ -284,3 +313,10 @@ def test_a_device_does_what_the_model_says_whatever_is_asked_and_whenever_it_is_
                     suppress_health_check=list(HealthCheck),
                 ),
             )
+    changes = ("close session", "close model", "drop epoch", "remove")
+    assert {(rule_name, "SUCCESS") for rule_name in changes} <= set(tested.reached)
+    if examples > 100:
+        for what in ("kill SEAL", "kill COMMIT"):
+            assert {(what, point) for point in FATAL} <= set(tested.reached)
+        for code in ("ITEM_NOT_FOUND", "TARGET_DEAD"):
+            assert {(rule_name, code) for rule_name in changes} <= set(tested.reached)
