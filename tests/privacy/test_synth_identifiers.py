@@ -51,7 +51,10 @@ def test_payloads_without_a_check_digit_are_drawn_again() -> None:
 
 
 def test_cards_ssns_and_luhn_numbers_pass_the_guards_own_validators() -> None:
-    assert all(is_card(digits_of(card)) for card in drawn(identifiers.payment_card))
+    cards = [digits_of(card) for card in drawn(identifiers.payment_card)]
+    assert all(luhn_valid(card) for card in cards)
+    usual = sum(is_card(card) for card in cards) / len(cards)
+    assert 0.85 < usual < 1.0  # the others are of rare lengths
     assert all(is_ssn(digits_of(ssn)) for ssn in drawn(identifiers.us_ssn))
     assert all(luhn_valid(digits_of(sin)) for sin in drawn(identifiers.sin))
     assert all(luhn_valid(digits_of(n)) for n in drawn(identifiers.personnummer))

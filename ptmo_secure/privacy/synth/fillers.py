@@ -124,7 +124,7 @@ def day(rng: random.Random, split: Split) -> str:
     style = rng.random()
     weekday, month = rng.choice(word_list("weekday", split)), rng.choice(word_list("month", split))
     if style < 0.45:
-        return written_date(when, rng, year_alone=0.15)
+        return written_date(when, rng, year_alone=0.3)
     if style < 0.6:
         return weekday
     if style < 0.75:

@@ -19,7 +19,7 @@ PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
     *("en_context", "en_narrative", "en_genres_heldout"),
 )
-HARMLESS_FAMILIES = ("neg_questions", "neg_tasks")
+HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed")
 FRAME_FAMILIES = ("frames_private", "frames_public")
 KOREAN_FAMILIES = ("ko_private", "ko_harmless")
 FAMILIES = (*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, *FRAME_FAMILIES, *KOREAN_FAMILIES)

@@ -18,6 +18,9 @@ _ISSUERS = (
     (("3528", "3561"), 16),
     (("300", "305", "36", "38"), 14),
 )
+# Valid, and seldom seen: long Visa, old JCB, short Maestro
+_RARE_ISSUERS = ((("4",), 19), (("2131", "1800"), 15), (("5018", "5038", "6304"), 12))
+_RARE_SHARE = 0.08
 # country: (letters of the bank, digits of the account), as the IBAN registry gives them
 _IBAN_FORMS = {
     **{"GB": (4, 14), "DE": (0, 18), "FR": (0, 23), "ES": (0, 20), "NL": (4, 10), "BE": (0, 12)},
@@ -59,7 +62,7 @@ def drawn(rng: random.Random, make: Callable[[str], str | None], count: int, fir
 
 def payment_card(rng: random.Random) -> str:
     """A card number, valid by Luhn, in one of the ways in which people write it."""
-    prefixes, length = rng.choice(_ISSUERS)
+    prefixes, length = rng.choice(_RARE_ISSUERS if rng.random() < _RARE_SHARE else _ISSUERS)
     prefix = rng.choice(prefixes)
     payload = prefix + "".join(rng.choices(string.digits, k=length - 1 - len(prefix)))
     number = payload + checksums.luhn(payload)

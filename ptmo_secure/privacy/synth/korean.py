@@ -25,6 +25,7 @@ _ROMAN = (
     "bora",
 )
 _AREAS = ("02", "031", "032", "051", "053", "062", "042", "064", "070")
+_COMMON_SHARE = 0.6
 _TITLES = ("씨", "님", " 씨", " 님", " 과장", " 대리", " 교수", " 원장", " 선생님", "씨")
 
 
@@ -57,9 +58,12 @@ class KoreanFiller:
         if attribute == "full":
             return Piece(self._part(person, "last") + self._part(person, "first"), "PERSON")
         if attribute == "last":
-            return Piece(self.word("ko_family"), "PERSON")
+            common = self._rng.random() < _COMMON_SHARE
+            return Piece(self.word("ko_common" if common else "ko_family"), "PERSON")
         if attribute == "first":
-            return Piece("".join(self._syllables()), "PERSON")
+            usual = self._rng.random() < _COMMON_SHARE
+            name = self.word("ko_given") if usual else "".join(self._syllables())
+            return Piece(name, "PERSON")
         return self._value(attribute)
 
     def _part(self, person: str, attribute: str) -> str:
