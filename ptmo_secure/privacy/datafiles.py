@@ -4,6 +4,7 @@ Security: an error names the file, the entry and the field, never the text.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def _json_lines(content: str, path: Path) -> Iterator[LabelledText]:
 
 def _conll(content: str, path: Path) -> Iterator[LabelledText]:
     """Sentences in which every token has the tag O."""
-    for block in content.replace("\r", "").split("\n\n"):
+    for block in re.split(r"\n[ \t]*\n", content.replace("\r", "")):
         rows = [line.split("\t") for line in block.split("\n") if line.strip()]
         if any(len(row) < 2 for row in rows):
             raise InputError(f"{path}: a line has no tab between token and tag")

@@ -48,10 +48,10 @@ def test_harmless_lines_are_read_under_any_of_the_usual_names(tmp_path: Path) ->
 
 
 def test_sentences_with_an_entity_are_left_out_of_a_conll_file(tmp_path: Path) -> None:
-    rows = "It\tO\nrains\tO\n\nIn\tO\nRome\tB-location\n\t\n\r\nOk\tO\n"
+    rows = "It\tO\nrains\tO\n\nIn\tO\nRome\tB-location\n\t\nYes\tO\r\n\r\nOk\tO\n"
     texts, labelled = load(write(tmp_path, "t.conll", rows))
     assert not labelled
-    assert [text.text for text in texts] == ["It rains", "Ok"]
+    assert [text.text for text in texts] == ["It rains", "Yes", "Ok"]
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_speed_memory_and_load_are_reported_with_their_floors() -> None:
     found = evaluate(scanner, "speed", limit=5)
     figures = values(found)
     assert scanner.texts == 2 * (20 + 5)
+    assert {m.n for m in found.measures if m.metric.startswith("latency")} == {5}  # no warm-up
     assert 0 < figures["latency_p50_100_tokens_ms"] <= figures["latency_p95_100_tokens_ms"]
     assert figures["load_s"] == 0.25
     assert figures["resident_mb"] > 1
@@ -260,6 +261,10 @@ def test_harmless_files_and_a_limit_and_suites_go_together(
         ("frames", "public_frame", 2),
     ]
     assert rows[0]["value"] == 0.5
+    command = ["guard", "eval", "--suite", "harmless", "--show-misses", "2", "--json"]
+    pattern_guard.pattern = re.compile(ALL)
+    assert cli.main([*command, "--limit", "9"]) == 0
+    assert [miss["entry"] for miss in json.loads(capsys.readouterr().out)["misses"]] == [0, 1]
 
 
 @pytest.mark.parametrize(
