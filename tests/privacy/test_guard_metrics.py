@@ -1,7 +1,7 @@
 """Each metric on examples worked out by hand."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptmo_secure.intervals import clopper_pearson, wilson
@@ -96,6 +96,7 @@ def test_intervals_agree_with_published_values() -> None:
             interval(1, 2, 1.0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_an_interval_holds_its_rate(pair: tuple[int, int]) -> None:
     successes, trials = pair

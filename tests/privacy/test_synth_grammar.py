@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptmo_secure.privacy.synth.example import Example, Label, Piece, join
@@ -77,6 +77,7 @@ def test_folding_leaves_core_kinds_and_maps_the_others() -> None:
     assert (folded.text, folded.frame, folded.language) == ("abc", "private", "ko")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.text(max_size=12), st.sampled_from([None, "PERSON", "SECRET"]))),
     st.integers(0, 500),
