@@ -60,8 +60,17 @@ class Sources:
         if locale not in self._fakes:
             fake = Faker(locale)
             fake.seed_instance(self.rng.getrandbits(32))
+            _order_cities(fake)
             self._fakes[locale] = fake
         return self._fakes[locale]
+
+
+def _order_cities(fake: "Faker") -> None:
+    """Sort lists that Faker makes out of a set: their order would change with each process."""
+    for provider in fake.factories[0].providers:
+        cities = getattr(provider, "cities", None)
+        if isinstance(cities, list):
+            provider.cities = sorted(cities)
 
 
 class Filler:
