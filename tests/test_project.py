@@ -121,7 +121,7 @@ def test_every_command_that_a_document_names_exists(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = document.read_text(encoding="utf-8")
-    named = set(re.findall(r"\bptmo ((?:model|attack|tee) [a-z]+|[a-z]+)", text))
+    named = set(re.findall(r"\bptmo ((?:model|attack|guard|tee) [a-z]+|[a-z]+)", text))
     for words in sorted(named):
         assert cli.main([*words.split(), "--help"]) == 0, words
     capsys.readouterr()
@@ -139,7 +139,7 @@ def test_every_long_option_that_the_readme_names_exists(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     helps = ""
-    for command in (["ask"], ["chat"], ["attack", "kv"], ["bench"]):
+    for command in (["ask"], ["chat"], ["attack", "kv"], ["bench"], ["guard", "eval"]):
         assert cli.main([*command, "--help"]) == 0
         helps += capsys.readouterr().out
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", read("README.md"))):

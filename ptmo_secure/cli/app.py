@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ptmo_secure import __version__
-from ptmo_secure.cli import ask, attack, bench, chat, demo, doctor, model, seal, tee
+from ptmo_secure.cli import ask, attack, bench, chat, demo, doctor, guard, model, seal, tee
 
 HELP = """Private LLM inference on small devices: a shielded engine, its simulated TEE, and the
 attacks that test it.
@@ -54,6 +54,7 @@ app.command("doctor")(doctor.doctor)
 _GROUPS = (
     ("model", "Fetch, list, check, convert and seal models.", model.COMMANDS + seal.COMMANDS),
     ("attack", "Attack the engine and report what leaks.", attack.COMMANDS),
+    ("guard", "Measure the PII guard.", guard.COMMANDS),
     ("tee", "Look at the simulated TEE, and have it attest itself.", tee.COMMANDS),
 )
 for _name, _help, _commands in _GROUPS:

@@ -18,7 +18,8 @@ from ptmo_secure.attacks.kv.keystream import KeystreamReuseAttack
 from ptmo_secure.attacks.kv.matrix import SHIELDS, Cell, ResultRow, default_attacks, plan_cells, run
 from ptmo_secure.attacks.kv.pages import PageLayout, SessionRows, StolenMemory, read_sessions
 from ptmo_secure.attacks.kv.public_model import PublicModel
-from ptmo_secure.attacks.kv.statistics import Score, ScoredSession, clopper_pearson, score
+from ptmo_secure.attacks.kv.statistics import Score, ScoredSession, score
+from ptmo_secure.intervals import clopper_pearson
 
 __all__ = [
     "SHIELDS",

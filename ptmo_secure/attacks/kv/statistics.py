@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta  # type: ignore[attr-defined,unused-ignore]  # no stubs
 
 from ptmo_secure.attacks.kv.pages import IdArray
-
-CONFIDENCE = 0.95
+from ptmo_secure.intervals import clopper_pearson
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +44,6 @@ class Score:
     ids_anywhere: float  # distinct ids guessed right at one position or more
     control_top1: float
     chance: float
-
-
-def clopper_pearson(
-    successes: int, trials: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Exact two-sided interval of a binomial rate (Clopper and Pearson, Biometrika 26, 1934).
-
-    Returns:
-        (low, high); (0, 1) when there was no trial.
-    Raises:
-        ValueError: successes is not in 0..trials, or confidence not in (0, 1).
-    """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"successes is {successes}, not in 0..{trials}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, not in (0, 1)")
-    if trials == 0:
-        return 0.0, 1.0
-    tail = (1 - confidence) / 2
-    failures = trials - successes
-    low = float(beta.ppf(tail, successes, failures + 1)) if successes else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, failures)) if failures else 1.0
-    return low, high
 
 
 def shuffled_ids(vocab_size: int, seed: int) -> IdArray:

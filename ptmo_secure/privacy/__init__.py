@@ -1,0 +1,1 @@
+"""What is private: training data, labelled chats and the evaluation of guards."""
