@@ -18,7 +18,9 @@ CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
 MODULE_FLAGS  = -DPTMO_EMULATED_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
                 -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 ON_EMULATOR  := PTMO_EMULATED_MODULE=$(CURDIR)/build/tests/emulated_module
-# Two files at a time, each in one process: a second one for every core would not fit in memory.
+# Tests that wait more than they compute run two files at a time. Others have the cores to themselves:
+# the threads of two engines get in each other's way.
+LIGHT        := tests/tee tests/sealed tests/privacy tests/guard
 IN_TWO       := --numprocesses 2 --dist loadfile
 CMAKE        := $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
@@ -101,13 +103,15 @@ test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qem
 
 test-py: setup  ## the Python tests (no GPU); those of the real model skip when it cannot be pulled
 	-$(VENV)/bin/ptmo model pull
-	$(PY) -m pytest $(IN_TWO)
+	$(PY) -m pytest $(LIGHT) $(IN_TWO)
+	$(PY) -m pytest $(addprefix --ignore=,$(LIGHT))
 
 test-emulated: build-tests  ## the Python tests of a CUDA device, a sample, on the emulator
 	$(ON_EMULATOR) $(PY) -m pytest -m 'gpu and not slow' tests/gpu
 
 test-slow: build-tests  ## the full counts and the long fuzzing
-	$(PY) -m pytest -m 'slow and not gpu' $(IN_TWO)
+	$(PY) -m pytest -m 'slow and not gpu' $(LIGHT) $(IN_TWO)
+	$(PY) -m pytest -m 'slow and not gpu' $(addprefix --ignore=,$(LIGHT))
 	$(ON_EMULATOR) $(PY) -m pytest -m gpu tests/gpu
 
 build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources

@@ -107,7 +107,7 @@ def staged(calls: list[Call], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     speeds = [
         BenchmarkResult(
             *(shield, restore, "int8", 2, 0, 128, 32, 400.0, 80.25, 12240, 10**8, 0.0),
-            *(0.0, 10**8, 40.0, 0.2),
+            *(0.0, 0.0, 10**8, 40.0, 0.2),
         )
         for shield, restore in (("none", None), ("permute", "folded"), ("seal", None))
     ]
