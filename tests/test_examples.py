@@ -18,6 +18,7 @@ MODEL = "smollm2-135m"
 DOCUMENTS = {
     "README.md": 1,
     "docs/engine.md": 5,
+    "docs/guard-data.md": 1,
     "docs/measuring-optee.md": 1,
     "docs/tee.md": 1,
 }  # and how many examples each holds
