@@ -3,10 +3,11 @@
 Values come without separators, letters in capitals. One function per published algorithm.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from datetime import date
+from importlib import import_module
+from typing import Any
 
 from tee_sim.guard.numbers import luhn_valid
 
@@ -39,6 +40,19 @@ _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _BECH32_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _BECH32_CONSTANTS = (1, 0x2BC830A3)  # BIP 173, BIP 350
+
+
+def _own_sha256() -> Any:
+    """Return Python's own SHA-256: `hashlib` would bring OpenSSL into the guard."""
+    for module in ("_sha2", "_sha256", "hashlib"):  # Python 3.12, before, and builds without either
+        try:
+            return import_module(module).sha256
+        except ImportError:
+            continue
+    raise ImportError("no SHA-256")
+
+
+_sha256 = _own_sha256()
 
 
 def weighted(digits: str, weights: Iterable[int | str]) -> int:
@@ -208,7 +222,7 @@ def is_base58check(value: str) -> bool:
     if number >= 1 << 200:
         return False
     data = number.to_bytes(25, "big")
-    digest = hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()
+    digest: bytes = _sha256(_sha256(data[:21]).digest()).digest()
     return digest[:4] == data[21:]
 
 
