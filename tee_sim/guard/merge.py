@@ -92,7 +92,9 @@ def mentions(text: str, spans: Iterable[Span]) -> list[Span]:
         text: the text.
         spans: what was found, at most `MAX_REPEATED_VALUES` different values; else nothing is done.
     """
-    values = {text[span.start : span.end]: span for span in spans if span.kind not in _ONCE}
+    values = {
+        text[span.start : span.end].rstrip("."): span for span in spans if span.kind not in _ONCE
+    }
     if len(values) > MAX_REPEATED_VALUES:
         return []
     lowered = text.lower()

@@ -65,7 +65,7 @@ def _stated_name(match: "re.Match[str]") -> tuple[int, int] | None:
     kept = 0
     for word in re.finditer(r"\S+", value):
         plain = word.group().strip(".,'\u2019")
-        common = not is_name_word(plain)
+        common = plain.lower() in _NO_NAMES or plain in _AFTER_NAMES
         small = kept and capital and plain.islower() and plain not in _LINKS
         if common or small or "\n\n" in value[kept : word.start()]:
             break

@@ -85,7 +85,7 @@ _ROWS: tuple[tuple[str, float, float, Finder], ...] = (
     ("VEHICLE", 0.6, 0.0, find_identifiers("VEHICLE")),
     ("DATE_OF_BIRTH", 0.6, 0.0, dates.find_births),  # with a post code names most people
     ("PERSON", 0.5, 0.0, _all(names.find_names, korean.find_korean_names)),
-    ("URL", 0.5, 0.0, network.find_urls),
+    ("URL", 0.65, 0.0, network.find_urls),
     ("USERNAME", 0.45, 0.0, network.find_usernames),
     ("MAC_ADDRESS", 0.45, 0.0, network.find_macs),
     ("IP_ADDRESS", 0.4, 0.0, network.find_ips),

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tee_sim.guard.recognizers import Recognizer
@@ -141,6 +141,7 @@ def test_offsets_count_code_points():
     assert text[span.start :].startswith("hunter2")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_gives_ordered_disjoint_spans_inside_it(text):
     result = scan_text(text)
@@ -152,6 +153,7 @@ def test_any_text_gives_ordered_disjoint_spans_inside_it(text):
         end = span.end
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_text_around_a_secret_never_hides_it(before, after):
     text = f"{before}\nmy password is hunter2\n{after}"

@@ -172,11 +172,11 @@ def name_edits(text: str) -> Iterator[Edit]:
     found += [(m.start(), m.end(), " ") for m in _STITCHED_NAME.finditer(text)]
     if "\n" in text:
         found += [(m.start(), m.end(), "" if m[1] else " ") for m in _CUT_NAME.finditer(text)]
-    after = -1
+    after = -2  # where a given name ended
     for match in _WORD.finditer(text):
         word = match.group()
         given = word.lower() in _GIVEN_NAMES
         if word.islower() and (given or (match.start() == after + 1 and word not in _AFTER_NAMES)):
             found.append((match.start(), match.end(), word.capitalize()))
-        after = match.end() if given else -1
+        after = match.end() if given else -2
     yield from sorted(found)

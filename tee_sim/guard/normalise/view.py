@@ -84,16 +84,13 @@ class View:
         if self.fresh is None:
             yield 0, len(self.text)
             return
-        low = high = 0
+        low, high = self.fresh[0]
         for start, end in self.fresh:
-            if high and start - reach > high:
-                yield self._at_blanks(low, high)
-                high = 0
-            if not high:
-                low = max(0, start - reach)
-            high = min(len(self.text), end + reach)
-        if high:
-            yield self._at_blanks(low, high)
+            if start - high > 2 * reach:
+                yield self._at_blanks(max(0, low - reach), high + reach)
+                low = start
+            high = end
+        yield self._at_blanks(max(0, low - reach), min(len(self.text), high + reach))
 
     def _at_blanks(self, low: int, high: int) -> tuple[int, int]:
         """Widen a range so that it cuts no word of usual length."""
