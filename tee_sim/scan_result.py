@@ -11,7 +11,13 @@ Level = Literal["PUBLIC", "SEMI_SENSITIVE", "PRIVATE"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 # Order is the wire code: append only.
-ENTITY_KINDS = ("SECRET", "PAYMENT_CARD", "US_SSN", "PHONE", "EMAIL")
+ENTITY_KINDS = (
+    *("SECRET", "PAYMENT_CARD", "US_SSN", "PHONE", "EMAIL", "PERSON", "ORG", "ADDRESS"),
+    *("LOCATION", "DATE_OF_BIRTH", "AGE", "IBAN", "BANK_ACCOUNT", "NATIONAL_ID", "KR_RRN"),
+    *("PASSPORT", "DRIVER_LICENSE", "TAX_ID", "IP_ADDRESS", "MAC_ADDRESS", "URL", "API_KEY"),
+    *("PRIVATE_KEY", "JWT", "USERNAME", "COORDINATES", "MEDICAL", "FINANCIAL"),
+    *("CRYPTO_ADDRESS", "VEHICLE", "ID_NUMBER", "DATE", "DEMOGRAPHIC", "JOB_TITLE"),
+)
 
 _SPAN = struct.Struct("<IIId")
 SPAN_BYTES = _SPAN.size

@@ -9,12 +9,12 @@ it keeps the whole text on the device.
 import re
 from collections.abc import Iterable
 
+from tee_sim.guard.detect import complete, find_spans
+from tee_sim.guard.merge import MAX_REPEATED_VALUES
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
 from tee_sim.scan_result import Level, ScanResult, Span
 
 _MASK = "\ufffc"
-_MAX_REPEATED_VALUES = 64
-_MIN_REPEATED_CHARS = 4
 _ROW = {row.kind: row for row in RECOGNIZERS}
 
 _QUESTION = (
@@ -28,18 +28,22 @@ _IMPERATIVE = (
 )
 _REQUEST = re.compile(
     rf"(?:(?:and|but|so|also|then|please|now|ok|okay|hi|hello|hey|thanks)[\s,]{{1,3}}){{0,3}}"
-    rf"(?:{_QUESTION}|{_IMPERATIVE}|i\s(?:want|need|would\slike)\sto\sknow|i['\u2019]d\slike\sto\sknow)\b",
+    rf"(?:{_QUESTION}|{_IMPERATIVE}|i\s(?:want|need|would\slike)\sto\sknow"
+    rf"|i['\u2019]d\slike\sto\sknow)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff1f\uff01]{1,8}(?=\s|$|\ufffc)|[;\n]")
 _CLAUSE_START = re.compile(
-    rf"[,:\u2014\u2013]\s{{0,3}}(?=\S)|\s(?=(?:and|but|so|also|then)\s{{1,3}}(?:{_QUESTION}|{_IMPERATIVE})\b)",
+    rf"[,:\u2014\u2013]\s{{0,3}}(?=\S)|\s(?=(?:and|but|so|also"
+    rf"|then)\s{{1,3}}(?:{_QUESTION}|{_IMPERATIVE})\b)",
     re.IGNORECASE,
 )
 # Words that point back at what was said before: "is it safe?" is about the masked value
 _ANAPHORA = re.compile(
     r"\b(?:it|its|itself|this|these|those|them|they|their|theirs|he|him|his|she|her|hers|one|above"
-    r"|same|mine)\b|\b(?:is|was|does|do|about|with|of|on|for|like)\s{1,3}that\b|\bthat\b(?=\s{0,3}(?:[?.!,]|$|is\b|was\b|one\b|password|number|code|key))",
+    r"|same|mine)\b|\b(?:is|was|does|do|about|with|of|on|for"
+    r"|like)\s{1,3}that\b|\bthat\b(?=\s{0,3}(?:[?.!,]|$|is\b|was\b|one\b|password"
+    r"|number|code|key))",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -62,22 +66,27 @@ def scan_text(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> Sca
     Returns:
         Level, score in [0, 1], and spans in code points, ordered and not overlapping.
     """
-    found = [
-        Span(start, end, row.kind, row.severity)
-        for row in recognizers
-        for start, end in row.find(text)
-    ]
-    if not found:
+    spans = complete(text, find_spans(text, recognizers))
+    if not spans:
         return ScanResult("PUBLIC", 0.0, ())
-    spans = _without_overlaps(found)
-    distinct = {text[span.start : span.end]: span for span in spans}
-    complete = len(distinct) <= _MAX_REPEATED_VALUES
-    if complete:
-        spans = _without_overlaps([*spans, *_repetitions(text, distinct)])
+    distinct = {text[span.start : span.end].lower(): span for span in spans}
+    few = len(distinct) <= MAX_REPEATED_VALUES
     level: Level = "PRIVATE"
-    if complete and has_public_remainder(text, spans):
+    if few and has_public_remainder(text, spans):
         level = "SEMI_SENSITIVE"
-    return ScanResult(level, score_of(distinct.values()), spans)
+    return ScanResult(level, score_of(_wholes(distinct) if few else distinct.values()), spans)
+
+
+def _wholes(values: dict[str, Span]) -> list[Span]:
+    """Return the values that are not part of a longer one of their kind: "Ann" beside "Ann Lee"."""
+    return [
+        span
+        for value, span in values.items()
+        if not any(
+            value != other and value in other and span.kind == values[other].kind
+            for other in values
+        )
+    ]
 
 
 def score_of(spans: Iterable[Span]) -> float:
@@ -126,30 +135,3 @@ def _stands_alone(segment: str) -> bool:
     if not (segment.endswith(("?", "\uff1f")) or _REQUEST.match(segment)):
         return False
     return _CONTENT.search(_FILLER.sub(" ", segment)) is not None
-
-
-def _without_overlaps(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Join overlapping spans; the joined span has the kind of the most severe."""
-    joined: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
-        if joined and span.start < joined[-1].end:
-            last = joined[-1]
-            worst = max(last, span, key=lambda s: s.severity)
-            end = max(last.end, span.end)
-            joined[-1] = Span(last.start, end, worst.kind, worst.severity)
-        else:
-            joined.append(span)
-    return tuple(joined)
-
-
-def _repetitions(text: str, values: dict[str, Span]) -> list[Span]:
-    """Find further places where a value stands, so that no copy counts as public text."""
-    found = []
-    for value, span in values.items():
-        if len(value) < _MIN_REPEATED_CHARS:
-            continue
-        at = text.find(value)
-        while at >= 0:
-            found.append(Span(at, at + len(value), span.kind, span.severity))
-            at = text.find(value, at + len(value))
-    return found

@@ -7,111 +7,37 @@ A secret has no shape of its own, so each pattern proposes a value and `looks_se
 import re
 from collections.abc import Iterator
 
-_WORDS = r"[\w'\u2019@&-]{1,40}(?:\.\w{1,20}){0,3}"
-_STRICT_NAMES = (
-    r"pass[ _-]?words?|passwd|passcode|pass[ _-]?code|pass[ _-]?phrase|pwd|pw"
-    r"|(?:security|door|gate|alarm|unlock|access|entry|verification|recovery|backup)[ _]code"
-    r"|(?:recovery|seed|secret)[ _]phrase|(?:wi-?fi|network)[ _]key|cvv2?|cvc2?"
-    r"|pin(?:[ _-]?(?:code|number|no))?|otp(?:[ _]code)?|one[ _-]time[ _]code"
-)
-_KEY_NAMES = (
-    r"(?:api|secret|access|private|encryption|license|licence|auth|ssh|master)[ _-]?key"
-    r"|(?:(?:access|auth|api|bearer|refresh|session|secret|security)[ _-]?)?token"
-    r"|client[ _-]?secret|secret|credentials?|bearer"
-)
-_KOREAN_NAMES = r"비밀\s?번호|비번|패스워드|암호|핀\s?번호"
-_OPEN, _CLOSE = "\"'`\u201c\u2018«「", "\"'`\u201d\u2019»」"
-_QUOTED = rf"[{_OPEN}](?P<quoted>[^{_OPEN}{_CLOSE}\n]{{1,128}})[{_CLOSE}]"
-_VALUE = rf"(?:{_QUOTED}|(?P<value>[^\s{_OPEN}][^\s]{{0,255}}))"
-_ADJECTIVES = r"(?:[\w'\u2019-]{1,40}\s{1,3}){0,3}?"  # "my OLD GMAIL password"
-_OWNER = (
-    rf"(?P<owner>\b(?:my|our|his|her|their|the|[\w-]{{1,40}}['\u2019]s)\s{{1,3}}{_ADJECTIVES})?"
-)
-_ABOUT = rf"(?:\s{{1,3}}(?:for|to|of|on|at|in)(?:\s{{1,3}}{_WORDS}){{1,5}}?)?"
-_LINK = (
-    r"(?P<link>\s{0,3}(?::=|=>|->|→|[:=])\s{0,3}|\s{1,3}[-\u2013\u2014]\s{1,3}"
-    r"|(?:['\u2019]s|\s{1,3}(?:is|was|are|equals|will\sbe|should\sbe|has\sbeen))"
-    r"(?:\s{1,3}(?:now|still|currently|just|simply|actually|set\sto))?\s{0,3}:?\s{1,3})"
-)
-_NAMES = rf"(?P<strict>{_STRICT_NAMES})|(?P<token>{_KEY_NAMES})"
-_NAME = rf"(?<![\w-])(?:[\w]{{1,24}}_)?(?:{_NAMES})(?![\w])"
+from tee_sim.guard.frames import hinted
+from tee_sim.guard.rules import load
+from tee_sim.guard.words import entries
 
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
-# "my password (for X) is V", "API_KEY=V", "PIN: V"
-_STATED = _compile(rf"{_OWNER}{_NAME}[\"'`]?{_ABOUT}{_LINK}{_VALUE}")
-# "password hunter2", "PIN 4821", "Bearer eyJ...": no link, so the value must look like one
-_ADJACENT = _compile(rf"{_OWNER}{_NAME}\s{{1,3}}{_VALUE}")
-# "I changed my password to V"
-_CHANGED = _compile(
-    rf"\b(?:set|changed?|reset|updated?|switched)\s{{1,3}}(?:my|our|the|his|her|their)\s{{1,3}}"
-    rf"{_ADJECTIVES}(?:{_NAMES}){_ABOUT}\s{{1,3}}to(?:\s{{1,3}}be)?:?\s{{1,3}}{_VALUE}"
+_RULES = load("stated_secrets")
+_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT, _KOREAN = (
+    _RULES[name][0].pattern for name in "stated changed used_as reversed adjacent korean".split()
 )
-# "I use V as my password"
-_USED_AS = _compile(
-    rf"\b(?:use|used|using|set|picked|chose|choose|put|enter|type)\s{{1,3}}{_VALUE}\s{{1,3}}"
-    rf"(?:as|for)\s{{1,3}}(?:my|our|the|his|her|their)\s{{1,3}}{_ADJECTIVES}(?:{_NAMES})(?!\w)"
+_KOREAN_ENDING, _NOT_LITERAL, _DESCRIBING_SUFFIX, _NEVER_SUFFIX, _DOTTED_NAME, _CLAUSE_END = (
+    _RULES[name][0].pattern
+    for name in (
+        *("korean_ending", "not_literal", "describing_suffix", "never_suffix", "dotted_name"),
+        "clause_end",
+    )
 )
-# "V is my password", "V is the password"
-_REVERSED = _compile(
-    rf"(?<![^\s({_OPEN}]){_VALUE}\s{{1,3}}(?:is|was)\s{{1,3}}"
-    rf"(?:(?:my|our|his|her|their)\s{{1,3}}{_ADJECTIVES}|the\s{{1,3}})(?:{_NAMES})(?!\w)"
+_PIN_NAME, _PASSPHRASE_NAME, _PHRASE = (
+    _RULES[name][0].pattern for name in ("pin_name", "passphrase_name", "phrase")
 )
-# "비밀번호는 V입니다"
-_KOREAN = re.compile(rf"(?:{_KOREAN_NAMES})\s{{0,2}}(?:[은는이가:=]\s{{0,3}}|\s){_VALUE}")
-
-_KOREAN_ENDING = re.compile(r"(?:입니다|이에요|예요|이야|야|이고|고|인데|로|을|를)[.!?,]{0,3}$")
-_TRAILING = ".,;:!?)]}>\u2026\"'`\u201d\u2019»」"
+_TRAILING = ".,;:!?)]}>\u2026\"'`\u201d\u2019\u00bb\u300d"
 # Words that describe a secret rather than being one: "my password is weak", "token: string"
-_DESCRIPTIONS = frozenset(
-    "a about above actually added again all allowed already also always an and another any as "
-    "asked at available bad based because been before being below better between blank both but "
-    "by called can cannot case-sensitive changed compromised confidential correct created "
-    "currently default deprecated different disabled displayed easy either empty enabled "
-    "encrypted enough entered even exactly exposed expired expiring extremely false fine for "
-    "forgotten from generated given gone good greater hacked hard hashed here hidden how "
-    "identical if important in incorrect insecure inside invalid it its just kept known leaked "
-    "less like likely long longer lost mandatory many maybe missing more much must my needed "
-    "never new no none nonsense not nothing now null obsolete of off often ok okay old on one "
-    "only optional or our out outdated over plain plaintext pretty private probably protected "
-    "public quite random read really recommended rejected required reset right safe salted same "
-    "saved secret secure sensitive sent set shared short shorter should so some something "
-    "somewhere still stolen stored string strong such supposed temporary text than that the "
-    "their them then there they this those to too true typically under undefined unique unknown "
-    "unsafe until up used useful usually valid very visible vulnerable wanted was weak weird "
-    "what when where whether which who why will with within without working would written "
-    "wrong your you safely securely hard-coded password passwords passphrase token tokens key "
-    "keys secrets pin pins code codes number numbers value values is are be true yes bytes "
-    "varchar object integer attached gone broken stuck locked cracked complicated complex simple "
-    "phished breached pwned blocked deleted accepted declined numeric alphanumeric obvious "
-    "terrible awful great perfect stupid hidden masked shown stale short-lived rotated revoked "
-    "alright secretly case really actually nowhere everywhere someone nobody".split()
-)
-_NOT_LITERAL = re.compile(
-    r"^(?:[<$%{\[*•]|x{3,}$|\.{2,}|your[-_]|my[-_]|example|changeme\b|redacted|placeholder"
-    r"|[A-Za-z_][\w.]*[(\[]|(?:os|process|self|config|settings|env|request|args)\.)",
-    re.IGNORECASE,
-)
-_DESCRIBING_SUFFIX = re.compile(r"(?:ed|ing|ory|ive|less|ful)$")
-_NEVER_SUFFIX = re.compile(r"(?:able|ible|ally|ily|ized|ised)$")
-_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$")
-# What may follow a one-word secret: the end of the clause, or the start of the next one
-_CLAUSE_END = re.compile(
-    r"\s{0,3}(?:$|[.,;!?)\n\u2014\u2013-]|(?:and|but|so|what|can|could|how|why|who|when|where|is|please|for|or|now"
-    r"|then|which|do|does|tell|explain|write|help|on|if|because|i|thanks)\b)",
-    re.IGNORECASE,
-)
-_PIN_NAME = re.compile(r"^(?:pin|otp|cv|one)", re.IGNORECASE)
-_PASSPHRASE_NAME = re.compile(r"phrase$", re.IGNORECASE)
-_PHRASE = re.compile(r"\w{2,24}(?:[ -]\w{2,24}){2,24}")
+_DESCRIPTIONS = frozenset(entries("descriptions"))
 _GRAMMAR = frozenset(
     "an the to of is was are be not too very in on for it and or that this has have with from at "
     "by as my your we you so if but can will".split()
 )
 _MIN_TOKEN_DIGITS = 6
+# A piece of every name that a secret can have
+_HINTS = tuple(
+    "pass pwd pw code phrase key cvv cvc pin otp token secret credential bearer "
+    "\ube44\ubc00 \ube44\ubc88 \ud328\uc2a4 \uc554\ud638 \ud540".split()
+)
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, int]]:
@@ -120,6 +46,8 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     Args:
         text: any string.
     """
+    if not hinted(text, _HINTS):
+        return
     for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED):
         for match in _each(pattern, text):
             found = _stated_value(match, text, reverse=pattern in (_USED_AS, _REVERSED))

@@ -10,7 +10,8 @@ from tee_sim.protocol import TA_GUARD, GuardCommand, ParamType, Values, param_ty
 from tee_sim.scan_result import LEVELS, pack_spans
 
 MAX_TEXT_BYTES = 1 << 20
-_WORK_FACTOR = 6  # budget charge per byte of text: the string, the masked copy, the matches
+# Budget charge per byte of text: two views with their maps, the masked copy, the matches
+_WORK_FACTOR = 24
 
 
 class GuardApplication:

@@ -29,8 +29,12 @@ def guard():
         "\U0001f600 \ud55c\uae00 my password is hunter2",
         "x" * 200_000,
         " ".join(f"user{i}@example.com" for i in range(10_000)),
+        "m\u0443 n\u0430me is Ann Lee, am9obkBnbWFpbC5jb20=, GB82 WEST 1234 5698 7654 32, "
+        "81.2.69.142, 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa, eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOjF9.x, "
+        "born 1985-03-12, \uc81c \uc774\ub984\uc740 \uae40\ubbfc\uc218\uc785\ub2c8"
+        "\ub2e4, I have HIV, one two three four",
     ],
-    ids=["example", "public", "empty", "unicode", "long", "ten thousand entities"],
+    ids=["example", "public", "empty", "unicode", "long", "ten thousand entities", "every rule"],
 )
 def test_the_guard_answers_what_the_rules_say(guard, text):
     assert guard.scan(text) == scan_text(text)

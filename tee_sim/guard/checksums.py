@@ -1,0 +1,301 @@
+"""Check digits of identifiers: each function says whether a compact value is well formed.
+
+Values come without separators, letters in capitals. One function per published algorithm.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import date
+from importlib import import_module
+from typing import Any
+
+from tee_sim.guard.numbers import luhn_valid
+
+_IBAN_LENGTHS = dict(
+    re.findall(
+        r"([A-Z]{2})(\d{2})",
+        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 "
+        "DK18 DO28 EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 "
+        "IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 "
+        "MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 "
+        "SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30",
+    )
+)
+_VERHOEFF_CYCLE = "1576283094"  # position i of the permutation is this one applied i times
+_FISCAL_ODD = dict(
+    zip(
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        (
+            *(1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20),
+            *(11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23),
+        ),
+        strict=True,
+    )
+)
+_VIN_VALUES = dict(
+    zip("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", "012345678912345678123457923456789", strict=True)
+)
+_VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_BECH32_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+_BECH32_CONSTANTS = (1, 0x2BC830A3)  # BIP 173, BIP 350
+
+
+def _own_sha256() -> Any:
+    """Return Python's own SHA-256: `hashlib` would bring OpenSSL into the guard."""
+    for module in ("_sha2", "_sha256", "hashlib"):  # Python 3.12, before, and builds without either
+        try:
+            return import_module(module).sha256
+        except ImportError:
+            continue
+    raise ImportError("no SHA-256")
+
+
+_sha256 = _own_sha256()
+
+
+def weighted(digits: str, weights: Iterable[int | str]) -> int:
+    """Return the sum of digits times weights, as far as there are weights."""
+    return sum(int(d) * int(w) for d, w in zip(digits, weights, strict=False))
+
+
+def varied(digits: str) -> bool:
+    """Whether a number has three different digits: 111111111 passes many a check."""
+    return len(set(digits)) > 2
+
+
+def is_date(year: int, month: int, day: int) -> bool:
+    """Whether a day exists in the calendar."""
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def is_short_date(digits: str) -> bool:
+    """Whether YYMMDD is a day of this or the last century."""
+    year, month, day = int(digits[:2]), int(digits[2:4]), int(digits[4:6])
+    return is_date(1900 + year, month, day) or is_date(2000 + year, month, day)
+
+
+def is_iban(value: str) -> bool:
+    """ISO 13616: the country's length, and mod 97 of the rearranged number is 1."""
+    if _IBAN_LENGTHS.get(value[:2]) != str(len(value)) or not value.isalnum():
+        return False
+    return int("".join(str(int(c, 36)) for c in value[4:] + value[:4])) % 97 == 1
+
+
+def is_aadhaar(digits: str) -> bool:
+    """India: 12 digits, the first 2 to 9, check digit after Verhoeff (1969)."""
+    check = 0
+    for place, char in enumerate(reversed(digits)):
+        value = int(char)
+        for _ in range(place % 8):
+            value = int(_VERHOEFF_CYCLE[value])
+        check = _dihedral(check, value)
+    return digits[0] in "23456789" and check == 0 and varied(digits)
+
+
+def _dihedral(a: int, b: int) -> int:
+    """Multiply in the dihedral group of the pentagon, elements 0 to 4 rotations, 5 to 9 flips."""
+    if a < 5:
+        return (a + b) % 5 if b < 5 else 5 + (a + b) % 5
+    return 5 + (a - b) % 5 if b < 5 else (a - b) % 5
+
+
+def is_aba(digits: str) -> bool:
+    """US routing number: a Federal Reserve prefix, weights 3 7 1 to a multiple of 10."""
+    prefix = int(digits[:2])
+    known = prefix <= 12 or 21 <= prefix <= 32 or 61 <= prefix <= 72 or prefix == 80
+    return known and varied(digits) and weighted(digits, "371371371") % 10 == 0
+
+
+def is_nhs(digits: str) -> bool:
+    """UK NHS number: weights 10 to 2, mod 11."""
+    check = 11 - weighted(digits, (10, 9, 8, 7, 6, 5, 4, 3, 2)) % 11
+    return varied(digits) and check % 11 == int(digits[9]) and check != 10
+
+
+def is_sin(digits: str) -> bool:
+    """Canadian social insurance number: Luhn; no province is 0 or 8."""
+    return digits[0] not in "08" and varied(digits) and luhn_valid(digits)
+
+
+def is_cpf(digits: str) -> bool:
+    """Brazil, persons: two check digits mod 11."""
+    first = weighted(digits, range_of(10, 2)) * 10 % 11 % 10
+    second = weighted(digits, range_of(11, 2)) * 10 % 11 % 10
+    return varied(digits) and digits[9:] == f"{first}{second}"
+
+
+def range_of(high: int, low: int) -> tuple[int, ...]:
+    """Return the weights `high`, `high` - 1, ..., `low`."""
+    return tuple(range(high, low - 1, -1))
+
+
+def is_nir(value: str) -> bool:
+    """France: sex, year, month, place, order and the key 97 - n mod 97; Corsica 2A and 2B."""
+    number = value[:13].replace("2A", "19").replace("2B", "18")
+    month = int(value[3:5])
+    plausible = 1 <= month <= 12 or 20 <= month <= 42 or month >= 50
+    return plausible and number.isdecimal() and int(value[13:]) == 97 - int(number) % 97
+
+
+def is_codice_fiscale(value: str) -> bool:
+    """Italy: odd places by table, even ones by value, the sum mod 26 is the last letter."""
+    total = sum(_FISCAL_ODD[c] for c in value[0:15:2])
+    total += sum(int(c, 36) - (0 if c.isdecimal() else 10) for c in value[1:15:2])
+    return chr(ord("A") + total % 26) == value[15]
+
+
+def is_dni(value: str) -> bool:
+    """Spain, DNI and NIE: the letter is the number mod 23."""
+    number = value[:-1].replace("X", "0").replace("Y", "1").replace("Z", "2")
+    return "TRWAGMYFPDXBNJZSQVHLCKE"[int(number) % 23] == value[-1]
+
+
+def is_pesel(digits: str) -> bool:
+    """Poland: a date of birth (the century is in the month) and weights 1 3 7 9."""
+    year, month, day = int(digits[:2]), int(digits[2:4]), int(digits[4:6])
+    century = {0: 1900, 1: 2000, 2: 2100, 3: 2200, 4: 1800}[month // 20]
+    return is_date(century + year, month % 20, day) and weighted(digits, "13791379131") % 10 == 0
+
+
+def is_bsn(digits: str) -> bool:
+    """Netherlands: weights 9 to 2 and -1, a multiple of 11."""
+    return varied(digits) and weighted(digits, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
+
+
+def is_steuer_id(digits: str) -> bool:
+    """Germany: one digit of the first ten comes twice or thrice; ISO 7064 mod 11,10."""
+    counts = sorted(digits[:10].count(d) for d in set(digits[:10]))
+    product = 10
+    for char in digits[:10]:
+        product = ((product + int(char)) % 10 or 10) * 2 % 11
+    repeated = counts[-1] in (2, 3) and counts[-2] == 1
+    return digits[0] != "0" and repeated and (11 - product) % 10 == int(digits[10])
+
+
+def is_nric(value: str) -> bool:
+    """Singapore: weights 2 7 6 5 4 3 2, an offset and an alphabet by prefix."""
+    prefix = value[0]
+    offset = {"S": 0, "F": 0, "T": 4, "G": 4, "M": 3}[prefix]
+    alphabet = {"S": "JZIHGFEDCBA", "T": "JZIHGFEDCBA", "M": "XWUTRQPNJLK"}.get(
+        prefix, "XWUTRQPNMLK"
+    )
+    rest = (weighted(value[1:8], "2765432") + offset) % 11
+    return alphabet[10 - rest if prefix == "M" else rest] == value[8]
+
+
+def is_my_number(digits: str) -> bool:
+    """Japan: weights 6 5 4 3 2 7 6 5 4 3 2; the check digit is 11 - rest, or 0."""
+    rest = weighted(digits, "65432765432") % 11
+    return varied(digits) and int(digits[11]) == (0 if rest <= 1 else 11 - rest)
+
+
+def is_chinese_id(value: str) -> bool:
+    """China: date of birth and ISO 7064 mod 11-2 (GB 11643)."""
+    if not is_date(int(value[6:10]), int(value[10:12]), int(value[12:14])):
+        return False
+    rest = sum(int(value[i]) * pow(2, 17 - i, 11) for i in range(17)) % 11
+    return "10X98765432"[rest] == value[17]
+
+
+def is_personnummer(digits: str) -> bool:
+    """Sweden: a date of birth, Luhn over the ten digits."""
+    return is_short_date(digits[-10:]) and luhn_valid(digits[-10:])
+
+
+def is_vin(value: str) -> bool:
+    """Vehicle identification number: ISO 3779 letters, check digit at place 9 (49 CFR 565)."""
+    total = sum(int(_VIN_VALUES[c]) * w for c, w in zip(value, _VIN_WEIGHTS, strict=True))
+    return "0123456789X"[total % 11] == value[8] and not value.isdecimal()
+
+
+def is_base58check(value: str) -> bool:
+    """Bitcoin-like address: 21 bytes and the first 4 of their double SHA-256, in base 58."""
+    number = 0
+    for char in value:
+        number = number * 58 + _BASE58.index(char)
+    if number >= 1 << 200:
+        return False
+    data = number.to_bytes(25, "big")
+    digest: bytes = _sha256(_sha256(data[:21]).digest()).digest()
+    return digest[:4] == data[21:]
+
+
+def is_bech32(value: str) -> bool:
+    """Segregated-witness address: BIP 173 or BIP 350 checksum."""
+    prefix, _, data = value.lower().rpartition("1")
+    check = 1
+    for part in (
+        [ord(c) >> 5 for c in prefix]
+        + [0]
+        + [ord(c) & 31 for c in prefix]
+        + [_BECH32.find(c) for c in data]
+    ):
+        top = check >> 25
+        check = (check & 0x1FFFFFF) << 5 ^ part
+        for i, generator in enumerate(_BECH32_GENERATOR):
+            check ^= generator if top >> i & 1 else 0
+    return check in _BECH32_CONSTANTS
+
+
+def is_korean_registration(digits: str) -> bool:
+    """Korea, residents and foreigners: a date of birth, a century digit and weights 2 to 9, 2 to 5.
+
+    Numbers given out since October 2020 have no check digit: a birth since then passes without.
+    """
+    if not "1" <= digits[6] <= "8":
+        return False
+    year = (2000 if digits[6] in "3478" else 1900) + int(digits[:2])
+    if not is_date(year, int(digits[2:4]), int(digits[4:6])):
+        return False
+    shift = 13 if digits[6] in "5678" else 11
+    checked = (shift - weighted(digits, "234567892345") % 11) % 10 == int(digits[12])
+    return checked or ("201001" <= digits[:6] < "300101" and digits[6] in "3478")
+
+
+def is_korean_business(digits: str) -> bool:
+    """Korean business registration number: weights 1 3 7 1 3 7 1 3 5 and a carry (tax office)."""
+    total = weighted(digits, "137137135") + int(digits[8]) * 5 // 10
+    return varied(digits) and (10 - total % 10) % 10 == int(digits[9])
+
+
+def is_ein(digits: str) -> bool:
+    """US employer number: a prefix that the IRS has given out."""
+    unused = {0, 7, 8, 9, 17, 18, 19, 28, 29, 49, 69, 70, 78, 79, 89, 96, 97}
+    return int(digits[:2]) not in unused
+
+
+def is_itin(digits: str) -> bool:
+    """US taxpayer number: 9xx with group 50-65, 70-88, 90-92 or 94-99."""
+    group = int(digits[3:5])
+    return 50 <= group <= 65 or 70 <= group <= 88 or 90 <= group <= 92 or group >= 94
+
+
+def is_korean_licence(digits: str) -> bool:
+    """Korean driving licence: the first pair is a region, 11 to 28."""
+    return 11 <= int(digits[:2]) <= 28
+
+
+def is_plate(value: str) -> bool:
+    """Number plate or VIN by context: letters and digits."""
+    return len(value) >= 5 and not value.isalpha()
+
+
+def is_korean_plate(value: str) -> bool:
+    """Korean number plate: the syllable is one of those in use."""
+    return value[-5] in (
+        "\uac00\ub098\ub2e4\ub77c\ub9c8\uac70\ub108\ub354\ub7ec\uba38\ubc84\uc11c\uc5b4"
+        "\uc800\uace0\ub178\ub3c4\ub85c"
+        "\ubaa8\ubcf4\uc18c\uc624\uc870\uad6c\ub204\ub450\ub8e8\ubb34\ubd80\uc218\uc6b0"
+        "\uc8fc\ud5c8\ud558\ud638\ubc14\uc0ac\uc544\uc790"
+    )
+
+
+def any_value(value: str) -> bool:
+    """No check digit: shape and context decide."""
+    return True

@@ -1,0 +1,37 @@
+"""Dates of birth and ages that a text gives of a person."""
+
+import re
+from collections.abc import Iterator
+
+from tee_sim.guard.checksums import is_date
+from tee_sim.guard.rules import find, load, search, value_of
+
+Ranges = Iterator[tuple[int, int]]
+
+_RULES = load("dates")
+_FORMER, _AGE_HINT = (_RULES[name][0].pattern for name in ("former", "age_hint"))
+
+
+def find_births(text: str) -> Ranges:
+    """Yield dates that are given as somebody's date of birth; nobody born before 1920 is meant."""
+    for match in search(_RULES["birth"], text):
+        value = match["value"].rstrip()
+        numbers = [int(n) for n in re.findall(r"\d+", value)]
+        if not _FORMER.search(value) and (len(numbers) != 3 or _exists(numbers)):
+            start, _ = value_of(match)
+            yield start, start + len(value)
+
+
+def _exists(numbers: list[int]) -> bool:
+    """Whether three numbers are a day in some usual order."""
+    a, b, c = numbers
+    return any(
+        is_date(year if year > 99 else 2000 + year, month, day)
+        for year, month, day in ((a, b, c), (c, b, a), (c, a, b))
+    )
+
+
+def find_ages(text: str) -> Ranges:
+    """Yield ages of the speaker, of a relation, or of a patient; not of people in a story."""
+    if _AGE_HINT.search(text) is not None:
+        yield from find(_RULES["ages"], text)

@@ -1,0 +1,60 @@
+"""Runs the rules on every view of a text and returns what they find in the text itself."""
+
+from collections.abc import Iterable
+
+from tee_sim.guard.merge import cover_clusters, join_places, mentions, merge
+from tee_sim.guard.names import find_neighbours
+from tee_sim.guard.normalise.views import views
+from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
+from tee_sim.scan_result import Span
+
+# Beside one of these a full name is a person's
+_ANCHORS = frozenset(
+    "PAYMENT_CARD US_SSN KR_RRN NATIONAL_ID PASSPORT DRIVER_LICENSE PHONE EMAIL ADDRESS "
+    "DATE_OF_BIRTH IBAN BANK_ACCOUNT TAX_ID".split()
+)
+_MAX_ANCHORS = 256
+_REACH = 160  # beyond the longest frame of a rule
+_SEVERITY = {row.kind: row.severity for row in RECOGNIZERS}
+
+
+def find_spans(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> list[Span]:
+    """Return every find of the rules, in code points of `text`, unordered and overlapping.
+
+    Security: pure function of the text.
+
+    Args:
+        text: any string.
+        recognizers: rows to apply to each view.
+    """
+    rows = tuple(recognizers)
+    found = {
+        (*view.original(low + start, low + end), row.kind, row.severity)
+        for view in views(text)
+        for low, high in view.windows(_REACH)
+        for row in rows
+        for start, end in row.find(view.text[low:high])
+    }
+    return [Span(*find) for find in found]
+
+
+def complete(
+    text: str, rule_spans: Iterable[Span], model_spans: Iterable[Span] = ()
+) -> tuple[Span, ...]:
+    """Return the spans of a text: merged, joined, and with every further mention.
+
+    Args:
+        text: the text both were found in.
+        rule_spans: of `find_spans`.
+        model_spans: of a model, in the same coordinates.
+    """
+    spans = merge(cover_clusters(text, rule_spans), cover_clusters(text, model_spans))
+    if not spans:
+        return ()
+    anchors = [(span.start, span.end) for span in spans if span.kind in _ANCHORS]
+    beside = [
+        Span(start, end, "PERSON", _SEVERITY["PERSON"])
+        for start, end in find_neighbours(text, anchors[:_MAX_ANCHORS])
+    ]
+    spans = join_places(text, merge(spans, beside))
+    return merge(cover_clusters(text, [*spans, *mentions(text, spans)]))

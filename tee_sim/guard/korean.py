@@ -1,0 +1,28 @@
+"""Korean names and employers: a surname with a title, a relation, a number or "my name is"."""
+
+import re
+from collections.abc import Iterator
+
+from tee_sim.guard.rules import find, load, search, value_of
+from tee_sim.guard.words import entries
+
+Ranges = Iterator[tuple[int, int]]
+
+_RULES = load("korean")
+_NO_NAMES = frozenset(entries("korean_no_names"))
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+
+
+def find_korean_names(text: str) -> Ranges:
+    """Yield Korean names that a text presents as somebody it knows."""
+    if _HANGUL.search(text) is None:
+        return
+    for match in search(_RULES["names"], text):
+        name = match["value"]
+        if name not in _NO_NAMES and (len(name) == 1 or name[:2] not in _NO_NAMES):
+            yield value_of(match)
+
+
+def find_korean_employers(text: str) -> Ranges:
+    """Yield organisations that a Korean text calls somebody's employer or school."""
+    return find(_RULES["employer"], text)

@@ -1,0 +1,182 @@
+"""Undoing of ways to write a value out: digit words, "at" and "dot", s p a c e s, leet."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tee_sim.guard.normalise.view import Edit
+from tee_sim.guard.rules import load, search
+from tee_sim.guard.words import entries
+
+_RULES = load("spelling")
+_SPOKEN, _SPOKEN_TOKEN, _HANGUL, _HANGUL_TOKEN, _AT, _DOT, _SPACED, _STITCHED = (
+    _RULES[name][0].pattern
+    for name in "spoken spoken_token hangul hangul_token at dot spaced stitched".split()
+)
+_ODD, _SEPARATED, _PLAIN_NUMBER, _DISGUISED_DIGITS, _LOOSE_LETTERS, _LEET_WORD = (
+    _RULES[name][0].pattern
+    for name in "odd separated plain_number disguised_digits loose_letters leet_word".split()
+)
+_BACKWARD_NAME, _STITCHED_NAME, _CUT_NAME, _WORD = (
+    _RULES[name][0].pattern for name in "backward_name stitched_name cut_name word".split()
+)
+_ENGLISH = entries("number_words")
+_TENS = frozenset(_ENGLISH[20:28])
+_NUMBERS = {
+    **{word: str(i) for i, word in enumerate(_ENGLISH[:20])},
+    **{word: str(10 * i) for i, word in enumerate(_ENGLISH[20:28], 2)},
+    **dict.fromkeys(_ENGLISH[28:33], "0"),
+}
+_REPEATS = {"double": 2, "triple": 3, "treble": 3}
+_HANGUL_DIGITS = dict(
+    zip(
+        "\uacf5 \uc601 \uc77c \uc774 \uc0bc \uc0ac \uc624 \uc721 \ub959 \uce60 \ud314 \uad6c "
+        "\ud558\ub098 \ub458 \uc14b \ub137 \ub2e4\uc12f \uc5ec\uc12f \uc77c\uacf1 "
+        "\uc5ec\ub35f \uc544\ud649".split(),
+        "001234566789123456789",
+        strict=True,
+    )
+)
+# Groups of digits that identifiers are written in
+_SHAPES = frozenset(
+    tuple(map(int, shape)) for shape in "324 334 344 244 234 67 4444 465 1334".split()
+)
+_LOOK_DIGITS = str.maketrans("OoQIl|!ZzSsBGq", "00011112255869")
+_LEET = str.maketrans("01345789$!|+@", "oieastbgsiita")
+_GIVEN_NAMES = frozenset(entries("given_names"))
+_AFTER_NAMES = frozenset((*entries("after_names"), *entries("no_names")))
+
+
+def spoken_digit_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that write spelled-out numbers as digits, English and Korean.
+
+    "five three six, two two, one two three four" is 536-22-1234; "double five" is 55, "twenty-two"
+    22, "three oh five" 305. Digits that are written out hide on purpose, so a run with the length
+    of an identifier gets its usual separators.
+    """
+    found = [
+        (match.start(), match.end(), punctuated(digits))
+        for match in _SPOKEN.finditer(text)
+        if len(digits := _spoken_digits(match.group())) >= 4
+    ]
+    for match in _HANGUL.finditer(text):
+        run = match.group().rstrip(" ,.-\n")
+        digits = "".join(_HANGUL_DIGITS.get(token, token) for token in _HANGUL_TOKEN.findall(run))
+        if not run.isascii():
+            found.append((match.start(), match.start() + len(run), punctuated(digits)))
+    yield from sorted(found)
+
+
+def _spoken_digits(run: str) -> str:
+    """Return the digits that number words say; nothing for a run without words, or for counting."""
+    digits: list[str] = []
+    words = repeat = 0
+    previous = ""
+    for match in _SPOKEN_TOKEN.finditer(run):
+        word = match.group().lower()
+        if word in _REPEATS:
+            repeat, words = _REPEATS[word], words + 1
+        elif word == "hundred":
+            digits += ["00"] if digits else []
+        else:
+            value = _NUMBERS.get(word, word)
+            words += word in _NUMBERS
+            if previous in _TENS and len(value) == 1 and value != "0" and not repeat:
+                digits[-1] = digits[-1][0] + value
+            else:
+                digits.append(value * (repeat or 1))
+            repeat = 0
+        previous = word
+    joined = "".join(digits)
+    counting = joined.startswith(("1234567", "0123456", "10987", "98765432"))
+    return "" if words < 3 or counting else joined
+
+
+def punctuated(digits: str) -> str:
+    """Write digits with the separators that their number of places suggests."""
+    cuts = {9: (3, 5), 10: (3, 6), 13: (6,)}.get(len(digits), ())
+    if len(digits) == 11:
+        cuts = (3, 7) if digits[0] == "0" else (1, 4, 7)
+    edges = [0, *cuts, len(digits)]
+    return "-".join(digits[a:b] for a, b in pairwise(edges))
+
+
+def address_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that write "john (at) mail dot com" and addresses cut by newlines plainly."""
+    found: list[Edit] = []
+    for match in search(_RULES["address"], text):
+        plain = _DOT.sub(".", _AT.sub("@", match.group(), count=1))
+        found.append((match.start(), match.end(), plain))
+    for match in search(_RULES["cut_address"], text):
+        cut = match.group().find("\n")
+        if cut >= 0:
+            found.append((match.start() + cut, match.start() + cut + 1, ""))
+    yield from sorted(found)
+
+
+def spacing_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that close the gaps in "j o h n" and "5-3-6-2-2"; wider gaps part words."""
+    found: list[Edit] = []
+    for match in _SPACED.finditer(text):
+        gaps = list(re.finditer(r"\s+", match.group()))
+        narrow = any(len(gap.group()) == 1 for gap in gaps)
+        for gap in gaps:
+            kept = " " if narrow and len(gap.group()) > 1 else ""
+            found.append((match.start() + gap.start(), match.start() + gap.end(), kept))
+    for match in _STITCHED.finditer(text):
+        stitch = len(match["stitch"])
+        for at in range(match.start() + 1, match.end() - 1, stitch + 1):
+            found.append((at, at + stitch, ""))
+    yield from sorted(found)
+
+
+def separator_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that put digits with odd separators ("536/22/1234") into their usual form."""
+    for match in _SEPARATED.finditer(text):
+        run = match.group()
+        digits = re.sub(r"\D", "", run)
+        if not 7 <= len(digits) <= 24 or _PLAIN_NUMBER.fullmatch(run):
+            continue
+        if tuple(map(len, re.findall(r"\d+", run))) in _SHAPES:
+            yield match.start(), match.end(), _ODD.sub("-", run)
+        elif "\n" in run:
+            yield match.start(), match.end(), run.replace("\n", "")
+        else:
+            yield match.start(), match.end(), _ODD.sub("-", run)
+
+
+def look_alike_digit_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that read letters inside a number as the digits they look like."""
+    for match in _DISGUISED_DIGITS.finditer(text):
+        run = _LOOSE_LETTERS.sub("", match.group())
+        if any(c.isalpha() for c in run) and 2 * sum(c.isdecimal() for c in run) >= len(run) // 2:
+            yield match.start(), match.start() + len(run), run.translate(_LOOK_DIGITS)
+
+
+def letter_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that read digits and signs inside a word as letters: "p4ssw0rd"."""
+    for match in _LEET_WORD.finditer(text):
+        word = match.group()
+        letters = sum(c.isalpha() for c in word)
+        dotted = "@" in word and "." in text[match.end() : match.end() + 2]
+        if 2 * letters >= len(word) and not dotted:
+            yield match.start(), match.end(), word.translate(_LEET)
+
+
+def name_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that write names as names: "james_hernandez", "erooM nhoJ", "Wil\\nson".
+
+    Given names in small letters get a capital, and so does the word after one.
+    """
+    found = [(m.start(), m.end(), m.group()[::-1]) for m in _BACKWARD_NAME.finditer(text)]
+    found += [(m.start(), m.end(), " ") for m in _STITCHED_NAME.finditer(text)]
+    if "\n" in text:
+        found += [(m.start(), m.end(), "" if m[1] else " ") for m in _CUT_NAME.finditer(text)]
+    after = -2  # where a given name ended
+    for match in _WORD.finditer(text):
+        word = match.group()
+        given = word.lower() in _GIVEN_NAMES
+        if word.islower() and (given or (match.start() == after + 1 and word not in _AFTER_NAMES)):
+            found.append((match.start(), match.end(), word.capitalize()))
+        after = match.end() if given else -2
+    yield from sorted(found)
