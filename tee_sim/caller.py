@@ -1,6 +1,7 @@
 """What every call on a TEE process stands on: frames out, and memory both sides map."""
 
 import os
+from collections.abc import Callable
 
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -90,7 +91,12 @@ class Caller:
             return session
 
     def _invoke(
-        self, command: int, types: int, values: Values, session: int | None = None
+        self,
+        command: int,
+        types: int,
+        values: Values,
+        session: int | None = None,
+        undo: Callable[[Values], object] | None = None,
     ) -> Values:
         return self._channel.call(
             Kind.INVOKE,
@@ -99,6 +105,7 @@ class Caller:
             command=command,
             types=types,
             values=values,
+            undo=undo,
         )
 
     def _register(self, fd: int, size_bytes: int, kind: MemoryKind) -> int:
@@ -108,6 +115,7 @@ class Caller:
             types=_ONE_VALUE,
             values=(size_bytes, kind, *NO_VALUES[2:]),
             fds=(fd,),
+            undo=lambda registered: self._release_memory(registered[0]),
         )[0]
 
     def _release_memory(self, memory_id: int) -> None:

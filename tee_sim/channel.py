@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.ledger import CostLedger
@@ -69,13 +69,18 @@ class Channel:
         types: int = 0,
         values: Values = NO_VALUES,
         fds: Sequence[int] = (),
+        undo: Callable[[Values], object] | None = None,
     ) -> Values:
         """Send one request and return the reply's eight values.
+
+        Whatever interrupts it (Ctrl-C) comes out when the TEE is done with the request: nothing is
+        written later. A second interrupt ends the TEE.
 
         Args:
             kind, session, command, types, values: the frame's fields.
             what: the command in words, for the error text.
             fds: descriptors to pass along.
+            undo: takes back what an interrupted request did, given its reply's values.
 
         Raises:
             TeeError: the TEE's own refusal.
@@ -94,7 +99,13 @@ class Channel:
                 ) from None
             request = (kind, session, command, types, values)
             started_ns = time.perf_counter_ns()
-            reply = self._exchange(packet, seq, fds, request)
+            try:
+                reply = self._exchange(packet, seq, fds, request)
+            except TeeError:
+                raise
+            except BaseException:
+                self._await_late_reply(seq, undo)
+                raise
             self.ledger.answered(started_ns)
             if reply.kind != kind | REPLY_BIT or reply.seq != seq:
                 raise self._die("the TEE process answered out of turn")
@@ -115,6 +126,7 @@ class Channel:
             "open session",
             types=_ONE_VALUE,
             values=(*uuid, *NO_VALUES[2:]),
+            undo=lambda opened: self.call(Kind.CLOSE_SESSION, "close", session=opened[0]),
         )[0]
         self.ledger.opened(session, uuid)
         return session
@@ -147,13 +159,32 @@ class Channel:
             self.ledger.sent(*request)  # while the TEE is at work
             while True:
                 reply = decode(self._receive())
-                # A call that was interrupted (Ctrl-C) leaves its reply behind: skip it.
-                if not 0 < reply.seq < seq:
+                if not 0 < reply.seq < seq:  # an interrupt may leave a reply behind
                     return reply
         except BlockingIOError:
             raise self._die(f"the TEE process did not answer within {CALL_TIMEOUT_S} s") from None
         except (OSError, TeeError):
             raise self._die("the TEE process is gone") from None
+
+    def _await_late_reply(self, seq: int, undo: Callable[[Values], object] | None) -> None:
+        """Wait until the TEE is done with request `seq`, whose caller was interrupted.
+
+        Whether it was sent at all is not known; requests are answered in order, so the reply to
+        another one tells.
+        """
+        self._seq += 1
+        done: Values | None = None
+        try:
+            self._socket.send(encode(Kind.STATUS, 0, 0, 0, 0, self._seq, NO_VALUES))
+            while (reply := decode(self._receive())).seq != self._seq:
+                if reply.seq == seq and not reply.command:
+                    done = reply.values
+            if done is not None and undo is not None:
+                undo(done)
+        except BaseException as error:
+            self._die("the TEE process was ended in the middle of a call")
+            if not isinstance(error, (OSError, TeeError)):
+                raise
 
     def _receive(self) -> bytes:
         """Wait for one packet, first without sleeping.

@@ -131,7 +131,7 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
-        if not 0 <= poll_us <= _MAX_POLL_US:
+        if type(poll_us) is not int or not 0 <= poll_us <= _MAX_POLL_US:
             raise ValueError(f"poll_us={poll_us} is outside 0..{_MAX_POLL_US}")
         fuse_file = None if fuses is None else Path(fuses)
         channel, session = connect(role, debug_root_key, fuse_file, ledger, poll_us)
@@ -179,6 +179,7 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
                 layout.rotary_dim | layout.v_block << 32,
                 *NO_VALUES[3:],
             ),
+            undo=lambda opened: self._close_model(opened[4]),
         )
         self._layouts[values[4]] = (layout, values[5])
         return values[4]
@@ -189,7 +190,7 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
 
     def close_model(self, model: int) -> None:
         """Drop a model's permutations in the TEE."""
-        self._invoke(KvCommand.CLOSE_MODEL, _ONE_VALUE, (model, *NO_VALUES[1:]))
+        self._close_model(model)
         self._layouts.pop(model, None)
 
     def rotate_model(self, model: int) -> None:
@@ -203,6 +204,9 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
     def end_rotation(self, model: int) -> None:
         """Drop the permutations that `rotate_model` replaced."""
         self._rotate(model, 1)
+
+    def _close_model(self, model: int) -> None:
+        self._invoke(KvCommand.CLOSE_MODEL, _ONE_VALUE, (model, *NO_VALUES[1:]))
 
     def permute_weights(
         self,
@@ -293,7 +297,8 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
             (session handle, epoch number).
         """
         request = (arena_id, offset, session, *NO_VALUES[3:])
-        values = self._invoke(KvCommand.NEW_EPOCH, _NEW_EPOCH, request)
+        undo = None if session else lambda opened: self.drop_epoch(opened[4])
+        values = self._invoke(KvCommand.NEW_EPOCH, _NEW_EPOCH, request, undo=undo)
         return values[4], values[5]
 
     def drop_epoch(self, session: int) -> None:

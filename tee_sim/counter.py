@@ -47,6 +47,7 @@ class RollbackCounter:
         self._budget = budget
         self._entries: dict[bytes, tuple[int, bytes]] = {}
         self._pending: tuple[bytes, bytes] | None = None  # sealed, not committed: (place, tag)
+        self._untouched = True  # no change of any object since the start
         self.lineage = b""
         self.value = 0
         self.boots = 0
@@ -131,6 +132,7 @@ class RollbackCounter:
         del self._entries[place]
         self._budget.refund(_ENTRY_BUDGET_BYTES)
         self._pending = None
+        self._untouched = False
         self.value += 1
 
     def check(self, header: ObjectHeader, tag: bytes) -> None:
@@ -140,6 +142,9 @@ class RollbackCounter:
             header: authenticated header of the object.
             tag: its tag, which tells apart two versions sealed for one value of the counter.
 
+        What is one ahead is taken over when nothing else happened since the start, which an
+        interrupted write leaves so, or when it is what was sealed last.
+
         Raises:
             TeeError: ROLLED_BACK for a version older than the newest; COUNTER_ROLLED_BACK for one
                 that the counter should know and does not.
@@ -148,7 +153,8 @@ class RollbackCounter:
         if header.lineage == self.lineage:
             if (header.counter, tag) == (newest, newest_tag):
                 return
-            if header.counter == self.value + 1:
+            expected = self._untouched or self._pending == (header.place, tag)
+            if header.counter == self.value + 1 and expected:
                 self._advance(header.place, tag)
                 return
             if header.counter <= newest:
@@ -168,6 +174,7 @@ class RollbackCounter:
             self._entries[place] = (self.value + 1, tag)
         self.value += 1
         self._pending = None
+        self._untouched = False
 
     def _mac(self, body: bytes) -> HMAC:
         mac = HMAC(self._key, SHA256())

@@ -155,7 +155,7 @@ def _loader(
         from tee_sim.ta.store import StoreApplication
 
         audit, measurement = AuditLog(), measure()
-        fused_key = None
+        fused_key: bytearray | None = None
         if fuses:
             try:
                 fused_key, _ = read_fuses(fuses)  # the descriptor keeps the lock
@@ -164,9 +164,11 @@ def _loader(
                 raise SystemExit(f"{fuses}: {reason}") from None
 
         def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
-            fused = root_key is None and fused_key is not None
-            drawn = root_key or fused_key or draw_key()
-            device = Device(budget, drawn, secrets, fused=fused)
+            nonlocal fused_key
+            key, fused_key = fused_key, None  # used once: the device overwrites it
+            if fuses and (key is None or root_key is not None):
+                raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "the fuses were read already")
+            device = Device(budget, root_key or key or draw_key(), secrets, fused=key is not None)
             store = StoreApplication(budget, device)
             kv = KvApplication(budget, device)
             attest = AttestApplication(device, audit, measurement)

@@ -118,14 +118,14 @@ class StoreCalls(Caller):
             finally:
                 window.wipe(size + result_bytes)
 
-    def is_next(self, sealed: bytes) -> bool:
-        """Whether a stored object says that it is one ahead of the last record this class returned.
+    def is_newer(self, sealed: bytes) -> bool:
+        """Whether a stored object says that it is ahead of the last record this class returned.
 
         Args:
             sealed: the object, or its first 104 bytes or more; nothing about it is authenticated.
         """
         header = object_header(sealed)
-        return header is not None and header.counter == self._value + 1
+        return header is not None and header.counter > self._value
 
     def _record(
         self, command: StoreCommand, types: int, values: Values, record: bytes = b""

@@ -68,7 +68,8 @@ class EngineConfig:
             if getattr(self, name) is not None:
                 _check_int(name, getattr(self, name), 1, MAX_CACHE_TOKENS)
         if self.tee_state is not None:
-            path_text("tee_state", self.tee_state)
+            folder = os.path.abspath(path_text("tee_state", self.tee_state))
+            object.__setattr__(self, "tee_state", folder)  # the working directory may change
         self._check_rotation()
         if self.device == "cuda" and self.activations != "int8":
             raise InputError("device 'cuda' has integer activations alone: use activations='int8'")

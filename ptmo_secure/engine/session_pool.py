@@ -17,7 +17,7 @@ from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
 from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.weights import Progress
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError
-from tee_sim.client import CostLedger, TeeError
+from tee_sim.client import Algorithm, CostLedger, TeeError
 
 
 class SessionPool:
@@ -187,6 +187,32 @@ class SessionPool:
             if self.tee is None:
                 raise InputError(NO_STORAGE_KEY)
             return SavedSession(path, self.saved_shape(), context_tokens, self.tee)
+
+    def evidence(self, nonce: bytes, algorithm: Algorithm = Algorithm.EDDSA) -> bytes:
+        """Return evidence of the TEE that holds this engine's keys; a new one is started first
+        where the last has died.
+
+        Args:
+            nonce: 8 to 64 bytes that the verifier drew.
+            algorithm: of the signature.
+
+        Returns:
+            A token for `tee_sim.verify` or `ptmo tee verify`.
+
+        Raises:
+            InputError: a nonce of another length, or a shield without a TEE.
+            EngineError: the TEE is gone and does not start, or refuses.
+        """
+        if not isinstance(nonce, bytes) or not 8 <= len(nonce) <= 64:
+            raise InputError("nonce: give 8 to 64 bytes")
+        with self.lock:
+            self.connect()
+            if self.tee is None:
+                raise InputError(f"shield {self._config.shield!r} has no TEE to attest")
+            try:
+                return self.tee.client.evidence(nonce, algorithm)
+            except TeeError as error:
+                raise tee_failure(error, "the TEE gave no evidence: ") from None
 
     @property
     def free_pages(self) -> int:

@@ -3,7 +3,7 @@
 A saved session or a sealed model is too large for an object of the store. Its header holds an id
 drawn for it alone, so SHA-256 of the header names one version; and the header is associated data of
 every record, so the records of another version do not open under it. One object of the store,
-"files", tells for each path which versions are accepted there: one, or two while a file is being
+`VERSIONS`, tells for each path which versions are accepted there: one, or two while a file is being
 replaced. So the rollback counter, which dates the object, dates the files too.
 
 Security: only the TEE reads the object. Who controls the files can deny, and choose between the
@@ -20,11 +20,10 @@ from typing import IO
 
 from ptmo_secure.errors import CapacityError, InputError
 from ptmo_secure.sealed.files import replacing
-from ptmo_secure.sealed.store import SealedStore, tampered
+from ptmo_secure.sealed.store import VERSIONS, SealedStore, tampered
 from tee_sim.client import ResultCode
 
 MAX_FILES = 1024
-_OBJECT = "files"
 
 _Versions = dict[str, list[str]]  # path: hex digests of the headers accepted there
 
@@ -115,12 +114,12 @@ class NewestVersions:
 
     def _read(self) -> _Versions:
         with contextlib.suppress(InputError):  # no such object: the counter knows of none
-            versions: _Versions = json.loads(self._store.get(_OBJECT))
+            versions: _Versions = json.loads(self._store.get(VERSIONS))
             return versions
         return {}
 
     def _write(self, versions: _Versions) -> None:
-        self._store.put(_OBJECT, json.dumps(versions, separators=(",", ":")).encode())
+        self._store.put(VERSIONS, json.dumps(versions, separators=(",", ":")).encode())
 
 
 def _place(path: Path) -> str:

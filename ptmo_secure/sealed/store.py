@@ -35,6 +35,15 @@ _MAX_FILE_BYTES = MAX_OBJECT_BYTES + 1024  # more is not read, and refused for i
 _HEADER_BYTES = 256  # at least an object's header
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".sealed"
+
+
+class _Reserved(str):
+    """The name of an object of our own, which no user's can be."""
+
+    __slots__ = ()
+
+
+VERSIONS = _Reserved("_versions")  # of `sealed.newest`
 _TAMPERED = {
     ResultCode.BAD_FORMAT: "not a file of this kind and version",
     ResultCode.TRUNCATED: "cut short, lengthened, or removed while the counter names it",
@@ -91,7 +100,7 @@ class SealedStore:
             EngineError: the TEE does not start, also when another one runs on this device.
             SecurityError: the counter's record was removed or changed.
         """
-        path = Path(folder)
+        path = Path(folder).absolute()  # the working directory may change
         objects = path / "objects"
         if not create and not holds_device(path):
             raise InputError(f"{path}: no device keeps its sealed state there")
@@ -132,7 +141,7 @@ class SealedStore:
 
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
-        return sorted(path.stem for path in self._files())
+        return sorted(path.stem for path in self._files() if path.stem != VERSIONS)
 
     def state(self) -> CounterState:
         """Return where the device's rollback counter stands."""
@@ -150,6 +159,8 @@ class SealedStore:
             InputError: a bad name, or data too long.
         """
         path, object_id = self._place(name)
+        if not isinstance(data, bytes):
+            raise InputError(f"{name}: data is {type(data).__name__}, not bytes")
         if len(data) > MAX_OBJECT_BYTES:
             raise InputError(f"{name}: {len(data)} bytes, at most {MAX_OBJECT_BYTES} are sealed")
         with self._changing(path):
@@ -209,13 +220,22 @@ class SealedStore:
     def _settle(self) -> None:
         """Take over an object that was stored and not committed, and store the record."""
         for path in self._files():
-            _, object_id = self._place(path.stem)
+            object_id = _object_id(path.stem)
             with contextlib.suppress(TeeError, EngineError):  # damaged: `get` will say so
-                if self._calls.is_next(self._read(path, _HEADER_BYTES)):
-                    self._calls.unseal(object_id, self._read(path))
+                if self._calls.is_newer(self._read(path, _HEADER_BYTES)):
+                    self._take_over(path, object_id)
         with _tee_errors(self._counter_path):
             self._write(self._counter_path, self._calls.counter())
         self._settled = True
+
+    def _take_over(self, path: Path, object_id: bytes) -> None:
+        """Have the TEE look at an object that says it is newer than the record."""
+        try:
+            self._calls.unseal(object_id, self._read(path))
+        except TeeError as error:
+            if error.code == ResultCode.COUNTER_ROLLED_BACK:  # and authentic: the record is old
+                raise tampered(path, ResultCode.COUNTER_ROLLED_BACK) from None
+            raise
 
     @contextlib.contextmanager
     def _settled_files(self) -> Iterator[None]:
@@ -239,12 +259,14 @@ class SealedStore:
     def _files(self) -> list[Path]:
         with _file_errors(self._objects):
             found = [path for path in self._objects.iterdir() if path.suffix == _SUFFIX]
-        return [path for path in found if _NAME.fullmatch(path.stem)]
+        return [path for path in found if path.stem == VERSIONS or _NAME.fullmatch(path.stem)]
 
     def _place(self, name: str) -> tuple[Path, bytes]:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, _Reserved) and not (
+            isinstance(name, str) and _NAME.fullmatch(name)
+        ):
             raise InputError(f"{name!a} is no object's name: give 1 to 64 of A-Z a-z 0-9 . _ -")
-        return self._objects / f"{name}{_SUFFIX}", hashlib.sha256(name.encode()).digest()
+        return self._objects / f"{name}{_SUFFIX}", _object_id(name)
 
     def _read(self, path: Path, n_bytes: int = _MAX_FILE_BYTES) -> bytes:
         """Return a file's bytes; none for one that is not there, which the TEE will judge."""
@@ -274,6 +296,10 @@ def tampered(path: Path, code: ResultCode, detail: str = "") -> SecurityError:
         detail: put after what the code means.
     """
     return SecurityError(f"{path}: {_TAMPERED[code]}{detail} ({code.name})")
+
+
+def _object_id(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 from ptmo_secure.engine.engine import Engine
 from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed import newest
-from ptmo_secure.sealed.store import SealedStore
+from ptmo_secure.sealed.store import VERSIONS, SealedStore
 from tests.tiny_models import make_tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(29).integers(0, 250, 41)]
@@ -196,18 +196,18 @@ def test_a_save_cut_off_before_it_was_settled_leaves_the_old_session_and_the_new
 
 def test_what_the_device_knows_of_its_sessions_is_sealed_and_dated(model, saved):
     state, path = saved
-    index = state / "objects" / "files.sealed"
+    index = state / "objects" / "_versions.sealed"
     stale = index.read_bytes()
     assert str(path).encode() not in stale
     with SealedStore.open(state) as store:
-        assert list(json.loads(store.get("files"))) == [str(path)]
+        assert list(json.loads(store.get(VERSIONS))) == [str(path)]
     with load(model, state) as engine:
         save(engine, path, MORE)
         index.write_bytes(stale)
-        with pytest.raises(SecurityError, match=r"files\.sealed: an older version than the newest"):
+        with pytest.raises(SecurityError, match="an older version than the newest"):
             engine.resume(path)
         index.unlink()
-        with pytest.raises(SecurityError, match=r"files\.sealed: .*removed while the counter"):
+        with pytest.raises(SecurityError, match=r"_versions\.sealed: .*removed while the counter"):
             engine.resume(path)
 
 

@@ -15,7 +15,7 @@ from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed import chunks, newest
 from ptmo_secure.sealed.chunks import SealedFile, SealedKind, seal
 from ptmo_secure.sealed.marks import is_sealed
-from ptmo_secure.sealed.store import SealedStore
+from ptmo_secure.sealed.store import VERSIONS, SealedStore
 from tests.sealed.power_loss import states_after
 
 ROOT_KEY = bytes(range(32))
@@ -255,13 +255,13 @@ def test_a_seal_cut_off_at_its_end_leaves_a_choice_that_the_next_look_makes(
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(newest.NewestVersions, moment, die)
             sealed(store, path, data_of(300, 2))
-    assert len(json.loads(store.get("files"))[str(path)]) == (2 if moment == "settle" else 1)
+    assert len(json.loads(store.get(VERSIONS))[str(path)]) == (2 if moment == "settle" else 1)
     new = path.read_bytes()
     assert set(os.listdir(base)) == {"device", "file.sealed"}
     assert (new == old) == (moment == "_announce")
     assert content(store, path) == data_of(300, 1 if new == old else 2)
     if new != old:
-        assert len(json.loads(store.get("files"))[str(path)]) == 1
+        assert len(json.loads(store.get(VERSIONS))[str(path)]) == 1
         path.write_bytes(old)
         assert refusal(store, path) == (OLD, b"")
 

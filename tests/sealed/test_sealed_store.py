@@ -8,7 +8,7 @@ import pytest
 
 from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed import files
-from ptmo_secure.sealed.store import SealedStore
+from ptmo_secure.sealed.store import VERSIONS, SealedStore
 from tee_sim.client import MAX_OBJECT_BYTES
 
 
@@ -111,11 +111,10 @@ def test_a_rolled_back_or_damaged_counter_is_named(store, folder):
     newest = counter.read_bytes()
     counter.write_bytes(stale)
     assert store.get("mine") == b"third"  # a running TEE does not ask the file
-    with reopened(store, folder) as again:
-        assert refusal(folder, again.get, "mine").startswith(
-            "objects/mine.sealed: unknown to the counter: its file was rolled back or replaced"
-        )
-        assert again.get("other") == b"other"
+    store.close()
+    assert refusal(folder, SealedStore.open, folder).startswith(
+        "objects/mine.sealed: unknown to the counter: its file was rolled back or replaced"
+    )
     for data, message in (
         (newest[:-1], "cut short"),
         (newest[:-1] + bytes([newest[-1] ^ 1]), "changed, or sealed by another device"),
@@ -131,6 +130,46 @@ def test_a_rolled_back_or_damaged_counter_is_named(store, folder):
     counter.write_bytes(newest)
     with SealedStore.open(folder) as again:
         assert again.get("mine") == b"third"
+
+
+def test_an_old_record_beside_one_old_object_is_noticed_by_a_newer_third(store, folder):
+    old = {path: path.read_bytes() for path in (folder / "counter", folder / "objects/mine.sealed")}
+    store.put("mine", b"second")
+    store.put("notes", b"newer than the record by two")
+    store.close()
+    for path, content in old.items():
+        path.write_bytes(content)
+    assert "notes.sealed: unknown to the counter" in refusal(folder, SealedStore.open, folder)
+
+
+def test_a_state_folder_named_relatively_stays_the_same_when_the_working_directory_changes(
+    tmp_path, monkeypatch
+):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        with SealedStore.open(tmp_path / place / "device") as store:
+            store.put("name", place.encode())
+    monkeypatch.chdir(tmp_path / "here")
+    with SealedStore.open("device") as store:
+        monkeypatch.chdir(tmp_path / "there")
+        store.put("more", b"of here")
+        assert store.get("name") == b"here"
+    with SealedStore.open("device") as store:
+        assert (store.names(), store.get("name")) == (["name"], b"there")
+
+
+def test_our_own_object_is_not_a_users_to_name(store):
+    for name in ("_versions", str(VERSIONS), VERSIONS[:]):
+        with pytest.raises(InputError, match="no object's name"):
+            store.put(name, b"{}")
+    store.put("files", b"a user's own")
+    store.put(VERSIONS, b"{}")
+    assert "files" in store.names() and VERSIONS not in store.names()
+
+
+def test_data_that_is_no_bytes_is_named(store):
+    with pytest.raises(InputError, match="mine: data is str, not bytes"):
+        store.put("mine", "text")
 
 
 def test_the_files_of_another_device_are_refused(store, folder, tmp_path):

@@ -228,3 +228,18 @@ def test_the_fuse_file_is_the_only_file_a_tee_keeps_open(fuses):
     tee.close()
     files = [link for link in links if link.startswith("/") and link != "/dev/null"]
     assert [link for link in files if not link.startswith("/memfd:")] == [str(fuses)]
+
+
+def test_fuses_serve_one_initialisation_and_no_key_of_the_hosts(tmp_path):
+    """A second one would run on a key that the first overwrote."""
+    from tee_sim import daemon
+    from tee_sim.memory import Budget
+
+    path = str(tmp_path / "fuses")
+    load, _ = daemon._loader("core", path)
+    with pytest.raises(TeeError) as refused:
+        load(Budget(), bytearray(ROOT_KEY))
+    assert refused.value.code == ResultCode.BAD_STATE
+    with pytest.raises(TeeError) as refused:
+        load(Budget(), None)
+    assert refused.value.code == ResultCode.BAD_STATE

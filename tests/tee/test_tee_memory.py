@@ -231,3 +231,16 @@ def test_memory_that_is_still_looked_at_is_released_all_the_same():
     held[:4] = b"seen"  # the mapping lasts as long as it is held
     assert os.pread(fd, 4, 0) == b"seen"
     os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a file of such a name")
+def test_a_file_with_the_name_of_secret_memory_is_no_arena():
+    path = "/secretmem-not"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.ftruncate(fd, 4096)
+        code = refusal(MemoryTable().register, os.dup(fd), 4096, MemoryKind.ARENA)
+        assert code == ResultCode.SECURITY
+    finally:
+        os.close(fd)
+        os.unlink(path)
