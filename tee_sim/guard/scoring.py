@@ -70,10 +70,23 @@ def scan_text(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> Sca
     if not spans:
         return ScanResult("PUBLIC", 0.0, ())
     distinct = {text[span.start : span.end].lower(): span for span in spans}
+    few = len(distinct) <= MAX_REPEATED_VALUES
     level: Level = "PRIVATE"
-    if len(distinct) <= MAX_REPEATED_VALUES and has_public_remainder(text, spans):
+    if few and has_public_remainder(text, spans):
         level = "SEMI_SENSITIVE"
-    return ScanResult(level, score_of(distinct.values()), spans)
+    return ScanResult(level, score_of(_wholes(distinct) if few else distinct.values()), spans)
+
+
+def _wholes(values: dict[str, Span]) -> list[Span]:
+    """Return the values that are not part of a longer one of their kind: "Ann" beside "Ann Lee"."""
+    return [
+        span
+        for value, span in values.items()
+        if not any(
+            value != other and value in other and span.kind == values[other].kind
+            for other in values
+        )
+    ]
 
 
 def score_of(spans: Iterable[Span]) -> float:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tee_sim.guard.rules import Rule, load, search
 from tee_sim.guard.scoring import scan_text
 
 
@@ -187,6 +188,8 @@ HARMLESS = [
     "Write a biography of Ada Lovelace.",
     "When was Barack Obama born?",
     "Mozart was born on 27 January 1756.",
+    "Turing was born on 23 June 1912.",
+    "Work: 2019-2023, school before",
     "John has 5 apples and gives 2 to Mary. How many are left?",
     "Mrs. Hilt saw 4 rollercoasters. Each had 7 riders.",
     "Her brother Billy gets 11 pieces of candy per house.",
@@ -250,6 +253,8 @@ HARMLESS = [
     "\ubb38\uc7ac\uc778 \ub300\ud1b5\ub839\uc740 \uc5b8\uc81c \ucde8\uc784\ud588\uc5b4?",
     "\uc190\ud765\ubbfc \uc120\uc218\uc758 \uae30\ub85d",
     "\uc8fc\ubbfc\ub4f1\ub85d\ubc88\ud638\ub294 \uc65c 13\uc790\ub9ac\uc57c?",
+    "\ubcc0\ud638\uc0ac\ub2d8\uaed8 \uc9c8\ubb38\ud558\ub294 \ubc95",
+    "\uc804\ubb38\uc801 \uc758\uc0ac\ub294 \ub204\uad6c?",
     "\uc5f0\ubd09 \ud611\uc0c1\ud558\ub294 \ubc29\ubc95",
     "\ubbfc\uc218 \ud559\uc0dd\uc774 \ucc45\uc744 3\uad8c \uc77d\uc5c8\ub2e4",
 ]
@@ -258,6 +263,18 @@ HARMLESS = [
 @pytest.mark.parametrize("text", HARMLESS)
 def test_the_same_words_in_public_text_are_not_flagged(text):
     assert values(text) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["names", "addresses", "korean", "topics", "network", "stated_numbers", "tokens"]
+)
+def test_no_hint_hides_what_its_pattern_would_find(name):
+    for rules in load(name).values():
+        for rule in rules:
+            bare = Rule((), rule.pattern)
+            for text in [row[1] for row in FOUND]:
+                with_hints = [match.span() for match in search([rule], text)]
+                assert with_hints == [match.span() for match in search([bare], text)]
 
 
 def test_a_person_is_found_in_a_private_frame_and_not_in_a_public_one():

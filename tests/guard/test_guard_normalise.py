@@ -120,6 +120,13 @@ def test_windows_hold_all_that_is_new(text, data):
             assert any(low <= start and end <= high for low, high in spans)
 
 
+def test_windows_far_apart_are_scanned_by_themselves():
+    text = "a\u200bb " + "word " * 60 + "c\u200bd"
+    (view,) = (v for v in views(text) if v.fresh is not None)
+    first, second = view.windows(20)
+    assert first[1] < 60 and second[0] > len(view.text) - 60
+
+
 EXAMPLES = [
     ("zero width", "jo\u200bhn\u2060@mail.com", "john@mail.com"),
     ("soft hyphen", "jo\u00adhn@mail.com", "john@mail.com"),

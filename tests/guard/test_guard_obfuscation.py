@@ -176,6 +176,12 @@ def test_codes_and_fonts_without_a_value_are_public(text):
     assert scan_text(text).spans == ()
 
 
+def test_a_disguise_far_into_a_text_is_masked_where_it_stands():
+    text = "It rained for days. " * 40 + "write to j\u200bohn@mail.com now. " + "It rained. " * 40
+    (span,) = scan_text(text).spans
+    assert text[span.start : span.end] == "j\u200bohn@mail.com"
+
+
 def test_a_decoded_hit_masks_the_whole_code():
     text = "see bXkgcGFzc3dvcmQgaXMgaHVudGVyMg== ok"
     (span,) = scan_text(text).spans

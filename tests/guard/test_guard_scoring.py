@@ -112,6 +112,13 @@ def test_severities_combine_by_noisy_or_over_distinct_values():
     assert scan_text("my password is hunter2. Again: my password is hunter2").score == 0.75
 
 
+def test_a_mention_of_a_value_or_of_its_part_does_not_count_again():
+    text = "My name is Ann Lee. What did ANN LEE say, and Ann?"
+    assert len(scan_text(text).spans) == 3
+    assert scan_text(text).score == scan_text("My name is Ann Lee.").score == 0.5
+    assert scan_text("My name is Ann Lee, my son is called Bo").score == 0.75
+
+
 def test_a_checksum_valid_identifier_has_a_floor_near_one():
     assert scan_text("4111 1111 1111 1111").score >= 0.98
     assert score_of([Span(0, 1, "PAYMENT_CARD", 0.1)]) == 0.98
