@@ -201,6 +201,10 @@ HARMLESS = [
     "My best friend is a dog",
     "I'm trying to learn Rust",
     "This is Sparta",
+    "Dear ACL Reviewer, how do I decline?",
+    "Name: Spirit E-210 Gas Grill",
+    "Company: Tesla",
+    "when did a star is born start filming 2018",
     "Dear Sir or Madam, how do I start a letter?",
     # Places
     "What is the capital of France?",
