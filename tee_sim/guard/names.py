@@ -46,6 +46,8 @@ def without_other_words(text: str, start: int, end: int) -> tuple[int, int] | No
     kept = start
     for match in re.finditer(r"\S+", text[start:end]):
         if match.group().strip(".,").lower() in _NO_NAMES:
+            if text[start:kept].isupper() and " " not in text[start:kept]:
+                return None  # "Dear ACL Reviewer"
             break
         kept = start + match.end()
     name = text[start:kept].rstrip()

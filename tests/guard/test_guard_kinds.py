@@ -84,6 +84,9 @@ FOUND = [
     # Health and money of somebody
     ("MEDICAL", "Can I work with my HIV test?", "HIV test"),
     ("MEDICAL", "I was diagnosed with stage 2 lymphoma", "stage 2 lymphoma"),
+    ("MEDICAL", "Ann was just diagnosed with lupus", "lupus"),
+    ("MEDICAL", "my diagnosis is gout", "gout"),
+    ("MEDICAL", "Patient presents with severe chest pain", "chest pain"),
     ("MEDICAL", "my brother has schizophrenia", "schizophrenia"),
     ("MEDICAL", "I'm taking Zoloft now", "Zoloft"),
     ("MEDICAL", "I tested positive for chlamydia", "chlamydia"),
@@ -201,6 +204,10 @@ HARMLESS = [
     "My best friend is a dog",
     "I'm trying to learn Rust",
     "This is Sparta",
+    "Dear ACL Reviewer, how do I decline?",
+    "Name: Spirit E-210 Gas Grill",
+    "Company: Tesla",
+    "when did a star is born start filming 2018",
     "Dear Sir or Madam, how do I start a letter?",
     # Places
     "What is the capital of France?",
@@ -226,6 +233,10 @@ HARMLESS = [
     "The ratio is 37.5, 12.1",
     # Health and money in general
     "What is HIV?",
+    "How are people diagnosed with lupus?",
+    "The diagnosis is based on a biopsy.",
+    "The patient asked for another test.",
+    "They bought 12 plates for 6000 each",
     "What are the symptoms of diabetes?",
     "Is depression hereditary?",
     "How does chemotherapy work?",

@@ -174,6 +174,13 @@ EXAMPLES = [
     ("letters for digits", "5S6-22-I234", "556-22-1234"),
     ("leet", "p4ssw0rd", "password"),
     ("small letters", "call john smith", "call John Smith"),
+    ("hashes", "j#o#h#n#@#m#a#i#l#.#c#o#m", "john@mail.com"),
+    ("brackets", "(5)(3)(6)-(2)(2)", "536-22"),
+    ("pictures", "536\U0001f600-22-1234", "536-22-1234"),
+    ("sums of strings", "john@ma' + 'il.com", "john@mail.com"),
+    ("french digits", "cinq trois six deux deux un deux trois quatre", "536-22-1234"),
+    ("german digits", "f\u00fcnf drei sechs zwei zwei eins zwei drei vier", "536-22-1234"),
+    ("mixed case", "jAmEs sMiTh", "James Smith"),
     ("reversed name", "erooM nhoJ", "John Moore"),
 ]
 

@@ -9,9 +9,9 @@ from tee_sim.guard.rules import load, search
 from tee_sim.guard.words import entries
 
 _RULES = load("spelling")
-_SPOKEN, _SPOKEN_TOKEN, _HANGUL, _HANGUL_TOKEN, _AT, _DOT, _SPACED, _STITCHED = (
+_SPOKEN, _SPOKEN_TOKEN, _HANGUL, _HANGUL_TOKEN, _AT, _DOT, _SPACED = (
     _RULES[name][0].pattern
-    for name in "spoken spoken_token hangul hangul_token at dot spaced stitched".split()
+    for name in "spoken spoken_token hangul hangul_token at dot spaced".split()
 )
 _ODD, _SEPARATED, _PLAIN_NUMBER, _DISGUISED_DIGITS, _LOOSE_LETTERS, _LEET_WORD = (
     _RULES[name][0].pattern
@@ -20,9 +20,10 @@ _ODD, _SEPARATED, _PLAIN_NUMBER, _DISGUISED_DIGITS, _LOOSE_LETTERS, _LEET_WORD =
 _BACKWARD_NAME, _STITCHED_NAME, _CUT_NAME, _WORD = (
     _RULES[name][0].pattern for name in "backward_name stitched_name cut_name word".split()
 )
-_ENGLISH = entries("number_words")
+_ENGLISH, _FOREIGN = entries("number_words"), entries("foreign_digits")
 _TENS = frozenset(_ENGLISH[20:28])
 _NUMBERS = {
+    **{word: str(i % 10) for i, word in enumerate(_FOREIGN)},
     **{word: str(i) for i, word in enumerate(_ENGLISH[:20])},
     **{word: str(10 * i) for i, word in enumerate(_ENGLISH[20:28], 2)},
     **dict.fromkeys(_ENGLISH[28:33], "0"),
@@ -45,6 +46,12 @@ _LOOK_DIGITS = str.maketrans("OoQIl|!ZzSsBGq", "00011112255869")
 _LEET = str.maketrans("01345789$!|+@", "oieastbgsiita")
 _GIVEN_NAMES = frozenset(entries("given_names"))
 _AFTER_NAMES = frozenset((*entries("after_names"), *entries("no_names")))
+
+
+def junk_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that take out what was put between characters: "(5)(3)(6)"."""
+    for match in search(_RULES["junk"], text):
+        yield match.start(), match.end(), match["kept"] or match["last"] or ""
 
 
 def spoken_digit_edits(text: str) -> Iterator[Edit]:
@@ -123,7 +130,7 @@ def spacing_edits(text: str) -> Iterator[Edit]:
         for gap in gaps:
             kept = " " if narrow and len(gap.group()) > 1 else ""
             found.append((match.start() + gap.start(), match.start() + gap.end(), kept))
-    for match in _STITCHED.finditer(text):
+    for match in search(_RULES["stitched"], text):
         stitch = len(match["stitch"])
         for at in range(match.start() + 1, match.end() - 1, stitch + 1):
             found.append((at, at + stitch, ""))
@@ -166,7 +173,7 @@ def letter_edits(text: str) -> Iterator[Edit]:
 def name_edits(text: str) -> Iterator[Edit]:
     """Yield the edits that write names as names: "james_hernandez", "erooM nhoJ", "Wil\\nson".
 
-    Given names in small letters get a capital, and so does the word after one.
+    Given names in small or mixed letters get a capital, and so does the word after one.
     """
     found = [(m.start(), m.end(), m.group()[::-1]) for m in _BACKWARD_NAME.finditer(text)]
     found += [(m.start(), m.end(), " ") for m in _STITCHED_NAME.finditer(text)]
@@ -176,7 +183,8 @@ def name_edits(text: str) -> Iterator[Edit]:
     for match in _WORD.finditer(text):
         word = match.group()
         given = word.lower() in _GIVEN_NAMES
-        if word.islower() and (given or (match.start() == after + 1 and word not in _AFTER_NAMES)):
+        second = match.start() == after + 1 and word not in _AFTER_NAMES
+        if (given or second) and not (word.istitle() or word.isupper()):
             found.append((match.start(), match.end(), word.capitalize()))
         after = match.end() if given else -2
     yield from sorted(found)

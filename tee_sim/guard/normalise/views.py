@@ -11,6 +11,7 @@ from tee_sim.guard.normalise.decode import (
 from tee_sim.guard.normalise.fold import fold_edits
 from tee_sim.guard.normalise.spell import (
     address_edits,
+    junk_edits,
     letter_edits,
     look_alike_digit_edits,
     name_edits,
@@ -25,6 +26,7 @@ Step = Callable[[str], Iterable[Edit]]
 # Each step starts from what the one before made. Code may hold code, three layers of it.
 _DECODING: tuple[Step, ...] = (fold_edits, *(decode_edits, fold_edits) * 3)
 _STEPS: tuple[Step, ...] = (
+    junk_edits,
     spacing_edits,
     look_alike_digit_edits,
     spoken_digit_edits,

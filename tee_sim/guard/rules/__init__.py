@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tee_sim.guard.words import alternatives
 
-_LINE = re.compile(r"(?P<name>[\w.]+)(?: \[(?P<hints>.+?)\])? (?P<sign>::|:=) (?P<pattern>.+)")
+_LINE = re.compile(r"(?P<name>[\w.]+)(?: \[(?P<hints>.+?)\])? (?P<sign>::|:=) ?(?P<pattern>.+)")
 _PART = re.compile(r"\{(?:words:(?P<words>\w+)|(?P<part>[A-Z][A-Z_]*))\}")
 
 
