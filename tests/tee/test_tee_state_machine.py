@@ -134,7 +134,7 @@ class Devices(RuleBasedStateMachine):
         number = self.number(pick, self.model.sessions)
         application = self.model.sessions.get(number, "kv")
         command, types, expected = {
-            "admin": (AdminCommand.STATS, 0x222, "SUCCESS"),
+            "admin": (AdminCommand.STATS, 0x2222, "SUCCESS"),
             "store": (StoreCommand.COUNTER, 0x2E, "ITEM_NOT_FOUND"),  # no such memory
             "kv": (KvCommand.CLOSE_MODEL, 0x1, "ITEM_NOT_FOUND"),
         }[application]
