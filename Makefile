@@ -18,17 +18,18 @@ CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \
 MODULE_FLAGS  = -DPTMO_EMULATED_MODULE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
                 -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 ON_EMULATOR  := PTMO_EMULATED_MODULE=$(CURDIR)/build/tests/emulated_module
-# Tests that wait more than they compute run two files at a time. Others have the cores to themselves:
-# the threads of two engines get in each other's way.
-LIGHT        := tests/tee tests/sealed tests/privacy tests/guard
-IN_TWO       := --numprocesses 2 --dist loadfile
-CMAKE        := $(VENV)/bin/cmake
+# Two test files at a time, in the order of tests/conftest.py.
+IN_TWO       := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+JOBS         := $(shell nproc 2>/dev/null || echo 2)
+# Without `make -j`'s flags: Ninja has its own number of jobs.
+CMAKE        := env -u MAKEFLAGS $(VENV)/bin/cmake
 CTEST        := $(VENV)/bin/ctest
 
 # A stamp stands for a finished set-up step, so that nothing is done twice.
-VENV_STAMP := $(VENV)/.ptmo-venv
-CORE_STAMP := $(VENV)/.ptmo-core
-DEV_STAMP  := $(VENV)/.ptmo-dev
+VENV_STAMP  := $(VENV)/.ptmo-venv
+TOOLS_STAMP := $(VENV)/.ptmo-tools
+CORE_STAMP  := $(VENV)/.ptmo-core
+DEV_STAMP   := $(VENV)/.ptmo-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-py test-cpp test-emulated test-slow test-neon test-asan \
@@ -53,15 +54,22 @@ $(VENV_STAMP):
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(CORE_STAMP): $(VENV_STAMP) $(NATIVE_FILES)
+$(TOOLS_STAMP): $(VENV_STAMP) constraints.txt
 	$(PIP) install --quiet -c constraints.txt $(BUILD_TOOLS)
+	@touch $@
+
+$(CORE_STAMP): $(TOOLS_STAMP) $(NATIVE_FILES)
 	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
 # The native module is the core stamp's; a source file that changes rebuilds it there, and only a
-# change of the dependencies runs the long install again.
+# change of the dependencies runs the long install again: of what the package's metadata lists as its
+# extra, since naming the package itself would build and link it a second time.
+DEV_REQUIREMENTS := from importlib.metadata import requires; \
+  lines = [line.split(";") for line in requires("ptmo-secure")]; \
+  print(*(line[0] for line in lines if line[1:] == [" extra == \"dev\""]))
 $(DEV_STAMP): $(VENV_STAMP) pyproject.toml constraints.txt | $(CORE_STAMP)
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install --quiet -c constraints.txt $$($(PY) -c '$(DEV_REQUIREMENTS)')
 	@touch $@
 
 setup: $(CORE_STAMP) $(DEV_STAMP)  ## venv, dependencies and the native module, for development
@@ -71,7 +79,10 @@ demo: $(CORE_STAMP)  ## set up, fetch the model, answer a query, attack its KV c
 
 # ---------------------------------------------------------------- checks
 
-test: lint types test-cpp test-neon test-py test-emulated  ## what CI runs: lint, types, C++ and Python tests
+# Installing, compiling and checking overlap; the Python tests then have the cores to themselves.
+test:  ## what CI runs: lint, types, C++ and Python tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target setup lint types test-cpp test-neon
+	@$(MAKE) --no-print-directory test-py test-emulated
 
 lint: setup  ## ruff, clang-format, the layer rules
 	$(PY) -m ruff check .
@@ -82,14 +93,14 @@ lint: setup  ## ruff, clang-format, the layer rules
 types: setup  ## mypy --strict
 	$(PY) -m mypy
 
-build-tests: setup
+build-tests: $(TOOLS_STAMP)
 	$(CMAKE) -S . -B build/tests $(CMAKE_FLAGS) $(MODULE_FLAGS) -DCMAKE_BUILD_TYPE=Release
-	$(CMAKE) --build build/tests --parallel
+	$(CMAKE) --build build/tests --parallel $(JOBS)
 
 test-cpp: build-tests  ## the C++ tests
 	$(CTEST) --test-dir build/tests --parallel 2 --output-on-failure --no-tests=error
 
-test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qemu
+test-neon: $(TOOLS_STAMP)  ## the C++ tests for 64-bit ARM, cross-built and run under qemu
 	@if [ "$$(uname -m)" = aarch64 ]; then \
 	  echo "test-neon skipped: this machine is 64-bit ARM itself, test-cpp runs them"; \
 	elif ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
@@ -97,22 +108,20 @@ test-neon: setup  ## the C++ tests for 64-bit ARM, cross-built and run under qem
 	else \
 	  CMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
 	    $(CMAKE) -S . -B build/neon $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=Release && \
-	  $(CMAKE) --build build/neon --parallel && \
+	  $(CMAKE) --build build/neon --parallel $(JOBS) && \
 	  $(CTEST) --test-dir build/neon --parallel 2 --output-on-failure --no-tests=error; \
 	fi
 
 test-py: setup  ## the Python tests (no GPU); those of the real model skip when it cannot be pulled
 	-$(VENV)/bin/ptmo model pull
-	$(PY) -m pytest $(LIGHT) $(IN_TWO)
-	$(PY) -m pytest $(addprefix --ignore=,$(LIGHT))
+	$(PY) -m pytest $(IN_TWO)
 
-test-emulated: build-tests  ## the Python tests of a CUDA device, a sample, on the emulator
-	$(ON_EMULATOR) $(PY) -m pytest -m 'gpu and not slow' tests/gpu
+test-emulated: setup build-tests  ## the Python tests of a CUDA device, a sample, on the emulator
+	$(ON_EMULATOR) $(PY) -m pytest $(IN_TWO) -m 'gpu and not slow' tests/gpu
 
-test-slow: build-tests  ## the full counts and the long fuzzing
-	$(PY) -m pytest -m 'slow and not gpu' $(LIGHT) $(IN_TWO)
-	$(PY) -m pytest -m 'slow and not gpu' $(addprefix --ignore=,$(LIGHT))
-	$(ON_EMULATOR) $(PY) -m pytest -m gpu tests/gpu
+test-slow: setup build-tests  ## the full counts and the long fuzzing
+	$(PY) -m pytest $(IN_TWO) -m 'slow and not gpu'
+	$(ON_EMULATOR) $(PY) -m pytest $(IN_TWO) -m gpu tests/gpu
 
 build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources
 	$(PY) kernels/cuda/build_gate.py
@@ -173,7 +182,7 @@ clean:  ## remove what the build and the tools wrote (the venv stays)
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	  .import_linter_cache .benchmarks ptmo_secure/_native*.so ptmo_secure/_cuda*.so tee_sim/_gather*.so
 	find ptmo_secure tee_sim tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f $(CORE_STAMP) $(DEV_STAMP)
+	rm -f $(TOOLS_STAMP) $(CORE_STAMP) $(DEV_STAMP)
 
 distclean: clean  ## clean, and the venvs too
 	rm -rf $(VENV) .venv-peers .venv-gpu

@@ -45,6 +45,7 @@ MEASURES: dict[str, Measure] = {
     "seal_4096": shields.seal_4096,
     "permute": shields.permute,
     "tee_crossings": shields.tee_crossings,
+    "tee_call": shields.tee_call,
     "kv_int8": cache.kv_int8,
     "lora_1": lora.lora_1,
     "lora_3": lora.lora_3,

@@ -79,6 +79,9 @@ METRICS = (
         "decode `permute` restored in the TEE, waited for its 30 crossings a token",
         _both(Target(1.5, 1.0, "at_most", "ms")),
     ),
+    Metric(
+        "tee_call", "round trip of an empty call, p50", {1: Target(30.0, 20.0, "at_most", "us")}
+    ),
     Metric("kv_int8", "decode INT8 KV / FP16 KV at 2,048 tokens", _both(Target(1.00, 1.15))),
     Metric(
         "lora_1",

@@ -32,12 +32,17 @@ if TYPE_CHECKING:
         TeeDiedError,
     )
     from ptmo_secure.pipeline import HybridInferenceEngine
-    from ptmo_secure.types import Answer, Level, Route, TraceStep
+    from ptmo_secure.privacy.budget import BudgetLimits, PrivacyBudget
+    from ptmo_secure.privacy.decompose import QueryDecomposer, Segment
+    from ptmo_secure.privacy.manager import OffloadingDecision, PrivacyManager
+    from ptmo_secure.privacy.sensitivity import SensitivityClassifier
+    from ptmo_secure.types import Answer, Level, PrivateSpan, Route, Sensitivity, TraceStep
 
 _HOME = {
     "Answer": "types",
     "BenchConfig": "config",
     "BenchmarkResult": "bench",
+    "BudgetLimits": "privacy.budget",
     "CapacityError": "errors",
     "Engine": "engine.engine",
     "EngineConfig": "engine.config",
@@ -47,12 +52,20 @@ _HOME = {
     "InputError": "errors",
     "Level": "types",
     "ModelFormatError": "errors",
+    "OffloadingDecision": "privacy.manager",
+    "PrivacyBudget": "privacy.budget",
+    "PrivacyManager": "privacy.manager",
+    "PrivateSpan": "types",
     "PtmoError": "errors",
+    "QueryDecomposer": "privacy.decompose",
     "Request": "engine.request",
     "Route": "types",
     "SamplingParams": "engine.sampler",
     "Scheduler": "engine.scheduler",
     "SecurityError": "errors",
+    "Segment": "privacy.decompose",
+    "Sensitivity": "types",
+    "SensitivityClassifier": "privacy.sensitivity",
     "TeeDiedError": "errors",
     "TraceStep": "types",
     "run_bench": "bench",
@@ -62,6 +75,7 @@ __all__ = [
     "Answer",
     "BenchConfig",
     "BenchmarkResult",
+    "BudgetLimits",
     "CapacityError",
     "Engine",
     "EngineConfig",
@@ -71,12 +85,20 @@ __all__ = [
     "InputError",
     "Level",
     "ModelFormatError",
+    "OffloadingDecision",
+    "PrivacyBudget",
+    "PrivacyManager",
+    "PrivateSpan",
     "PtmoError",
+    "QueryDecomposer",
     "Request",
     "Route",
     "SamplingParams",
     "Scheduler",
     "SecurityError",
+    "Segment",
+    "Sensitivity",
+    "SensitivityClassifier",
     "TeeDiedError",
     "TraceStep",
     "__version__",

@@ -1,29 +1,22 @@
 """The main job, top to bottom: guard, gate, route, engine. Read this file first."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ptmo_secure.config import DEFAULT_MODEL, GenerationConfig
 from ptmo_secure.errors import EngineError, InputError
-from ptmo_secure.types import Answer, Level, Route, Sensitivity, TraceStep
+from ptmo_secure.privacy.gate import ALLOWED
+from ptmo_secure.privacy.sensitivity import Guard, SensitivityClassifier
+from ptmo_secure.types import Answer, Route, TraceStep
 
 if TYPE_CHECKING:
     from ptmo_secure.engine.config import EngineConfig
     from ptmo_secure.engine.sampler import SamplingParams
     from ptmo_secure.engine.stats import GenerationStats
-    from tee_sim.client import ScanResult
 
 Message = dict[str, str]  # "role" and "content"
-
-# What the privacy rules allow at each level. A policy chooses inside this, never beyond it.
-ALLOWED = {
-    Level.PUBLIC: (Route.LOCAL, Route.CLOUD),
-    Level.SEMI_SENSITIVE: (Route.LOCAL, Route.HYBRID),
-    Level.PRIVATE: (Route.LOCAL,),
-}
 
 
 class HybridInferenceEngine:
@@ -54,8 +47,7 @@ class HybridInferenceEngine:
         if policy != "rule":
             raise InputError(f"unknown policy {policy!r}: choose from rule")
         self._engine, self._owns_engine = engine, engine is None
-        self._guard: Guard | None = None
-        self._launch_guard = launch_guard or _launch_guard
+        self._classifier = SensitivityClassifier(launch_guard=launch_guard)
         self._clock = clock
 
     def answer(
@@ -82,7 +74,8 @@ class HybridInferenceEngine:
             messages = _messages(query, options.system)
             engine = self._open_engine()
         with trace.step("guard.scan") as facts:
-            found = self._scan(messages)
+            said = "\n\n".join(message["content"] for message in messages)
+            found = self._classifier.classify(said)
             facts |= {"level": found.level.value, "score": found.score, "spans": dict(found.kinds)}
             facts |= {"error": found.error} if found.error else {}
         with trace.step("gate") as facts:
@@ -132,26 +125,9 @@ class HybridInferenceEngine:
             self._engine = Engine.load(DEFAULT_MODEL)
         return self._engine
 
-    def _scan(self, messages: Sequence[Message]) -> Sensitivity:
-        """Ask the guard about every text in the request; PRIVATE on any error."""
-        try:
-            if self._guard is None:
-                self._guard = self._launch_guard()
-            result = self._guard.scan("\n\n".join(message["content"] for message in messages))
-            kinds = Counter(span.kind for span in result.spans)
-            return Sensitivity(Level[result.level], float(result.score), kinds)
-        except Exception as failure:  # fail closed, whatever it was; the next query starts anew
-            self._drop_guard()
-            return Sensitivity(Level.PRIVATE, 1.0, error=type(failure).__name__)
-
-    def _drop_guard(self) -> None:
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            guard.close()
-
     def close(self) -> None:
         """End the guard process, and the engine if this object opened it. Idempotent."""
-        self._drop_guard()
+        self._classifier.close()
         if self._owns_engine and self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -179,13 +155,6 @@ class LocalEngine(Protocol):
         stop: Sequence[str],
         adapters: Sequence[str],
     ) -> Iterator[str]: ...
-    def close(self) -> None: ...
-
-
-class Guard(Protocol):
-    """The PII guard as the pipeline uses it; a `TeeClient` in the guard role is one."""
-
-    def scan(self, text: str) -> "ScanResult": ...
     def close(self) -> None: ...
 
 
@@ -220,9 +189,3 @@ def _messages(query: str | Sequence[Message], system: str | None) -> list[Messag
     except UnicodeEncodeError:
         raise InputError("the prompt is not valid UTF-8") from None
     return messages
-
-
-def _launch_guard() -> Guard:
-    from tee_sim.client import TeeClient
-
-    return TeeClient.launch("guard")

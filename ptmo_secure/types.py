@@ -1,5 +1,6 @@
 """The values that pass between the pipeline's steps, and its result."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,22 +28,96 @@ class Route(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateSpan:
+    """Where a private value stands in a text, and of what kind it is; never the value.
+
+    Args:
+        start, end: half-open range in Unicode code points.
+        kind: entity kind, e.g. "EMAIL".
+        severity: how much its disclosure costs, in [0, 1].
+        source: "rule" or "model": what found it.
+    """
+
+    start: int
+    end: int
+    kind: str
+    severity: float
+    source: str = "rule"
+
+
+_REASONS = {
+    "nothing_private": "nothing private was found",
+    "request_stands_alone": "a request is left that needs nothing of what is private",
+    "request_carries_values": "the request is the same whatever the private values are",
+    "nothing_left_to_ask": "no request is left without what is private",
+    "too_many_values": "more private values than can be told apart",
+    "guard_failed": "the guard gave no verdict, so the worst is taken",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivity:
     """What the guard found in a text.
 
-    Security: holds a level, a score and counts; never the text or the pieces found.
+    Security: holds positions, kinds and topics; never the text or the pieces found.
 
     Args:
         level: the class that the gate acts on.
-        score: risk in [0, 1].
-        kinds: number of spans per entity kind, e.g. `{"EMAIL": 1}`.
+        score: risk in [0, 1]; what disclosure costs.
+        spans: private values, ordered, not overlapping.
+        topics: situations told without a value, e.g. "health".
+        reason: code of why the level; `reasons` tells it in words.
+        probability: share of labelled chats of this score that are not PUBLIC, in [0, 1].
+        refers_back: whether a word stands for something that was said before.
         error: type of the error that made the guard unusable; level and score are then the worst.
     """
 
     level: Level
     score: float
-    kinds: Mapping[str, int] = field(default_factory=dict)
+    spans: tuple[PrivateSpan, ...] = ()
+    topics: tuple[str, ...] = ()
+    reason: str = "nothing_private"
+    probability: float = 1.0
+    refers_back: bool = False
     error: str | None = None
+
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        """Number of spans per entity kind, e.g. `{"EMAIL": 1}`."""
+        return Counter(span.kind for span in self.spans)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why, in words: one line per span and topic, then why the level."""
+        spans = (
+            f"{s.kind} at {s.start}-{s.end}, by {s.source}, severity {s.severity:.2f}"
+            for s in self.spans
+        )
+        topics = (f"topic {topic}" for topic in self.topics)
+        why = _REASONS.get(self.reason, self.reason)
+        failed = f" ({self.error})" if self.error else ""
+        return (*spans, *topics, f"{self.level.value}: {why}{failed}")
+
+    def as_json(self) -> dict[str, object]:
+        """The object that `ptmo classify --json` prints."""
+        return {
+            "level": self.level.value,
+            "score": round(self.score, 4),
+            "probability_not_public": round(self.probability, 4),
+            "spans": [
+                {
+                    "start": s.start,
+                    "end": s.end,
+                    "kind": s.kind,
+                    "severity": s.severity,
+                    "source": s.source,
+                }
+                for s in self.spans
+            ],
+            "topics": list(self.topics),
+            "reason": self.reason,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,61 @@
 """The client's calls on the `admin` application: counters, and the audit log, checked."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
-from tee_sim.audit_chain import DIGEST_BYTES, MAX_RECORDS, RECORD_BYTES, AuditTail, read_tail
+from tee_sim.audit_chain import (
+    DIGEST_BYTES,
+    MAX_RECORDS,
+    RECORD_BYTES,
+    AuditRecord,
+    AuditTail,
+    read_tail,
+)
 from tee_sim.caller import Caller
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.protocol import NO_VALUES, TA_ADMIN, AdminCommand, ParamType, memref, param_types
+from tee_sim.protocol import (
+    APPLICATIONS,
+    NO_VALUES,
+    TA_ADMIN,
+    AdminCommand,
+    AttestCommand,
+    GuardCommand,
+    Kind,
+    KvCommand,
+    ParamType,
+    StoreCommand,
+    memref,
+    param_types,
+)
 
 _OUT = ParamType.VALUE_OUTPUT
 _STATS = param_types(_OUT, _OUT, _OUT, _OUT)
 _ROTATE = param_types(ParamType.VALUE_INPUT, _OUT)
 _AUDIT_TAIL = param_types(ParamType.MEMREF_OUTPUT, ParamType.VALUE_INOUT, _OUT, _OUT)
+_COMMANDS: dict[str, type[IntEnum]] = {
+    "kv": KvCommand,
+    "guard": GuardCommand,
+    "store": StoreCommand,
+    "admin": AdminCommand,
+    "attest": AttestCommand,
+}
+_NAMES = {uuid[0]: name for uuid, name in APPLICATIONS.items()}
+
+
+def audit_names(record: AuditRecord) -> tuple[str, str]:
+    """Return what a record's calls were, and what came of them: ("kv.NEW_EPOCH", "SUCCESS").
+
+    A number that has no name stands for itself.
+    """
+    kind, command = _name(Kind, record.kind), ""
+    if record.kind == Kind.INVOKE:
+        application = _NAMES.get(record.application, f"{record.application:x}")
+        command = f"{application}.{_name(_COMMANDS.get(application, Kind), record.command)}"
+    return command or kind, _name(ResultCode, record.code)
+
+
+def _name(enumeration: type[IntEnum], number: int) -> str:
+    return enumeration(number).name if number in set(enumeration) else str(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,11 +64,13 @@ class AuditTail:
         records: oldest first.
         length: records the log has had in all.
         head: digest after the last of them; keep it to check a later tail against.
+        before: digest before the first of them.
     """
 
     records: tuple[AuditRecord, ...]
     length: int
     head: bytes
+    before: bytes = GENESIS
 
 
 def read_tail(data: bytes, length: int, head: bytes, known: AuditTail | None = None) -> AuditTail:
@@ -103,7 +105,7 @@ def read_tail(data: bytes, length: int, head: bytes, known: AuditTail | None = N
         raise _broken(f"records {first} to {length - 1} do not lead to the log's head")
     if known is not None:
         _check_known(digests, first, length, known)
-    return AuditTail(tuple(records), length, head)
+    return AuditTail(tuple(records), length, head, digest)
 
 
 def _check_known(digests: Sequence[bytes], first: int, length: int, known: AuditTail) -> None:

@@ -10,13 +10,14 @@ import struct
 from pathlib import Path
 from typing import Literal
 
-from tee_sim.admin_calls import AdminCalls, TeeStats
+from tee_sim.admin_calls import AdminCalls, TeeStats, audit_names
 from tee_sim.attest_calls import AttestCalls
 from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
+from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -30,8 +31,7 @@ from tee_sim.protocol import (
     param_types,
     role_code,
 )
-from tee_sim.scan_calls import ScanCalls
-from tee_sim.scan_result import ScanResult, Span
+from tee_sim.scan_result import ScanResult, Span, Style
 from tee_sim.sealed_format import MAX_OBJECT_BYTES, CounterState
 from tee_sim.shared_memory import SharedMemory
 from tee_sim.spawn import connect
@@ -46,18 +46,23 @@ __all__ = [
     "CounterState",
     "KvLayout",
     "LedgerRow",
+    "Masked",
     "ResultCode",
     "RowsTo",
     "ScanResult",
     "SharedMemory",
     "Span",
     "StoreCalls",
+    "Style",
     "TeeClient",
     "TeeDeadError",
     "TeeError",
     "TeeStats",
+    "Unmasker",
     "Usage",
+    "Vault",
     "WeightRoleName",
+    "audit_names",
 ]
 
 WeightRoleName = Literal["q", "k", "v", "o", "freq"]
@@ -65,6 +70,7 @@ RowsTo = Literal["model", "pages", "epoch"]
 
 _WINDOW_BYTES = 1 << 20
 _MAX_POLL_US = 1000
+_POLL_US = 50
 _IN = ParamType.VALUE_INPUT
 _OUT = ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
@@ -80,7 +86,7 @@ _ROWS_TO: dict[RowsTo, KvCommand] = {
 }
 
 
-class TeeClient(ScanCalls, AdminCalls, AttestCalls):
+class TeeClient(MaskCalls, AdminCalls, AttestCalls):
     """One spawned TEE process behind one socket. Thread-safe: one call at a time.
 
     Every method that reaches the TEE raises `TeeError` when the TEE refuses and `TeeDeadError`
@@ -104,7 +110,7 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
         debug_root_key: bytes | None = None,
         fuses: str | os.PathLike[str] | None = None,
         ledger: CostLedger | None = None,
-        poll_us: int = 0,
+        poll_us: int = _POLL_US,
     ) -> "TeeClient":
         """Start a TEE process and wait until it answers.
 
@@ -120,19 +126,22 @@ class TeeClient(ScanCalls, AdminCalls, AttestCalls):
                 a device draws epochs only after `open_store().start`.
             ledger: counts on where an earlier TEE's calls stand; None: a new one.
             poll_us: microseconds, 0..1000, for which the TEE awaits the next call without sleeping,
-                after each call. It answers sooner, and keeps a core busy that must be to spare.
+                after each call. It answers sooner, and keeps a core busy that must be to spare. The
+                default is meant for calls that follow each other at once.
 
         Returns:
             A client ready for calls.
 
         Raises:
             TeeError: if the process does not start; the text holds its last line.
-            ValueError: on an unknown role or a wrong debug key.
+            ValueError: on an unknown role, a wrong debug key or an empty path.
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
         if type(poll_us) is not int or not 0 <= poll_us <= _MAX_POLL_US:
             raise ValueError(f"poll_us={poll_us} is outside 0..{_MAX_POLL_US}")
+        if fuses is not None and not os.fspath(fuses):
+            raise ValueError("fuses='' names no file")
         fuse_file = None if fuses is None else Path(fuses)
         channel, session = connect(role, debug_root_key, fuse_file, ledger, poll_us)
         return cls(channel, role, session)

@@ -176,12 +176,19 @@ def _loader(
 
         return load_core, audit
     if role == "guard":
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+        from tee_sim.guard.ner import open_model
         from tee_sim.ta.guard import GuardApplication
+
+        try:
+            classifier = open_model()
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
 
         def load_guard(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             if root_key is not None:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
-            return (GuardApplication(budget),)
+            return (GuardApplication(budget, classifier),)
 
         return load_guard, None
     raise ValueError(f"unknown TEE role {role!r}")

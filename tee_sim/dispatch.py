@@ -6,6 +6,7 @@ types its command declares and memory that lies inside a registered region.
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -302,13 +303,17 @@ def _expect(frame: Frame, types: int) -> None:
     """Refuse parameters that are not exactly of the declared types, unused ones included."""
     if frame.param_types != types:
         raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "wrong parameter types")
-    for index in range(4):
-        used_as_input = types >> (4 * index) & 0xF not in (
-            ParamType.NONE,
-            ParamType.VALUE_OUTPUT,
-        )
-        if not used_as_input and (frame.values[2 * index] or frame.values[2 * index + 1]):
+    values = frame.values
+    for index in _unused(types):
+        if values[index]:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "unused parameter is not zero")
+
+
+@cache
+def _unused(types: int) -> tuple[int, ...]:
+    """Return where the eight values are that no input of these types takes."""
+    unused = (ParamType.NONE, ParamType.VALUE_OUTPUT)
+    return tuple(i for i in range(8) if types >> (4 * (i // 2)) & 0xF in unused)
 
 
 def _declared_outputs(types: int, outputs: Values) -> Values:

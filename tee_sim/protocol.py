@@ -102,6 +102,10 @@ class GuardCommand(IntEnum):
     """Commands of the `guard` trusted application."""
 
     SCAN = 1
+    OPEN_VAULT = 2
+    MASK = 3
+    UNMASK = 4
+    FORGET = 5
 
 
 class AdminCommand(IntEnum):

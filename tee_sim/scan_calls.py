@@ -5,7 +5,14 @@ import struct
 from tee_sim.caller import Caller
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.protocol import NO_VALUES, GuardCommand, ParamType, memref, param_types
-from tee_sim.scan_result import LEVELS, SPAN_BYTES, ScanResult, encode_text, unpack_spans
+from tee_sim.scan_result import (
+    LEVELS,
+    SPAN_BYTES,
+    ScanResult,
+    encode_text,
+    unpack_spans,
+    unpack_verdict,
+)
 
 _MIN_SPANS = 64
 _SCAN = param_types(
@@ -26,10 +33,10 @@ class ScanCalls(Caller):
         failure is an exception, never a harmless result: treat it as PRIVATE.
 
         Args:
-            text: valid Unicode, at most 1 MiB of UTF-8.
+            text: valid Unicode, at most 256 KiB of UTF-8.
 
         Returns:
-            Level, score and spans in code points.
+            Level, score, spans in code points, topics, and why the level.
         """
         data = encode_text(text)
         capacity = max(_MIN_SPANS, len(data) // 64) * SPAN_BYTES
@@ -55,12 +62,12 @@ class ScanCalls(Caller):
                     *NO_VALUES[4:],
                 ),
             )
-            level, score_bits, n_bytes = values[4], values[5], values[6]
+            level, score_bits, n_bytes, verdict = values[4:8]
             if n_bytes > capacity:
                 return n_bytes, None
             spans = unpack_spans(bytes(window.buffer[size : size + n_bytes]))
             score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
-            return n_bytes, ScanResult(LEVELS[level], score, spans)
+            return n_bytes, ScanResult(LEVELS[level], score, spans, *unpack_verdict(verdict))
         except (ValueError, IndexError):
             raise TeeError(
                 ResultCode.COMMUNICATION, Origin.API, "the guard's answer cannot be read"

@@ -21,7 +21,10 @@ _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[6:]); from tee_sim.daemon import main; "
     "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))"
 )
-_CORE_PACKAGES = ("cryptography", "_cffi_backend", "cbor2")
+_PACKAGES = {
+    "core": ("cryptography", "_cffi_backend", "cbor2"),
+    "guard": ("numpy", "onnxruntime", "tokenizers"),
+}
 
 
 def connect(
@@ -121,7 +124,7 @@ def spawn(
 def _search_path(role: str) -> list[str]:
     """Directories of this package and of what the role imports beyond the standard library."""
     paths = [str(Path(__file__).resolve().parent.parent)]
-    for name in _CORE_PACKAGES if role == "core" else ():
+    for name in _PACKAGES[role]:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:
             raise TeeError(ResultCode.GENERIC, Origin.API, f"package {name} is not installed")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from cryptography.exceptions import InvalidSignature
 
+from tee_sim.audit_chain import DIGEST_BYTES, RECORD_BYTES, AuditTail, read_tail
 from tee_sim.cose import check_signature, read_sign1
 from tee_sim.cose import public_keys as public_keys
 from tee_sim.cose import ueid_of as ueid_of
@@ -103,6 +104,21 @@ class Verifier:
             )
         if now.counter < known.counter:
             raise EvidenceError("counter", f"{now.counter}, after {known.counter} was seen")
+
+
+def attested_tail(data: bytes, evidence: Evidence) -> AuditTail:
+    """Return the records of an audit log that evidence stands for.
+
+    Args:
+        data: the digest before the first record, then records: those attested, and perhaps more.
+        evidence: of the same start; verified.
+
+    Raises:
+        TeeError: SECURITY: the records were changed, reordered or cut, or are another log's.
+    """
+    first = int.from_bytes(data[DIGEST_BYTES : DIGEST_BYTES + 8], "little")
+    attested = DIGEST_BYTES + RECORD_BYTES * (evidence.audit_length - first)
+    return read_tail(data[: max(0, attested)], evidence.audit_length, evidence.audit_head)
 
 
 def reference_measurement() -> bytes:

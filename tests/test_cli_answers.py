@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from fakes import FakeEngine, FakeGuard
 
-from ptmo_secure import cli, pipeline
+from ptmo_secure import cli
 from ptmo_secure.cli import options
 from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.privacy import sensitivity
 
 ASK_KEYS = [
     *("answer", "route", "level", "score", "trace"),
@@ -23,7 +24,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     """The engine that every command of a test opens; its guard finds a secret."""
     fake = FakeEngine()
     monkeypatch.setattr(options, "load_engine", lambda *_: fake)
-    monkeypatch.setattr(pipeline, "_launch_guard", lambda: FakeGuard("PRIVATE", 0.9))
+    monkeypatch.setattr(sensitivity, "_launch_guard", lambda: FakeGuard("PRIVATE", 0.9))
     yield fake
     assert fake.closed
 

@@ -121,7 +121,7 @@ def test_every_command_that_a_document_names_exists(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = document.read_text(encoding="utf-8")
-    named = set(re.findall(r"\bptmo ((?:model|attack|guard|tee) [a-z]+|[a-z]+)", text))
+    named = set(re.findall(r"\bptmo ((?:model|attack|guard|offload|tee) [a-z]+|[a-z]+)", text))
     for words in sorted(named):
         assert cli.main([*words.split(), "--help"]) == 0, words
     capsys.readouterr()

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from ptmo_secure.errors import InputError, SecurityError
 from ptmo_secure.sealed.paths import default_state_folder
 from ptmo_secure.sealed.store import SealedStore
 from tee_sim.protocol import HARDENING_BITS
-from tee_sim.verify import EvidenceError, unverified
+from tee_sim.verify import PROTECTIONS, REQUIRED, EvidenceError, unverified
 
 NONCE = "00112233445566778899aabbccddeeff"
 OTHER_NONCE = "ff" * 16
@@ -92,7 +93,7 @@ def test_the_documented_pipe_works_on_a_fresh_machine_and_again(state: Path) -> 
         counts.append(value["claims"]["boot_count"])
     assert counts == [1, 2]
     names = {path.name for path in state.iterdir()}
-    assert names == {"fuses", "counter", "objects", ENROLMENT, appraisal.MEMORY}
+    assert names == {"fuses", "counter", "objects", "audit", ENROLMENT, appraisal.MEMORY}
     for path in [state, *state.iterdir()]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
@@ -293,6 +294,16 @@ def test_other_options_are_checked(machine: Machine, tmp_path: Path) -> None:
     assert machine.err == "error: unknown algorithm 'rsa': choose from eddsa, es256\n"
     (tmp_path / "file").write_text("")
     assert machine.run("attest", "--state", str(tmp_path / "file")) == (2, "")
+
+
+def test_the_help_of_verify_lists_every_protection_that_can_be_required(machine: Machine) -> None:
+    code, out = machine.run("verify", "--help")
+    names = re.search(r"--require takes: (.*?)\. (.*) are always\s+required", out, re.DOTALL)
+    assert code == 0 and names is not None
+    listed = re.sub(r"\([^)]*\)", "", names[1]).replace(",", " ").split()
+    assert listed == [*PROTECTIONS]
+    assert sorted(re.findall(r"\w+_\w+", names[2])) == sorted(REQUIRED)
+    assert "--require arena --require system_calls token.txt" in out
 
 
 def test_software_that_the_verifier_does_not_run_itself_can_be_accepted(

@@ -125,7 +125,7 @@ def test_a_device_tells_its_counter_starts_and_objects(
     with SealedStore.open(folder):
         value = json.loads(status(capsys, "--json"))
     assert value["counter"] is None
-    assert value["device"]["problem"].count("fuses: another TEE runs on this device") == 1
+    assert value["device"]["problem"].count("in use by another program or engine") == 1
 
 
 def test_a_look_makes_no_device_and_says_that_there_is_none(
@@ -143,11 +143,17 @@ def test_a_look_makes_no_device_and_says_that_there_is_none(
     assert capsys.readouterr().err == "error: --state '' is not a path\n"
 
 
-def test_a_device_whose_counter_was_removed_is_named(
+def test_a_device_whose_fuses_or_counter_were_removed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with SealedStore.open(tmp_path) as store:
         store.put("a", b"data")
+    fuses = (tmp_path / "fuses").read_bytes()
+    (tmp_path / "fuses").unlink()
+    assert cli.main(["tee", "status", "--json", "--state", str(tmp_path)]) == 1
+    assert "fuses: missing, though there is sealed state" in capsys.readouterr().err
+    (tmp_path / "fuses").write_bytes(fuses)
+    (tmp_path / "fuses").chmod(0o600)
     (tmp_path / "counter").unlink()
     assert cli.main(["tee", "status", "--json", "--state", str(tmp_path)]) == 1
     shown = capsys.readouterr()

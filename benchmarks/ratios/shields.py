@@ -1,11 +1,14 @@
 """What a shield leaves of the speed."""
 
 import statistics
+import time
 
 from ratios.decoding import Decoding, compare_engines, open_engine
 from ratios.measured import Measured, Settings, median_of
+from tee_sim.client import TeeClient
 
 PERMUTE_CONTEXT = 1024
+CALLS = 5000
 NONE: dict[str, object] = {"shield": "none"}
 
 
@@ -41,3 +44,17 @@ def tee_crossings(settings: Settings, threads: int) -> Measured:
             rounds.append(usage.wall_ms / tokens)
             crossings.append(usage.crossings / tokens)
     return median_of(rounds, crossings_per_token=statistics.median(crossings))
+
+
+def tee_call(settings: Settings, threads: int) -> Measured:
+    """Median microseconds of a call that asks for the TEE's status, and for nothing else."""
+    rounds = []
+    with TeeClient.launch() as tee:
+        for _ in range(settings.rounds + 1):  # the first one wakes what sleeps
+            times = []
+            for _ in range(CALLS):
+                before = time.perf_counter_ns()
+                tee.status()
+                times.append((time.perf_counter_ns() - before) / 1e3)
+            rounds.append(statistics.median(times))
+    return median_of(rounds[1:])

@@ -8,6 +8,10 @@ namespace ptmo {
 // About 20-50 us of polling: longer than the gap between two layers' jobs, shorter than a token.
 constexpr int kSpins = 4000;
 
+// After that many, a few microseconds, it is no gap between jobs: whoever else wants the core (the
+// TEE that the caller waits for) gets it every kYieldSpins polls, and needs no idle core to wake.
+constexpr int kPatientSpins = 256, kYieldSpins = 16;
+
 // Leaves the core's resources to its other hardware thread for a moment.
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)

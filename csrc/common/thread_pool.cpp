@@ -74,8 +74,11 @@ void ThreadPool::parallel_for(int items, const std::function<void(int, int, int)
 void ThreadPool::work(int thread) {
   uint64_t seen = 0;
   while (true) {
-    for (int spins = 0; spins < kSpins && job_.load() == seen && !stop_.load(); ++spins)
+    for (int spins = 0; spins < kSpins && job_.load() == seen && !stop_.load(); ++spins) {
       relax();
+      if (spins > kPatientSpins && spins % kYieldSpins == 0)
+        std::this_thread::yield();
+    }
     if (job_.load() == seen) {
       std::unique_lock<std::mutex> lock(workers_->mutex);
       sleeping_.fetch_add(1);

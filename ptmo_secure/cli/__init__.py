@@ -1,6 +1,7 @@
 """The command line. `main` turns every outcome into an exit code and at most one line of error.
 
-Exit codes: 0 done, 1 the run failed, 2 bad usage or bad input, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 bad usage or bad input, 130 interrupted; 143 and 129 ended
+by SIGTERM and SIGHUP, which undo what was begun as Ctrl-C does.
 
 Security: an unexpected exception is reported by its type alone, because its text may quote what the
 user typed; PTMO_DEBUG=1 shows the traceback.
@@ -8,16 +9,31 @@ user typed; PTMO_DEBUG=1 shows the traceback.
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import redirect_stdout
-from typing import Any, TextIO, TypeGuard, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from types import FrameType
+from typing import Any, NoReturn, TextIO, TypeGuard, cast
 
 from ptmo_secure.cli import output
 from ptmo_secure.errors import InputError, PtmoError
 
 _INTERRUPTED = 130
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ended(BaseException):
+    """The process was told to end.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from ptmo_secure.cli.app import app
 
-        with redirect_stdout(cast("TextIO", output.GuardedStdout(sys.stdout))):
+        with _ending(), redirect_stdout(cast("TextIO", output.GuardedStdout(sys.stdout))):
             code = app(args=given or ["--help"], prog_name="ptmo", standalone_mode=False)
             sys.stdout.flush()
         if code == _INTERRUPTED:  # Typer's code for Ctrl-C
@@ -45,10 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(failure)
 
 
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Have signals that would end the process at once end the command by an exception."""
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    for other in _ENDING:  # the next one must not interrupt the clean-up
+        signal.signal(other, signal.SIG_IGN)
+    raise _Ended(number)
+
+
 def _report(failure: BaseException) -> int:
     """Say on stderr, in one line, what went wrong; return the exit code."""
     if isinstance(failure, SystemExit):
         return failure.code if isinstance(failure.code, int) else 1
+    if isinstance(failure, _Ended):
+        return output.error(f"ended by {signal.Signals(failure.number).name}", 128 + failure.number)
     if isinstance(failure, KeyboardInterrupt) or type(failure).__name__ == "Abort":
         return output.error("interrupted", _INTERRUPTED)
     if isinstance(failure, BrokenPipeError) or getattr(failure, "errno", None) == errno.EPIPE:

@@ -5,7 +5,22 @@ from typing import Annotated
 import typer
 
 from ptmo_secure import __version__
-from ptmo_secure.cli import ask, attack, bench, chat, demo, doctor, guard, model, seal, tee
+from ptmo_secure.cli import (
+    ask,
+    attack,
+    bench,
+    chat,
+    classify,
+    demo,
+    doctor,
+    guard,
+    mask,
+    model,
+    offload,
+    privacy,
+    seal,
+    tee,
+)
 
 HELP = """Private LLM inference on small devices: a shielded engine, its simulated TEE, and the
 attacks that test it.
@@ -47,14 +62,19 @@ root.__doc__ = None  # the help text of the program is HELP
 
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
+app.command("mask")(mask.mask)
+app.command("unmask")(mask.unmask)
 app.command("demo")(demo.demo)
 app.command("bench")(bench.bench)
+app.command("classify")(classify.classify)
 app.command("doctor")(doctor.doctor)
 
 _GROUPS = (
     ("model", "Fetch, list, check, convert and seal models.", model.COMMANDS + seal.COMMANDS),
     ("attack", "Attack the engine and report what leaks.", attack.COMMANDS),
-    ("guard", "Measure the PII guard.", guard.COMMANDS),
+    ("guard", "Measure and train the PII guard.", guard.COMMANDS),
+    ("privacy", "The budget of what may be disclosed.", privacy.COMMANDS),
+    ("offload", "Choose between the device and a cloud.", offload.COMMANDS),
     ("tee", "Look at the simulated TEE, and have it attest itself.", tee.COMMANDS),
 )
 for _name, _help, _commands in _GROUPS:

@@ -103,6 +103,7 @@ def run(
     """Attack every configuration, with a progress bar."""
     from ptmo_secure.engine import registry
 
+    options.check_open(model)
     path = registry.resolve(model)
     from ptmo_secure.attacks.kv import matrix
     from ptmo_secure.engine.engine import Engine

@@ -75,7 +75,9 @@ def verify(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="NAME", help="Protection to insist on; repeatable."),
+        typer.Option(
+            "--require", metavar="NAME", help="Protection to insist on (names below); repeatable."
+        ),
     ] = None,
     memory: Annotated[
         Path | None,
@@ -88,13 +90,19 @@ def verify(
     \b
     Examples:
       ptmo tee verify --nonce $NONCE token.txt
-      ptmo tee verify --nonce $NONCE --enrolled keys.json --require arena < token.txt
+      ptmo tee verify --nonce $NONCE --enrolled keys.json < token.txt
+      ptmo tee verify --nonce $NONCE --require arena --require system_calls token.txt
 
     Exit code 1 if a check failed: malformed, unknown_key, signature, profile, nonce, debug,
     measurement, protection, boot_count or counter; --json names it under "check". Keys come from
     enrolment records alone [default: attestation_keys.json of the default device]. The memory
     [default: verifier.json beside it] refuses devices that were rolled back. Draw a nonce for each
     token: it is what makes the answer fresh.
+
+    \b
+    --require takes: arena (keys in memfd_secret), dumpable_off, no_core_dumps, no_new_privs,
+    parent_watch, no_network, own_user, system_calls, secret_memory. dumpable_off, no_core_dumps
+    and no_new_privs are always required.
     """
     from tee_sim.verify import NONCE_BYTES
 

@@ -117,6 +117,7 @@ def bench(
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry
 
+        options.check_open(model)
         registry.resolve(model)
         from ptmo_secure import bench as single
         from ptmo_secure import bench_batch

@@ -36,6 +36,7 @@ def demo(
 
     Fetches the model first if it is not here. Takes less than three minutes on two cores.
     """
+    options.check_open(model)
     fields = options.engine_fields("seal", "folded", "int8", threads)
     started = time.perf_counter()
     say = output.note if json else _say

@@ -1,4 +1,4 @@
-"""`ptmo guard`: how good the PII guard is."""
+"""`ptmo guard`: how good the PII guard is, and its training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptmo_secure.cli import options, output
+from ptmo_secure.cli.guard_train import train
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ def _table(measures: "list[Measure]") -> "Table":
     return table
 
 
-COMMANDS = (eval,)
+COMMANDS = (eval, train)

@@ -189,6 +189,21 @@ def with_state(
     return {**fields, "tee_state": str(state_path(given))}
 
 
+def check_open(model: str) -> None:
+    """Refuse a sealed model in a command without --state, which opens one engine after another.
+
+    Raises:
+        InputError: it is sealed.
+    """
+    from ptmo_secure.sealed.marks import is_sealed
+
+    if is_sealed(Path(model)):
+        raise InputError(
+            f"{model}: a sealed model: this command compares engines, and a device serves one: "
+            "give it the model in the clear (ptmo model unseal)"
+        )
+
+
 def load_engine(model: str, fields: dict[str, Any]) -> "Engine":
     """Open the model with a progress bar.
 

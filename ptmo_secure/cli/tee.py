@@ -1,9 +1,9 @@
-"""`ptmo tee`: look at the simulated TEE, and have it attest itself."""
+"""`ptmo tee`: look at the simulated TEE, have it attest itself, audit it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ptmo_secure.cli import attestation, options, output
+from ptmo_secure.cli import attestation, audit, options, output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,4 +88,4 @@ def _arena(kind: str | None) -> str:
     return f"[yellow]{kind}: {loss('arena')}[/]"
 
 
-COMMANDS = (status, *attestation.COMMANDS)
+COMMANDS = (status, *attestation.COMMANDS, *audit.COMMANDS)

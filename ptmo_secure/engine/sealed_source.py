@@ -64,20 +64,20 @@ def opened_source(
 
 def _unsealed(path: Path, config: EngineConfig, progress: Progress | None) -> ModelSource:
     with _device(path, config, None) as store:
-        file = _opened(path, store, SealedKind.MODEL)
-        try:
-            content = mmap.mmap(-1, max(1, file.n_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except (OSError, OverflowError):
-            raise EngineError(f"{path}: no memory for its {file.n_bytes} bytes") from None
-        try:
-            content.madvise(mmap.MADV_DONTDUMP)
-            digest = hashlib.sha256()
-            for piece in file.chunks(progress):
-                digest.update(piece)
-                content.write(piece)
-        except BaseException:
-            content.close()
-            raise
+        with _opened(path, store, SealedKind.MODEL) as file:
+            try:
+                content = mmap.mmap(-1, max(1, file.n_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except (OSError, OverflowError):
+                raise EngineError(f"{path}: no memory for its {file.n_bytes} bytes") from None
+            try:
+                content.madvise(mmap.MADV_DONTDUMP)
+                digest = hashlib.sha256()
+                for piece in file.chunks(progress):
+                    digest.update(piece)
+                    content.write(piece)
+            except BaseException:
+                content.close()
+                raise
     return ModelSource(path, content=(content, digest.digest()))
 
 
@@ -101,18 +101,20 @@ def read_any_adapter(
     if not is_sealed(file_path):
         return read_adapter(path, model)
     with _device(file_path, config, link) as store:
-        file = _opened(file_path, store, SealedKind.ADAPTER)
-        if file.n_bytes > largest_file(model):
-            raise ModelFormatError(f"{file_path}: larger than any adapter for this model")
-        settings, weights = bundle.split(b"".join(file.chunks()))
+        with _opened(file_path, store, SealedKind.ADAPTER) as file:
+            if file.n_bytes > largest_file(model):
+                raise ModelFormatError(f"{file_path}: larger than any adapter for this model")
+            settings, weights = bundle.split(b"".join(file.chunks()))
     return adapter_of(AdapterFiles(file_path, settings, weights), model)
 
 
-def _opened(path: Path, store: SealedStore, kind: SealedKind) -> SealedFile:
-    file = SealedFile(path, store)
-    if file.kind != kind:
-        raise InputError(f"{path}: it holds a sealed {file.kind.name.lower()}, not {_named(kind)}")
-    return file
+@contextlib.contextmanager
+def _opened(path: Path, store: SealedStore, kind: SealedKind) -> Iterator[SealedFile]:
+    with SealedFile(path, store) as file:
+        if file.kind != kind:
+            held = file.kind.name.lower()
+            raise InputError(f"{path}: it holds a sealed {held}, not {_named(kind)}")
+        yield file
 
 
 def _named(kind: SealedKind) -> str:

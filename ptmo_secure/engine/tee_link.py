@@ -329,5 +329,5 @@ class TeeLink:
         threading.Thread(target=watch, name="ptmo-tee-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the TEE process. Idempotent."""
-        self.client.close()
+        """End the TEE process, and let go of the device's folder. Idempotent."""
+        (self.store or self.client).close()

@@ -1,1 +1,1 @@
-"""What is private: training data, labelled chats and the evaluation of guards."""
+"""What a text gives away: sensitivity, masking, decomposition, the budget, and guards measured."""

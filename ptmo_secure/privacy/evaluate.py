@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ptmo_secure.privacy import suites
+from ptmo_secure.privacy.calibration import (
+    NOT_PUBLIC,
+    cross_fitted,
+    expected_calibration_error,
+)
 from ptmo_secure.privacy.datafiles import LabelledText
 from ptmo_secure.privacy.guards import GuardUnderTest
 from ptmo_secure.privacy.metrics import (
@@ -195,11 +200,15 @@ class Evaluation:
     def levels(self, suite: str) -> None:
         """Measure the three levels on the labelled chats; nothing for a guard without levels."""
         count = LevelCount(suites.LEVELS)
+        scores, private = [], []
         for entry, chat in self._each(suite, suites.chats()):
-            said = self._guard.scan(chat.text).level
+            scan = self._guard.scan(chat.text)
+            said = scan.level
             if said is None:
                 return
             count.add(chat.level, said)
+            scores.append(scan.score or 0.0)
+            private.append(chat.level != "PUBLIC")
             if said != chat.level:
                 kind = f"{chat.level}_AS_{said}"
                 self.misses.append(Miss(suite, entry, kind, len(chat.text), chat.text))
@@ -210,6 +219,12 @@ class Evaluation:
         self._rate(suite, "private_as_public", wrong, Target(0.01, 0.0, high=False))
         for level in suites.LEVELS:
             self.measures.append(Measure(suite, f"f1_{level}", count.f1(level), count.total))
+        for name, probabilities in (
+            ("calibration_error", [NOT_PUBLIC(score) for score in scores]),
+            ("calibration_error_cross_fitted", cross_fitted(scores, private)),
+        ):
+            error = expected_calibration_error(probabilities, private)
+            self.measures.append(Measure(suite, name, error, count.total))
 
     def speed(self, suite: str) -> None:
         """Measure latency at two lengths, resident memory and the time to start."""

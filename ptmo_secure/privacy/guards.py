@@ -37,6 +37,10 @@ class Scan(Protocol):
     def level(self) -> str | None:
         """PUBLIC, SEMI_SENSITIVE or PRIVATE; None from a guard that knows no levels."""
 
+    @property
+    def score(self) -> float | None:
+        """Risk in [0, 1]; None from a guard that knows no levels."""
+
 
 class Scanner(Protocol):
     """Whatever finds private spans; a `TeeClient` in the guard role is one."""
@@ -106,6 +110,7 @@ class _PresidioSpans:
     """Presidio's results as a scan; it has no levels."""
 
     level = None
+    score = None
 
     def __init__(self, spans: Sequence[FoundSpan]) -> None:
         self.spans = [span for span in spans if span.start < span.end]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ptmo_secure.errors import InputError, SecurityError
 from ptmo_secure.sealed.chunks import ByteProgress, SealedFile, SealedKind, seal
-from ptmo_secure.sealed.files import naming, replacing, sync_folder
+from ptmo_secure.sealed.files import creating, naming, sync_folder
 from ptmo_secure.sealed.store import SealedStore
 
 SETTINGS_NAME = "adapter_config.json"
@@ -82,12 +82,13 @@ def unseal_path(
     """
     if os.path.lexists(target):
         raise InputError(f"{target}: there is something already")
-    file = SealedFile(source, store)
-    if file.kind == SealedKind.MODEL:
-        with naming(target):
-            _write(target, file.chunks(progress))
-        return file.kind
-    settings, weights = split(b"".join(file.chunks(progress)))
+    with SealedFile(source, store) as file:
+        kind = file.kind
+        if kind == SealedKind.MODEL:
+            with naming(target):
+                _write(target, file.chunks(progress))
+            return kind
+        settings, weights = split(b"".join(file.chunks(progress)))
     with naming(target):
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
         try:
@@ -98,7 +99,7 @@ def unseal_path(
             shutil.rmtree(part, ignore_errors=True)
             raise
         sync_folder(target.parent)
-    return file.kind
+    return kind
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
@@ -110,6 +111,6 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:
-    with replacing(path) as out:
+    with creating(path) as out:
         for piece in pieces:
             out.write(piece)

@@ -107,7 +107,9 @@ def seal(
 
 
 class SealedFile:
-    """A sealed file whose header is the newest version's.
+    """A sealed file, open, whose header is the newest version's.
+
+    A version that is put in its place meanwhile changes nothing about this one.
 
     Attributes:
         path: the file.
@@ -115,7 +117,8 @@ class SealedFile:
         n_bytes: plaintext bytes.
 
     Raises:
-        InputError: it is missing or cannot be read.
+        InputError: it is missing or cannot be read; or, by name, content and all the device knows,
+            it never was a sealed file.
         SecurityError: it was changed, cut short, rolled back, or is another one's; the text says
             which, by the codes of docs/tee.md.
     """
@@ -126,17 +129,40 @@ class SealedFile:
         self._newest = NewestVersions(store)
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: not a file")
-        with naming(path), path.open("rb") as file:
-            self._header = file.read(HEADER.size)
-            self._size = os.fstat(file.fileno()).st_size
-        if self._header[: len(MAGIC)] != MAGIC[: len(self._header)]:
+        with self._newest.lock:  # so that what is read and what is known of it are of one moment
+            with naming(path):
+                self._file = path.open("rb")
+            try:
+                with naming(path):
+                    self._header = self._file.read(HEADER.size)
+                    self._size = os.fstat(self._file.fileno()).st_size
+                self._check_header()
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> "SealedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._file.close()
+
+    def _check_header(self) -> None:
+        path, header = self.path, self._header
+        if not header.startswith(MAGIC) and path.suffix != SUFFIX and not self._newest.knows(path):
+            raise InputError(f"{path}: not a sealed file")
+        if header[: len(MAGIC)] != MAGIC[: len(header)]:
             raise tampered(path, ResultCode.BAD_FORMAT)
-        if len(self._header) < HEADER.size:
+        if len(header) < HEADER.size:
             raise tampered(path, ResultCode.TRUNCATED)
-        _, version, kind, _, self.n_bytes, self._file_id = HEADER.unpack(self._header)
+        _, version, kind, _, self.n_bytes, self._file_id = HEADER.unpack(header)
         if version != _VERSION:
             raise tampered(path, ResultCode.BAD_FORMAT)
-        self._newest.check(path, self._header, self._opens)
+        self._newest.check(path, header, self._opens)
         self.kind = SealedKind(kind)
         tags = _TAG_BYTES * len(_sizes(self.n_bytes))
         if self._size != HEADER.size + self.n_bytes + tags:
@@ -151,8 +177,8 @@ class SealedFile:
             SecurityError: a chunk was changed or moved.
             EngineError: the TEE refuses or is gone.
         """
-        sizes, done = _sizes(self.n_bytes), 0
-        with naming(self.path), self.path.open("rb") as file:
+        sizes, done, file = _sizes(self.n_bytes), 0, self._file
+        with naming(self.path):
             file.seek(HEADER.size)
             with _cipher(self._store, self._file_id) as cipher:
                 for index, size in enumerate(sizes):
@@ -176,9 +202,9 @@ class SealedFile:
     def _opens(self) -> bool:
         """Whether the first chunk opens under the header."""
         first = min(self.n_bytes, CHUNK_BYTES)
-        with naming(self.path), self.path.open("rb") as file:
-            file.seek(HEADER.size)
-            sealed = file.read(first + _TAG_BYTES)
+        with naming(self.path):
+            self._file.seek(HEADER.size)
+            sealed = self._file.read(first + _TAG_BYTES)
         if len(sealed) != first + _TAG_BYTES:
             return False
         associated = _associated(self._header, 0, first == self.n_bytes)

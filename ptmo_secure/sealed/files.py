@@ -11,6 +11,7 @@ from typing import IO
 from ptmo_secure.errors import EngineError, InputError, PtmoError
 
 _PART = ".part"
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
 _BAD_PATH = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -42,6 +43,47 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.unlink(name)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[IO[bytes]]:
+    """Write a new file of mode 0600 that has no name before all of it is written.
+
+    Whatever ends the program before that leaves nothing of it, SIGKILL and a power failure too.
+    Where the file system has no files without a name (O_TMPFILE), it is written as `replacing`
+    does: a program that is killed then leaves a file that ends with ".part".
+
+    Raises:
+        OSError: there is something at `path` already, or it cannot be written.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = _nameless(path.parent)
+        if fd is None:
+            with replacing(path) as file:
+                yield file
+            return
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(fd)
+            # With a folder given, what the name under /proc stands for is linked, not the name.
+            os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=folder)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _nameless(folder: Path) -> int | None:
+    """Open a file without a name for writing; None where there are none, or none can be named."""
+    if not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _NO_TMPFILE:
+            return None
+        raise
 
 
 @contextlib.contextmanager

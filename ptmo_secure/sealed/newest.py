@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -42,7 +43,8 @@ class NewestVersions:
         """Write a new version of a file as `files.replacing` does, and make it the newest.
 
         While the file is put in place both versions are accepted: a crash leaves the old one or
-        the new one, and the next `settle` drops the other.
+        the new one, and the next `settle` drops the other. Other threads' changes wait meanwhile,
+        so that of two versions put in one place at once the one that is there is accepted.
 
         Args:
             path: where it will stand.
@@ -52,32 +54,42 @@ class NewestVersions:
             OSError: as `files.replacing`.
             CapacityError: `MAX_FILES` other files are known, and all are there.
         """
-        with replacing(path) as file:
-            yield file
-            self._announce(path, header)
-        self.settle(path, header)
+        with contextlib.ExitStack() as held:
+            with replacing(path) as file:
+                yield file
+                held.enter_context(self._store.lock)
+                self._announce(path, header)
+            self.settle(path, header)
 
     def _announce(self, path: Path, header: bytes) -> None:
-        with self._store.lock:
-            versions, place = self._read(), _place(path)
-            accepted = versions.get(place, [])
-            on_disk = _digest(_first_bytes(path, len(header)))
-            if on_disk in accepted:
-                accepted = [on_disk]
-            if place not in versions and len(versions) >= MAX_FILES:
-                versions = {known: v for known, v in versions.items() if os.path.lexists(known)}
-                if len(versions) >= MAX_FILES:
-                    raise CapacityError(
-                        f"{path}: the device knows {MAX_FILES} sealed files: remove some of them"
-                    )
-            self._write({**versions, place: [*accepted, _digest(header)]})
+        versions, place = self._read(), _place(path)
+        accepted = versions.get(place, [])
+        on_disk = _digest(_first_bytes(path, len(header)))
+        if on_disk in accepted:
+            accepted = [on_disk]
+        if place not in versions and len(versions) >= MAX_FILES:
+            versions = {known: v for known, v in versions.items() if os.path.lexists(known)}
+            if len(versions) >= MAX_FILES:
+                raise CapacityError(
+                    f"{path}: the device knows {MAX_FILES} sealed files: remove some of them"
+                )
+        self._write({**versions, place: [*accepted, _digest(header)]})
 
     def settle(self, path: Path, header: bytes) -> None:
-        """Accept this version alone of those that a crash may have left."""
+        """Accept this version alone of those that a crash may have left.
+
+        One that is no longer accepted changes nothing: it was replaced while it was read.
+        """
         with self._store.lock:
-            versions, place = self._read(), _place(path)
-            if place in versions and versions[place] != [_digest(header)]:
-                self._write({**versions, place: [_digest(header)]})
+            versions, digest = self._read(), _digest(header)
+            accepted = versions.get(_place(path), [])
+            if digest in accepted and accepted != [digest]:
+                self._write({**versions, _place(path): [digest]})
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Hold it, and no other thread puts another version in place."""
+        return self._store.lock
 
     def knows(self, path: Path) -> bool:
         """Whether a version was sealed for this path."""

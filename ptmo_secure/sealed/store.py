@@ -3,6 +3,7 @@
     fuses               the device's root key: written and read by the TEE alone
     counter             the rollback counter's record
     objects/NAME.sealed
+    audit/*.log         what the TEE of each start was asked (`sealed.kept_log`)
 
 `put` writes the object first and the record after it. An interrupted `put` leaves the old object or
 the new one; the next `open` takes over what is one ahead of the record.
@@ -21,6 +22,8 @@ from pathlib import Path
 
 from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError, TeeDiedError
 from ptmo_secure.sealed import files
+from ptmo_secure.sealed.kept_log import keep_log
+from ptmo_secure.sealed.lock import FolderLock
 from tee_sim.client import (
     MAX_OBJECT_BYTES,
     CostLedger,
@@ -33,6 +36,7 @@ from tee_sim.client import (
 
 _MAX_FILE_BYTES = MAX_OBJECT_BYTES + 1024  # more is not read, and refused for its length
 _HEADER_BYTES = 256  # at least an object's header
+_LOCK_SECONDS = 2.0  # one program after another finds the device free
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".sealed"
 
@@ -63,16 +67,19 @@ class SealedStore:
 
     Attributes:
         tee: the device's TEE.
-        lock: hold it for steps that belong together.
     """
 
-    def __init__(self, tee: TeeClient, folder: Path) -> None:
+    def __init__(
+        self, tee: TeeClient, folder: Path, folder_lock: FolderLock, *, keeps_log: bool
+    ) -> None:
         """Use `open`."""
         self.tee = tee
+        self._keeps_log = keeps_log
         self._calls = tee.open_store()
         self._counter_path = folder / "counter"
         self._objects = folder / "objects"
-        self.lock = threading.RLock()
+        self._folder_lock = folder_lock  # as long as this host may still write there
+        self._lock = threading.RLock()
         self._owner_pid = os.getpid()
         self._settled = False  # whether the files say what the TEE's counter says
 
@@ -84,7 +91,7 @@ class SealedStore:
         create: bool = True,
         debug_root_key: bytes | None = None,
         ledger: CostLedger | None = None,
-        poll_us: int = 0,
+        poll_us: int = 50,
     ) -> "SealedStore":
         """Start the TEE of the device whose state is in `folder`, and bring the state in order.
 
@@ -97,9 +104,11 @@ class SealedStore:
 
         Raises:
             InputError: the folder cannot be made, or holds no device and none is to be made.
-            EngineError: the TEE does not start, also when another one runs on this device.
-            SecurityError: the counter's record was removed or changed.
+            EngineError: the TEE does not start, or another program uses the folder.
+            SecurityError: the fuses or the counter's record were removed, or that was changed.
         """
+        if not os.fspath(folder):
+            raise InputError("the state folder's path is empty")
         path = Path(folder).absolute()  # the working directory may change
         objects = path / "objects"
         if not create and not holds_device(path):
@@ -107,20 +116,30 @@ class SealedStore:
         with _file_errors(path, InputError):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             objects.mkdir(mode=0o700, exist_ok=True)
-        try:
+            folder_lock = FolderLock(objects, _LOCK_SECONDS)
+        with contextlib.ExitStack() as undo:
+            undo.callback(folder_lock.release)
             fuses = path / "fuses" if debug_root_key is None else None
-            tee = TeeClient.launch(
-                "core", debug_root_key=debug_root_key, fuses=fuses, ledger=ledger, poll_us=poll_us
-            )
-        except TeeError as error:
-            raise EngineError(str(error)) from None
-        try:
-            store = cls(tee, path)
+            if fuses is not None and not os.path.lexists(fuses) and holds_device(path):
+                raise SecurityError(
+                    f"{fuses}: missing, though there is sealed state: put the file back; "
+                    f"to start over as a new device, remove {path}"
+                )
+            try:
+                tee = TeeClient.launch(
+                    "core",
+                    debug_root_key=debug_root_key,
+                    fuses=fuses,
+                    ledger=ledger,
+                    poll_us=poll_us,
+                )
+            except TeeError as error:
+                raise EngineError(str(error)) from None
+            undo.callback(tee.close)
+            store = cls(tee, path, folder_lock, keeps_log=fuses is not None)
             store._start()
+            undo.pop_all()
             return store
-        except BaseException:
-            tee.close()
-            raise
 
     def __enter__(self) -> "SealedStore":
         return self
@@ -131,13 +150,34 @@ class SealedStore:
     def close(self) -> None:
         """End the TEE process when the call under way is over, so that no file changes any more.
 
-        Idempotent. A forked child only lets go of its copies.
+        Its log is kept, where it still answers. Idempotent. A forked child only lets go of its
+        copies.
         """
-        if os.getpid() != self._owner_pid:  # the fork may have copied the lock as held
+        if self._is_inherited():
             self.tee.close()
             return
-        with self.lock:
-            self.tee.close()
+        with self._lock:
+            try:
+                if self._keeps_log and self.tee.alive():
+                    with contextlib.suppress(TeeError, OSError):
+                        keep_log(self.tee, self._counter_path.parent, self._calls.state().boots)
+            finally:
+                self.tee.close()
+                self._folder_lock.release()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Hold it for steps that belong together.
+
+        Raises:
+            EngineError: in a forked child.
+        """
+        if self._is_inherited():  # asked first: the fork may have copied the lock as held
+            raise EngineError("a forked process cannot use its parent's sealed storage")
+        return self._lock
+
+    def _is_inherited(self) -> bool:
+        return os.getpid() != self._owner_pid
 
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
@@ -247,7 +287,8 @@ class SealedStore:
     def _changing(self, path: Path) -> Iterator[None]:
         """Whatever interrupts the block leaves files that are settled before the next call.
 
-        A TEE that is gone has a successor, whose files they may be by now: they stay as they are.
+        A store that was closed has a successor, whose files they may be by now: they stay as they
+        are. Until then the folder's lock keeps a successor out, also when the TEE has died.
         """
         with self.lock, self._settled_files(), _tee_errors(path):
             if not self.tee.alive():
@@ -283,8 +324,12 @@ class SealedStore:
 
 
 def holds_device(folder: Path) -> bool:
-    """Whether a device keeps its state in a folder; nothing is started or made."""
-    return os.path.lexists(folder / "fuses")
+    """Whether a device keeps, or kept, its state in a folder; nothing is started or made."""
+    if any(os.path.lexists(folder / name) for name in ("fuses", "counter")):
+        return True
+    with contextlib.suppress(OSError):
+        return any(path.suffix == _SUFFIX for path in (folder / "objects").iterdir())
+    return False
 
 
 def tampered(path: Path, code: ResultCode, detail: str = "") -> SecurityError:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from tee_sim.guard.merge import cover_clusters, join_places, mentions, merge
 from tee_sim.guard.names import find_neighbours
+from tee_sim.guard.normalise.view import View
 from tee_sim.guard.normalise.views import views
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
 from tee_sim.scan_result import Span
@@ -18,7 +19,11 @@ _REACH = 160  # beyond the longest frame of a rule
 _SEVERITY = {row.kind: row.severity for row in RECOGNIZERS}
 
 
-def find_spans(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> list[Span]:
+def find_spans(
+    text: str,
+    recognizers: Iterable[Recognizer] = RECOGNIZERS,
+    readings: Iterable[View] | None = None,
+) -> list[Span]:
     """Return every find of the rules, in code points of `text`, unordered and overlapping.
 
     Security: pure function of the text.
@@ -26,11 +31,12 @@ def find_spans(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> li
     Args:
         text: any string.
         recognizers: rows to apply to each view.
+        readings: its views, where the caller has them.
     """
     rows = tuple(recognizers)
     found = {
         (*view.original(low + start, low + end), row.kind, row.severity)
-        for view in views(text)
+        for view in (views(text) if readings is None else readings)
         for low, high in view.windows(_REACH)
         for row in rows
         for start, end in row.find(view.text[low:high])

@@ -1,80 +1,124 @@
-"""From spans to a score and a level.
+"""From spans and situations to a score and a level.
 
-Score: noisy-or of the severities of distinct values, ``1 - prod(1 - severity)``, raised to the
-highest floor among them. Level: PUBLIC without a span; with spans, SEMI_SENSITIVE when a part of
-the text without any is a request that makes sense by itself, else PRIVATE. When in doubt PRIVATE:
-it keeps the whole text on the device.
+Score: noisy-or of the severities of distinct values and of grave topics,
+``1 - prod(1 - severity)``, raised to the highest floor: of a checked identifier, of the mild
+situations together. It says what disclosure would cost, not how likely a level is.
+
+Level: PUBLIC when nothing private is in the text. Else SEMI_SENSITIVE when a request is left
+without it: one that stands by itself; or, if nothing in the text is weighty, one that stays the
+same whatever the values are. Else PRIVATE. When in doubt PRIVATE: it keeps the whole text on the
+device.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tee_sim.guard.detect import complete, find_spans
 from tee_sim.guard.merge import MAX_REPEATED_VALUES
+from tee_sim.guard.normalise.views import views
+from tee_sim.guard.reading import Classifier, model_spans
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
-from tee_sim.scan_result import Level, ScanResult, Span
+from tee_sim.guard.requests import asks_alone, carries, mask, refers_back, sentences
+from tee_sim.guard.situations import Situation, find_situations
+from tee_sim.scan_result import TOPICS, Level, ScanResult, Span
 
-_MASK = "\ufffc"
 _ROW = {row.kind: row for row in RECOGNIZERS}
-
-_QUESTION = (
-    r"what|how|why|when|where|who|whose|whom|which|is|are|was|were|do|does|did|can|could|would"
-    r"|should|will|what['\u2019]s|how['\u2019]s|where['\u2019]s|who['\u2019]s"
+# A task can carry these through unchanged: "write to NAME"; of all others a mask leaves too little
+_LIGHT = frozenset(
+    "PERSON ORG ADDRESS LOCATION DATE AGE JOB_TITLE DEMOGRAPHIC USERNAME EMAIL PHONE URL "
+    "IP_ADDRESS MAC_ADDRESS FINANCIAL".split()
 )
-_IMPERATIVE = (
-    r"explain|write|tell|give|list|describe|summari[sz]e|translate|compare|show|recommend|suggest"
-    r"|define|calculate|compute|create|draft|generate|implement|plan|teach|convert|solve|debug"
-    r"|outline|discuss|help|find|name|make|prove|sort|rewrite|proofread"
-)
-_REQUEST = re.compile(
-    rf"(?:(?:and|but|so|also|then|please|now|ok|okay|hi|hello|hey|thanks)[\s,]{{1,3}}){{0,3}}"
-    rf"(?:{_QUESTION}|{_IMPERATIVE}|i\s(?:want|need|would\slike)\sto\sknow"
-    rf"|i['\u2019]d\slike\sto\sknow)\b",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?\u3002\uff1f\uff01]{1,8}(?=\s|$|\ufffc)|[;\n]")
-_CLAUSE_START = re.compile(
-    rf"[,:\u2014\u2013]\s{{0,3}}(?=\S)|\s(?=(?:and|but|so|also"
-    rf"|then)\s{{1,3}}(?:{_QUESTION}|{_IMPERATIVE})\b)",
-    re.IGNORECASE,
-)
-# Words that point back at what was said before: "is it safe?" is about the masked value
-_ANAPHORA = re.compile(
-    r"\b(?:it|its|itself|this|these|those|them|they|their|theirs|he|him|his|she|her|hers|one|above"
-    r"|same|mine)\b|\b(?:is|was|does|do|about|with|of|on|for"
-    r"|like)\s{1,3}that\b|\bthat\b(?=\s{0,3}(?:[?.!,]|$|is\b|was\b|one\b|password"
-    r"|number|code|key))",
-    re.IGNORECASE,
-)
-_FILLER = re.compile(
-    rf"\b(?:{_QUESTION}|{_IMPERATIVE}|me|you|i|please|a|an|the|to|of|and|ok|okay|right|there|now"
-    r"|yes|no|so|then|also|my|us|know)\b",
-    re.IGNORECASE,
-)
-_CONTENT = re.compile(r"[^\W\d_]{2,}|\d+")
+_KEPT_CHARS = 8192
+# Kinds that a situation repeats: one disclosure, counted once
+_SAME = {"health": "MEDICAL", "sexuality": "DEMOGRAPHIC", "religion": "DEMOGRAPHIC"}
 
 
-def scan_text(text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS) -> ScanResult:
-    """Find private spans in a text and rate it.
+def scan_text(
+    text: str,
+    recognizers: Iterable[Recognizer] = RECOGNIZERS,
+    classifier: Classifier | None = None,
+) -> ScanResult:
+    """Find private spans and situations in a text and rate it.
 
-    Security: pure function of the text; the result holds positions and kinds only.
+    Security: pure function of the text; the result holds positions, kinds and topics only.
 
     Args:
         text: any string.
         recognizers: rows to apply.
+        classifier: finds what no rule describes; None: the rules alone.
 
     Returns:
-        Level, score in [0, 1], and spans in code points, ordered and not overlapping.
+        Level, score in [0, 1], spans in code points, ordered and not overlapping, and why.
     """
-    spans = complete(text, find_spans(text, recognizers))
-    if not spans:
-        return ScanResult("PUBLIC", 0.0, ())
-    distinct = {text[span.start : span.end].lower(): span for span in spans}
+    # Of a long text the readings are made twice rather than kept
+    readings = list(views(text)) if len(text) <= _KEPT_CHARS else None
+    by_rules = find_spans(text, recognizers, readings)
+    seen = [] if classifier is None else model_spans(classifier, readings or views(text), by_rules)
+    spans = with_sources(complete(text, by_rules, seen), by_rules, seen)
+    masked = mask(text, [(span.start, span.end) for span in spans])
+    places = sentences(masked)
+    situations = find_situations(text, spans, places)
+    points_back = refers_back(text)
+    if not spans and not situations:
+        return ScanResult("PUBLIC", 0.0, (), refers_back=points_back)
+    # A full stop that a find took along makes no other value
+    distinct = {text[span.start : span.end].lower().strip(" .,;:!?"): span for span in spans}
     few = len(distinct) <= MAX_REPEATED_VALUES
-    level: Level = "PRIVATE"
-    if few and has_public_remainder(text, spans):
-        level = "SEMI_SENSITIVE"
-    return ScanResult(level, score_of(_wholes(distinct) if few else distinct.values()), spans)
+    score = score_of(_wholes(distinct) if few else distinct.values(), situations)
+    level, reason = _judge(masked, places, spans, situations) if few else _TOO_MANY
+    told = {situation.topic for situation in situations}
+    topics = tuple(topic for topic in TOPICS if topic in told)
+    return ScanResult(level, score, spans, topics, reason, points_back)
+
+
+_TOO_MANY: tuple[Level, str] = ("PRIVATE", "too_many_values")
+
+
+def _judge(
+    masked: str,
+    places: Sequence[tuple[int, int]],
+    spans: Sequence[Span],
+    situations: Sequence[Situation],
+) -> tuple[Level, str]:
+    """Return the level of a text with something private in it, and why."""
+    grave = [situation for situation in situations if situation.grave]
+    strict = bool(grave) or any(span.kind == "MEDICAL" for span in spans)
+    hidden = _mask_more(masked, grave)
+    if asks_alone(hidden, places, strict=strict):
+        return "SEMI_SENSITIVE", "request_stands_alone"
+    light = not grave and all(span.kind in _LIGHT for span in spans)
+    if light and carries(masked, places):
+        return "SEMI_SENSITIVE", "request_carries_values"
+    return "PRIVATE", "nothing_left_to_ask"
+
+
+def _mask_more(masked: str, situations: Iterable[Situation]) -> str:
+    """Mask the words of situations, too; they may overlap each other and values."""
+    joined: list[tuple[int, int]] = []
+    for situation in sorted(situations, key=lambda s: s.start):
+        start, end = situation.start, situation.end
+        if joined and start < joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return mask(masked, joined)
+
+
+def with_sources(
+    spans: Iterable[Span], by_rules: Sequence[Span], by_model: Sequence[Span]
+) -> tuple[Span, ...]:
+    """Return the spans, those that only a model's finds touch as the model's."""
+    if not by_model:
+        return tuple(spans)
+
+    def touched(span: Span, finds: Sequence[Span]) -> bool:
+        return any(find.start < span.end and span.start < find.end for find in finds)
+
+    return tuple(
+        Span(span.start, span.end, span.kind, span.severity, "model")
+        if touched(span, by_model) and not touched(span, by_rules)
+        else span
+        for span in spans
+    )
 
 
 def _wholes(values: dict[str, Span]) -> list[Span]:
@@ -89,49 +133,23 @@ def _wholes(values: dict[str, Span]) -> list[Span]:
     ]
 
 
-def score_of(spans: Iterable[Span]) -> float:
-    """Combine severities: noisy-or, raised to the highest floor."""
+def score_of(spans: Iterable[Span], situations: Iterable[Situation] = ()) -> float:
+    """Combine severities: noisy-or over values and grave topics, raised to the highest floor.
+
+    Mild situations have a noisy-or of their own, which is a floor, too: they repeat what the values
+    beside them tell.
+    """
     safe, floor = 1.0, 0.0
+    kinds = set()
     for span in spans:
+        kinds.add(span.kind)
         safe *= 1.0 - span.severity
         floor = max(floor, _ROW[span.kind].floor)
-    return max(1.0 - safe, floor)
-
-
-def has_public_remainder(text: str, spans: Iterable[Span]) -> bool:
-    """Whether some sentence or clause without a span is a request that stands by itself."""
-    pieces, at = [], 0
-    for span in spans:
-        # An exclamation mark that closes a value may also close the sentence
-        mark = "!" if text[span.end - 1] == "!" else _MASK
-        pieces += [text[at : span.start], _MASK * (span.end - span.start - 1), mark]
-        at = span.end
-    masked = "".join([*pieces, text[at:]])
-    at = 0
-    for end in [*(match.end() for match in _SENTENCE_END.finditer(masked)), len(masked)]:
-        sentence = masked[at:end]
-        at = end
-        if _MASK not in sentence:
-            if _stands_alone(sentence):
-                return True
-        elif any(_REQUEST.match(c.strip()) and _stands_alone(c) for c in _clauses(sentence)):
-            return True
-    return False
-
-
-def _clauses(sentence: str) -> list[str]:
-    clauses, at = [], 0
-    for match in _CLAUSE_START.finditer(sentence):
-        clauses.append(sentence[at : match.start()])
-        at = match.end()
-    return [*clauses, sentence[at:]]
-
-
-def _stands_alone(segment: str) -> bool:
-    """Whether a segment asks for something without pointing back at a masked part."""
-    segment = segment.strip()
-    if _MASK in segment or _ANAPHORA.search(segment):
-        return False
-    if not (segment.endswith(("?", "\uff1f")) or _REQUEST.match(segment)):
-        return False
-    return _CONTENT.search(_FILLER.sub(" ", segment)) is not None
+    topics = {s.topic: s for s in situations if _SAME.get(s.topic) not in kinds}
+    mild = 1.0
+    for situation in topics.values():
+        if situation.grave:
+            safe *= 1.0 - situation.severity
+        else:
+            mild *= 1.0 - situation.severity
+    return max(1.0 - safe, 1.0 - mild, floor)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from tee_sim.guard.frames import hinted
-from tee_sim.guard.rules import load
+from tee_sim.guard.rules import load, search, value_of
 from tee_sim.guard.words import entries
 
 _RULES = load("stated_secrets")
@@ -35,7 +35,8 @@ _GRAMMAR = frozenset(
 _MIN_TOKEN_DIGITS = 6
 # A piece of every name that a secret can have
 _HINTS = tuple(
-    "pass pwd pw code phrase key cvv cvc pin otp token secret credential bearer "
+    "pass pwd pw code phrase key cvv cvc pin otp token secret credential bearer login auth account "
+    "log-in sign psql mysql curl mongo redis rsync "
     "\ube44\ubc00 \ube44\ubc88 \ud328\uc2a4 \uc554\ud638 \ud540".split()
 )
 
@@ -57,6 +58,11 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
         found = _adjacent_value(match)
         if found is not None:
             yield found[0], _after_exclamation(text, found[1])
+    for match in search(_RULES["shown"], text):
+        start, _ = value_of(match)
+        value = match["value"].rstrip(_TRAILING)
+        if looks_secret(value) or value.replace("-", "").replace(" ", "").isdecimal():
+            yield start, start + len(value)
     for match in _each(_KOREAN, text):
         start, value = _value_of(match)
         value = _KOREAN_ENDING.sub("", value)

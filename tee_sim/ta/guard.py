@@ -1,65 +1,209 @@
-"""The `guard` trusted application: SCAN a text for private spans."""
+"""The `guard` trusted application: SCAN a text for private spans, MASK them and UNMASK answers."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.guard.masking import mask
+from tee_sim.guard.placeholders import KINDS, Token
+from tee_sim.guard.reading import Classifier
+from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
+from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
 from tee_sim.protocol import TA_GUARD, GuardCommand, ParamType, Values, param_types
-from tee_sim.scan_result import LEVELS, pack_spans
+from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_spans, pack_verdict
 
-MAX_TEXT_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 18  # seconds of reading; a call has a minute, also on a busy machine
 # Budget charge per byte of text: two views with their maps, the masked copy, the matches
 _WORK_FACTOR = 24
+# The same for an answer: the folded copy, the shapes found, the restored text
+_UNMASK_FACTOR = 8
+_FINAL_BIT, _CONTEXT_SHIFT = 1, 32  # of UNMASK: no more text follows; bytes given back before
 
 
 class GuardApplication:
-    """Runs the rules on text in shared memory. Keeps nothing between calls.
+    """Runs rules and classifier on text in shared memory, and keeps what was masked.
 
     Args:
-        budget: counts the working memory of a scan.
+        budget: counts the working memory of a call, and the vault.
+        classifier: as for `scan_text`.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, classifier: Classifier | None = None) -> None:
         self._budget = budget
+        self._vault = Vault(budget)
+        self._classifier = classifier
         self.uuid = TA_GUARD
         self.epoch = 0
-        types = param_types(
-            ParamType.MEMREF_INPUT,
-            ParamType.MEMREF_OUTPUT,
-            ParamType.VALUE_OUTPUT,
-            ParamType.VALUE_OUTPUT,
-        )
-        self.commands: dict[int, tuple[int, Handler]] = {GuardCommand.SCAN: (types, self._scan)}
+        text, result = ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT
+        value, out, both = ParamType.VALUE_INPUT, ParamType.VALUE_OUTPUT, ParamType.VALUE_INOUT
+        self.commands: dict[int, tuple[int, Handler]] = {
+            GuardCommand.SCAN: (param_types(text, result, out, out), self._scan),
+            GuardCommand.OPEN_VAULT: (param_types(value, value, out), self._open_vault),
+            GuardCommand.MASK: (param_types(text, result, both, both), self._mask),
+            GuardCommand.UNMASK: (param_types(text, result, both, both), self._unmask),
+            GuardCommand.FORGET: (param_types(value, value, out), self._forget),
+        }
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Overwrite every vault."""
+        self._vault.close()
 
     def _scan(self, params: Params) -> Values:
-        """In UTF-8 text; out span records, (level, score as float64 bits), (bytes of spans, 0).
+        """In UTF-8 text; out span records, (level, score as float64 bits), (bytes of spans, the
+        rest of the verdict).
 
         When the spans do not fit, none is written and the third output says what they need.
 
         Security: the byte copy is overwritten; the decoded string is freed but Python offers no
         way to overwrite it.
         """
-        shared_text, shared_spans = params.memory(0), params.memory(1)
-        size = len(shared_text)
-        if size > MAX_TEXT_BYTES:
-            raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "text too long")
-        self._budget.charge(_WORK_FACTOR * size)
-        copy = bytearray(shared_text)
-        try:
-            result = scan_text(copy.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise TeeError(ResultCode.BAD_FORMAT, Origin.TRUSTED_APP, "text not UTF-8") from None
-        finally:
-            wipe(copy)
-            self._budget.refund(_WORK_FACTOR * size)
+        shared_spans = params.memory(1)
+        with self._text(params, _WORK_FACTOR) as text:
+            result = self._rated(text)
         packed = pack_spans(result.spans)
         if len(packed) <= len(shared_spans):
             shared_spans[: len(packed)] = packed
-        score_bits: int = struct.unpack("<Q", struct.pack("<d", result.score))[0]
         level = LEVELS.index(result.level)
-        return (0, 0, 0, 0, level, score_bits, len(packed), 0)
+        return (0, 0, 0, 0, level, _score_bits(result.score), len(packed), pack_verdict(result))
+
+    def _rated(self, text: str) -> ScanResult:
+        """Return what SCAN and MASK say of a text."""
+        return scan_text(text, classifier=self._classifier)
+
+    def _open_vault(self, params: Params) -> Values:
+        """In user, 16 bytes; in (seconds to live, 0); out (vault, 0)."""
+        ttl_s, zero = params.values[2:4]
+        if zero:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "open")
+        session = self._vault.open(_user(params, 0), ttl_s)
+        return (0, 0, 0, 0, session.number, 0, 0, 0)
+
+    def _mask(self, params: Params) -> Values:
+        """In UTF-8 text; out masked text, then the spans, then their places in the masked text.
+
+        In (vault, style), user; out (level, score as float64 bits), (bytes of masked text, bytes of
+        both records). When they do not fit, none is written.
+
+        Security: as SCAN. Values go into the vault when all went well, and not otherwise.
+        """
+        shared = params.memory(1)
+        session, style = self._session(params), params.values[5]
+        if style >= len(STYLES):
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "style")
+        with self._text(params, _WORK_FACTOR) as text:
+            result = self._rated(text)
+            masked = mask(session, text, result.spans, STYLES[style])
+        places = [
+            replace(span, start=low, end=high)
+            for span, (low, high) in zip(result.spans, masked.places, strict=True)
+        ]
+        shown = bytearray(masked.text.encode("utf-8"))
+        packed = pack_spans((*result.spans, *places))
+        size = len(shown)
+        if size + len(packed) <= len(shared):
+            shared[:size] = shown
+            shared[size : size + len(packed)] = packed
+        wipe(shown)
+        level = LEVELS.index(result.level)
+        return (0, 0, 0, 0, level, _score_bits(result.score), size, len(packed))
+
+    def _unmask(self, params: Params) -> Values:
+        """In UTF-8 text; out the text with its values; in/out as told here.
+
+        In (vault, flags): bit 0: no more text follows; from bit 32 on the bytes at its beginning
+        that were given back before. In user. Out (bytes of the answer, bytes of the input it stands
+        for), (0, 0). When it does not fit, none is written.
+
+        Security: the restored text is written last, the byte copies are overwritten.
+        """
+        shared, flags = params.memory(1), params.values[5]
+        session = self._session(params)
+        given = flags >> _CONTEXT_SHIFT
+        if given > len(params.memory(0)) or flags & ((1 << _CONTEXT_SHIFT) - 1) > _FINAL_BIT:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags")
+        with self._text(params, _UNMASK_FACTOR) as text:
+            context = _characters(text, given)
+            final = bool(flags & _FINAL_BIT)
+            restored, stop = unmask(session, text, context=context, final=final)
+            used = len(text[:stop].encode("utf-8"))
+        data = bytearray(restored.encode("utf-8"))
+        size = len(data)
+        if size <= len(shared):
+            shared[:size] = data
+        wipe(data)
+        return (0, 0, 0, 0, size, used, 0, 0)
+
+    def _forget(self, params: Params) -> Values:
+        """In user; in (vault or 0 for all of the user's, kind | number << 32, or 0 for all).
+
+        Out (values that were forgotten, vaults that were). A kind is counted from 1.
+        """
+        number, named = params.values[2:4]
+        if not number and named:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "forget")
+        user = _user(params, 0)
+        if not number:
+            ended = [self._vault.end(session) for session in self._vault.of_user(user)]
+            return (0, 0, 0, 0, sum(ended), len(ended), 0, 0)
+        session = self._vault.get(user, number)
+        if not named:
+            return (0, 0, 0, 0, self._vault.end(session), 1, 0, 0)
+        code = (named & 0xFFFFFFFF) - 1
+        if not 0 <= code < len(KINDS):
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "kind")
+        return (0, 0, 0, 0, session.drop(_tokens(session, KINDS[code], named >> 32)), 0, 0, 0)
+
+    def _session(self, params: Params) -> Session:
+        return self._vault.get(_user(params, 6), params.values[4])
+
+    @contextmanager
+    def _text(self, params: Params, factor: int) -> Iterator[str]:
+        """Copy the text of the first parameter in, decode it, and charge the block's work for it.
+
+        Raises:
+            TeeError: OUT_OF_MEMORY: it is too long; BAD_FORMAT: it is not UTF-8.
+        """
+        shared = params.memory(0)
+        size = len(shared)
+        if size > MAX_TEXT_BYTES:
+            raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "text too long")
+        self._budget.charge(factor * size)
+        try:
+            copy = bytearray(shared)
+            try:
+                text = copy.decode("utf-8")
+            finally:
+                wipe(copy)
+            yield text
+        except UnicodeDecodeError:
+            raise TeeError(ResultCode.BAD_FORMAT, Origin.TRUSTED_APP, "text not UTF-8") from None
+        finally:
+            self._budget.refund(factor * size)
+
+
+def _user(params: Params, at: int) -> bytes:
+    return b"".join(half.to_bytes(8, "little") for half in params.values[at : at + 2])
+
+
+def _tokens(session: Session, kind: str, number: int) -> list[Token]:
+    """Return every spelling of a value."""
+    return [t for t in session.entries if (t.kind, t.number) == (kind, number)]
+
+
+def _characters(text: str, n_bytes: int) -> int:
+    """Return how many characters the first `n_bytes` bytes of a text are."""
+    head = text.encode("utf-8")[:n_bytes]
+    try:
+        return len(head.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags") from None
+
+
+def _score_bits(score: float) -> int:
+    bits: int = struct.unpack("<Q", struct.pack("<d", score))[0]
+    return bits

@@ -58,10 +58,10 @@ class StoreApplication:
         """In/out the record; out (its bytes, counter); in (bytes of the stored one or 0, 0)."""
         shared = params.memory(0)
         size, zero = params.values[4:6]
-        if size > MAX_RECORD_BYTES or size > len(shared) or zero:
+        if size > len(shared) or zero:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "record")
         _need(shared, record_bytes(0))
-        self._counter.start(bytes(shared[:size]))
+        self._counter.start(bytes(shared[: min(size, MAX_RECORD_BYTES + 1)]))  # no record's length
         return self._give_record(shared)
 
     def _seal(self, params: Params) -> Values:

@@ -13,6 +13,7 @@ namespace ptmo::test {
 
 constexpr int kTokens = 37; // three pages of 16 rows, the last one partly filled
 constexpr int kVocab = 50;
+constexpr KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16};
 
 // A device has no float matrices.
 inline TinyModel integer_model(uint64_t seed, const ModelConfig& config) {
@@ -69,6 +70,18 @@ struct Device {
     return out;
   }
 };
+
+// Calls `work(device, tokens, next)` for each KV type, on a device of its own: `tokens` to fill the
+// cache with, `next` to go on with.
+template <typename Work> void on_each_type(uint64_t seed, const Work& work) {
+  const TinyModel model = integer_model(seed, llama_config(32));
+  const std::vector<int32_t> tokens = tokens_of(1, kTokens), next = tokens_of(2, 5);
+  for (const KvType type : kTypes) {
+    set_context("type ", static_cast<int>(type));
+    Device device(model, type);
+    work(device, tokens, next);
+  }
+}
 
 inline std::vector<float> cpu_logits(const TinyModel& model, KvType type,
                                      const std::vector<int32_t>& tokens,

@@ -121,8 +121,6 @@ void describe(KvType type, bool stop) {
   set_context("type ", static_cast<int>(type), stop ? " stopped" : " to the end");
 }
 
-constexpr KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16};
-
 } // namespace
 
 TEST(no_plain_row_of_a_sealed_session_is_in_device_memory) {

@@ -7,8 +7,6 @@
 namespace ptmo::test {
 namespace {
 
-constexpr KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16};
-
 size_t deliver(Device& device, uint64_t seed) {
   const size_t slot = device.secrets.take_slot();
   ArenaView(device.secrets).deliver_key(slot, seed);
@@ -22,11 +20,7 @@ std::vector<uint8_t> page_memory(const Device& device) {
 } // namespace
 
 TEST(a_rotated_session_of_the_device_goes_on_bit_for_bit) {
-  const TinyModel model = integer_model(701, llama_config(32));
-  const std::vector<int32_t> tokens = tokens_of(1, kTokens), next = tokens_of(2, 5);
-  for (const KvType type : kTypes) {
-    set_context("type ", static_cast<int>(type));
-    Device device(model, type);
+  on_each_type(701, [](Device& device, const auto& tokens, const auto& next) {
     const auto session = device.open(true), calm = device.open(true);
     device.feed(*session, tokens, kTokens);
     device.feed(*calm, tokens, kTokens);
@@ -52,7 +46,7 @@ TEST(a_rotated_session_of_the_device_goes_on_bit_for_bit) {
     const auto other = device.open(true);
     device.feed(*other, tokens, kTokens);
     CHECK(same_bits(device.feed(*fork, next, 5), device.feed(*other, next, 5)));
-  }
+  });
 }
 
 TEST(rows_on_a_device_move_to_another_order_and_back) {

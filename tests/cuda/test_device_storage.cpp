@@ -12,7 +12,6 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-constexpr KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16};
 const std::string kHeader = "header of a file";
 
 std::unique_ptr<PageStorage> storage(SecretArena& secrets) {
@@ -88,11 +87,7 @@ Bytes plain(const KvSession& session) {
 } // namespace
 
 TEST(a_session_of_the_device_resumes_on_the_device_and_goes_on_bit_for_bit) {
-  const TinyModel model = integer_model(601, llama_config(32));
-  const std::vector<int32_t> tokens = tokens_of(1, kTokens), next = tokens_of(2, 5);
-  for (const KvType type : kTypes) {
-    set_context("type ", static_cast<int>(type));
-    Device device(model, type);
+  on_each_type(601, [](Device& device, const auto& tokens, const auto& next) {
     const auto session = device.open(true);
     device.feed(*session, tokens, kTokens);
     const Bytes rows = plain(*session);
@@ -111,7 +106,7 @@ TEST(a_session_of_the_device_resumes_on_the_device_and_goes_on_bit_for_bit) {
     CHECK(std::memcmp(before.data() + at, rows.data(), n) != 0); // ciphertext
     CHECK(saved(*back) == pages);
     CHECK(same_bits(device.feed(*back, next, 5), device.feed(*session, next, 5)));
-  }
+  });
 }
 
 TEST(sessions_move_between_the_device_and_the_cpu) {

@@ -54,10 +54,8 @@ def plain(source):
 @pytest.fixture(scope="module")
 def model(source):
     """transformers' model with the weights that the importer delivers."""
-    import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    torch.set_num_threads(2)
     c = source.config
     config = Gemma3TextConfig(
         hidden_size=c.d_model,

@@ -213,7 +213,7 @@ def test_what_the_device_knows_of_its_sessions_is_sealed_and_dated(model, saved)
 
 def test_a_device_serves_one_engine_at_a_time(model, tmp_path):
     with load(model, tmp_path / "device") as engine:
-        with pytest.raises(EngineError, match="fuses: another TEE runs on this device"):
+        with pytest.raises(EngineError, match="device: in use by another program or engine"):
             load(model, tmp_path / "device")
         assert engine.start_session().feed([1]).shape[0] == 1
     with pytest.raises(InputError, match="a debug root key and tee_state"):

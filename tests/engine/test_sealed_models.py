@@ -256,9 +256,16 @@ def test_the_commands_refuse_in_one_line_and_leave_nothing(model, adapter, tmp_p
     with SealedStore.open(state) as store:
         seal_path(store, model, path)
         busy = run(capsys, "model", "seal", model, "-o", tmp_path / "b.sealed", "--state", state)
-        assert busy[0] == 1 and "another TEE runs on this device" in busy[2]
+        assert busy[0] == 1 and "state: in use by another program or engine" in busy[2]
     back = tmp_path / "back.gguf"
     unseal = ("model", "unseal", path, "-o", back, "--state")
+    for plain in (model, adapter / SETTINGS_NAME):
+        found = run(capsys, "model", "unseal", plain, "-o", back, "--state", state)
+        assert found == (2, "", f"{plain}: not a sealed file")
+    for command in (("bench",), ("attack", "kv"), ("demo",)):
+        found = run(capsys, *command, "--model", path, "--json")
+        assert found[:2] == (2, "") and "--state" not in found[2]
+        assert found[2].startswith(f"{path}: a sealed model: this command compares engines")
     assert run(capsys, *unseal, empty)[2] == f"{empty}: no device keeps its sealed state there"
     raw = path.read_bytes()
     path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))

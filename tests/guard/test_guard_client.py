@@ -8,10 +8,12 @@ import pytest
 from tee_sim import memory
 from tee_sim.client import TeeClient, TeeDeadError, TeeError
 from tee_sim.errors import ResultCode
+from tee_sim.guard.ner import open_model
 from tee_sim.guard.scoring import scan_text
 from tee_sim.layout import KvLayout
 from tee_sim.memory import Budget
 from tee_sim.ta import guard as guard_application
+from tests.guard.inside import scanning
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,25 @@ def guard():
         "",
         "\U0001f600 \ud55c\uae00 my password is hunter2",
         "x" * 200_000,
-        " ".join(f"user{i}@example.com" for i in range(10_000)),
+        " ".join(f"user{i}@example.com" for i in range(400)),
         "m\u0443 n\u0430me is Ann Lee, am9obkBnbWFpbC5jb20=, GB82 WEST 1234 5698 7654 32, "
         "81.2.69.142, 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa, eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOjF9.x, "
         "born 1985-03-12, \uc81c \uc774\ub984\uc740 \uae40\ubbfc\uc218\uc785\ub2c8"
         "\ub2e4, I have HIV, one two three four",
     ],
-    ids=["example", "public", "empty", "unicode", "long", "ten thousand entities", "every rule"],
+    ids=["example", "public", "empty", "unicode", "long", "many entities", "every rule"],
 )
-def test_the_guard_answers_what_the_rules_say(guard, text):
-    assert guard.scan(text) == scan_text(text)
+def test_the_guard_answers_what_rules_and_classifier_say(guard, text):
+    assert guard.scan(text) == scan_text(text, classifier=open_model())
+
+
+@pytest.mark.slow
+def test_ten_thousand_entities_are_all_found():
+    text = " ".join(f"user{i}@example.com" for i in range(10_000))
+    with TeeClient.launch("guard") as guard:
+        result = guard.scan(text)
+    masked = sum(span.end - span.start for span in result.spans)
+    assert result.level == "PRIVATE" and masked >= len(text) - 10_000
 
 
 def test_the_guard_is_another_process_with_its_own_role(guard):
@@ -61,7 +72,7 @@ def test_shared_memory_is_wiped_after_the_reply(guard):
 
 def test_shared_memory_is_wiped_after_a_refusal():
     with TeeClient.launch("guard") as client:
-        client.scan("warm up, so that the window exists " * 28_000)
+        client.scan("x" * 250_000)  # so that the window exists
         with pytest.raises(TeeError):
             client.scan("my password is hunter2 " * 50_000)
         assert not any(client._window.buffer)
@@ -129,29 +140,14 @@ def test_a_dead_guard_is_an_error_and_never_a_harmless_result():
 
 
 def test_a_bug_in_the_rules_kills_the_application_and_stays_an_error(monkeypatch):
-    from tee_sim.dispatch import Dispatcher
-    from tee_sim.protocol import TA_GUARD, Kind, decode, encode, memref
-    from tee_sim.shared_memory import create_sealed_memfd
-
-    def broken(text):
+    def broken(text, **_):
         raise RuntimeError(f"a bug that quotes {text}")
 
-    dispatcher = Dispatcher(lambda budget, root: (guard_application.GuardApplication(budget),))
-    seq = iter(range(1, 100))
-
-    def ask(kind, types=0, values=(0,) * 8, session=0, command=0, fds=()):
-        packet = encode(kind, session, command, types, 0, next(seq), values)
-        return decode(dispatcher.handle(packet, fds))
-
-    ask(Kind.INITIALIZE)
-    session = ask(Kind.OPEN_SESSION, 1, (*TA_GUARD, *[0] * 6)).values[0]
-    fds = (create_sealed_memfd(4096),)
-    shared = ask(Kind.REGISTER_MEMORY, 1, (4096, 1, *[0] * 6), fds=fds).values[0]
-    values = (*memref(shared, 0, 64), *memref(shared, 64, 512), 0, 0, 0, 0)
-    assert ask(Kind.INVOKE, 0x22ED, values, session, 1).command == 0
+    scan = scanning()
+    assert scan().command == 0
     monkeypatch.setattr(guard_application, "scan_text", broken)
     for _ in range(2):
-        reply = ask(Kind.INVOKE, 0x22ED, values, session, 1)
+        reply = scan()
         assert reply.command == ResultCode.TARGET_DEAD and not any(reply.values)
     monkeypatch.undo()
-    assert ask(Kind.INVOKE, 0x22ED, values, session, 1).command == ResultCode.TARGET_DEAD
+    assert scan().command == ResultCode.TARGET_DEAD

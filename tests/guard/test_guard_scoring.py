@@ -4,7 +4,18 @@ from hypothesis import strategies as st
 
 from tee_sim.guard.recognizers import Recognizer
 from tee_sim.guard.scoring import scan_text, score_of
-from tee_sim.scan_result import ENTITY_KINDS, ScanResult, Span, pack_spans, unpack_spans
+from tee_sim.scan_result import (
+    ENTITY_KINDS,
+    REASONS,
+    SOURCES,
+    TOPICS,
+    ScanResult,
+    Span,
+    pack_spans,
+    pack_verdict,
+    unpack_spans,
+    unpack_verdict,
+)
 
 EXAMPLE = "My password is secret123. What is Python?"
 
@@ -79,7 +90,7 @@ def test_most_paraphrases_keep_their_public_part():
         "My password is secret123. Thanks!",
         "My password is secret123. Please help me.",
         "My password is secret123. What does secret123 mean?",
-        "Write a mail to bob@example.com about the party",
+        "Who writes from bob@example.com?",
         "My card is 4111 1111 1111 1111. Can you check whether it is valid?",
         "Call 010-1234-5678 and tell her I am late.",
         "My SSN is 536-22-1234 and my phone is 212-555-0123.",
@@ -153,7 +164,8 @@ def test_offsets_count_code_points():
 def test_any_text_gives_ordered_disjoint_spans_inside_it(text):
     result = scan_text(text)
     assert 0.0 <= result.score <= 1.0
-    assert (result.level == "PUBLIC") == (result.spans == ())
+    assert (result.level == "PUBLIC") == (not result.spans and not result.topics)
+    assert (result.level == "PUBLIC") == (result.score == 0.0)
     end = 0
     for span in result.spans:
         assert end <= span.start < span.end <= len(text)
@@ -183,6 +195,7 @@ spans = st.builds(
     st.integers(0, 2**32 - 1),
     st.sampled_from(ENTITY_KINDS),
     st.floats(0, 1),
+    st.sampled_from(SOURCES),
 )
 
 
@@ -200,6 +213,22 @@ def test_broken_span_records_are_refused():
         unpack_spans(packed)
 
 
+def test_a_verdict_survives_the_wire():
+    for topics in ((), TOPICS[:1], TOPICS[-1:], TOPICS):
+        for reason in REASONS:
+            for back in (False, True):
+                made = ScanResult("PRIVATE", 0.5, (), topics, reason, back)
+                assert unpack_verdict(pack_verdict(made)) == (topics, reason, back)
+                assert pack_verdict(made) < 2**64
+
+
+@pytest.mark.parametrize("word", [len(REASONS) << 8, 1 << (16 + len(TOPICS)), 2**64 - 1])
+def test_an_unknown_reason_or_topic_is_refused(word):
+    with pytest.raises((ValueError, IndexError)):
+        unpack_verdict(word)
+
+
 def test_results_hold_no_text():
-    assert set(ScanResult.__slots__) == {"level", "score", "spans"}
-    assert set(Span.__slots__) == {"start", "end", "kind", "severity"}
+    told = {"topics", "reason", "refers_back"}
+    assert set(ScanResult.__slots__) == {"level", "score", "spans"} | told
+    assert set(Span.__slots__) == {"start", "end", "kind", "severity", "source"}

@@ -37,6 +37,7 @@ class Found:
 class Answer:
     spans: Sequence[Found]
     level: str | None
+    score: float | None = None
 
 
 class PatternGuard:

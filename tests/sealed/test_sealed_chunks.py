@@ -6,8 +6,6 @@ import json
 import os
 import random
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -29,17 +27,6 @@ CUT = "cut short, lengthened, or removed while the counter names it (TRUNCATED)"
 def small_chunks(monkeypatch):
     """Chunks of 256 bytes, so that a small file has several."""
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 256)
-
-
-@pytest.fixture
-def base(tmp_path):
-    """A folder in memory, where there is one: what is flushed is looked at here, not waited for."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as made:
-        yield Path(made)
 
 
 @pytest.fixture

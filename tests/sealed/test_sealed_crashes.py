@@ -6,17 +6,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ptmo_secure.errors import EngineError, InputError, SecurityError
+from ptmo_secure.errors import EngineError
 from ptmo_secure.sealed import files
 from ptmo_secure.sealed.store import SealedStore
 from tests.sealed.power_loss import lay_out, states_after
+from tests.sealed_files import value_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOT_KEY = bytes(range(32))
@@ -29,34 +29,12 @@ def opened(folder):
 
 
 @pytest.fixture
-def base(tmp_path):
-    """A folder in memory, where there is one: what is flushed is looked at here, not waited for."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as made:
-        yield Path(made)
-
-
-@pytest.fixture
 def folder(base):
     """A device's state with two objects."""
     with opened(base / "state") as store:
         store.put("changed", b"old")
         store.put("other", b"untouched")
     return base / "state"
-
-
-def value_of(store, name):
-    """What is stored, None for nothing; "removed" where a removal was interrupted."""
-    try:
-        return store.get(name)
-    except InputError:
-        return None
-    except SecurityError as error:
-        assert "removed while the counter names it" in str(error)
-        return "removed"
 
 
 CHANGES = {

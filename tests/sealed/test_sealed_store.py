@@ -10,6 +10,7 @@ from ptmo_secure.errors import EngineError, InputError, SecurityError
 from ptmo_secure.sealed import files
 from ptmo_secure.sealed.store import VERSIONS, SealedStore
 from tee_sim.client import MAX_OBJECT_BYTES
+from tee_sim.sealed_format import MAX_RECORD_BYTES
 
 
 @pytest.fixture
@@ -132,6 +133,53 @@ def test_a_rolled_back_or_damaged_counter_is_named(store, folder):
         assert again.get("mine") == b"third"
 
 
+@pytest.mark.parametrize("removed", [(), ("counter",), ("objects",)])
+def test_fuses_that_were_removed_are_named_and_none_are_burned(store, folder, removed):
+    """A new root key would open nothing of what is there."""
+    store.close()
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "fuses").unlink()
+    for path in whole:
+        if {path.name, path.parent.name} & set(removed):
+            path.unlink()
+    for create in (True, False):
+        text = refusal(folder, lambda c=create: SealedStore.open(folder, create=c))
+        assert text == (
+            "fuses: missing, though there is sealed state: put the file back; "
+            f"to start over as a new device, remove {folder}"
+        )
+    assert not (folder / "fuses").exists()
+    for path, data in whole.items():
+        path.write_bytes(data)
+        path.chmod(0o600)
+    with SealedStore.open(folder, create=False) as again:
+        assert again.get("mine") == b"first"
+
+
+def test_a_folder_that_lost_everything_is_a_new_device(store, folder):
+    store.close()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with SealedStore.open(folder) as again:
+        assert again.names() == [] and again.state().boots == 1
+
+
+@pytest.mark.parametrize("extra", [1, 1 << 20, 9 << 20])
+def test_a_counter_longer_than_any_record_is_named_as_such(store, folder, extra):
+    store.close()
+    counter = folder / "counter"
+    whole = counter.read_bytes()
+    longest = MAX_RECORD_BYTES - len(whole)
+    for begin, code in ((whole, "TRUNCATED"), (b"x" + whole[1:], "BAD_FORMAT")):
+        counter.write_bytes(begin + bytes(longest + extra))
+        text = refusal(folder, SealedStore.open, folder)
+        assert text.startswith("counter: ") and text.endswith(f"({code})")
+    counter.write_bytes(whole)
+    with SealedStore.open(folder) as again:
+        assert again.get("mine") == b"first"
+
+
 def test_an_old_record_beside_one_old_object_is_noticed_by_a_newer_third(store, folder):
     old = {path: path.read_bytes() for path in (folder / "counter", folder / "objects/mine.sealed")}
     store.put("mine", b"second")
@@ -195,12 +243,16 @@ def test_an_object_that_is_too_long_is_refused_and_changes_nothing(store):
 
 
 def test_a_second_store_on_the_same_device_is_refused(store, folder):  # after 2 s of trying
-    with pytest.raises(EngineError, match="fuses: another TEE runs on this device"):
+    with pytest.raises(EngineError, match="device: in use by another program or engine"):
         SealedStore.open(folder)
     assert store.get("mine") == b"first"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the state folder's path is empty"):
+        SealedStore.open("")
+    assert os.listdir(tmp_path) == []
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="file/device: Not a directory"):
         SealedStore.open(tmp_path / "file" / "device")

@@ -1,7 +1,6 @@
 """The named fault points, how a test arms one, and what a call then comes to."""
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -117,8 +116,3 @@ def outcome(call, *args):
             raise
         assert isinstance(error, SecurityError) == (code[1] != "OUT_OF_MEMORY")
         return code[1], None
-
-
-def memory_folder(base):
-    """A folder in memory, where there is one: what is flushed is looked at here, not waited for."""
-    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else base

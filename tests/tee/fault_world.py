@@ -6,7 +6,6 @@ import struct
 from fault_points import FaultyStore, outcome
 from tee_helpers import SMALL, Arena
 
-from ptmo_secure.errors import InputError, SecurityError
 from tee_sim import protocol
 from tee_sim.client import TeeClient, TeeDeadError
 from tee_sim.protocol import (
@@ -16,6 +15,7 @@ from tee_sim.protocol import (
     KvCommand,
 )
 from tee_sim.sealed_format import RECORD_HEADER
+from tests.sealed_files import REMOVED, value_of
 
 WIDTH = SMALL.n_heads * SMALL.head_dim
 ROWS = bytes(range(WIDTH))
@@ -34,7 +34,7 @@ class World:
         self.folder = folder
         self.allowed = {"kept": {b"old"}, "other": {b"untouched"}, "gone": {b"gone"}}
         self.counter = self.changes = self.epoch = self.starts = 0
-        self.store = self.guard = None
+        self.store = self.guard = self.vault = None
         with FaultyStore.open(folder) as store:
             for name, (value,) in self.allowed.items():
                 store.put(name, value)
@@ -52,6 +52,7 @@ class World:
         self.arena_id = self.tee.register_fd(self.arena.fd, self.arena.size)
         self.model = self.tee.open_model(SMALL)
         self.shared = self.tee.register_memory(4096)
+        self.spare_model = self.spare_session = 0  # those of an earlier TEE mean others here
         self.session, epoch = self.tee.new_epoch(self.arena_id, 0)
         assert epoch > self.tee.model_epoch(self.model) > self.epoch, "an epoch number came twice"
         self.epoch = epoch
@@ -72,6 +73,9 @@ class World:
             if self.allowed[name] != {value}:
                 self.store.put(name, value)
                 self.allowed[name] = {value}
+        if self.spare_model:  # used up or not: a TEE has room for so many keys
+            outcome(self.tee.close_model, self.spare_model)
+            outcome(self.tee.drop_epoch, self.spare_session)
         self.spare_model = self.tee.open_model(SMALL)
         self.spare_session, self.epoch = self.tee.new_epoch(self.arena_id, 1024)
 
@@ -81,21 +85,14 @@ class World:
             return self.tee
         if self.guard is None:
             self.guard = TeeClient.launch("guard")
+            self.vault = self.guard.open_vault("somebody")
+            self.vault.mask(TEXT)
         return self.guard
-
-    def read(self, name):
-        try:
-            return self.store.get(name)
-        except InputError:
-            return None
-        except SecurityError as error:
-            assert "removed while the counter names it" in str(error)
-            return "removed"
 
     def check_objects(self):
         """Every object is one of its allowed values, and from now on exactly that one."""
         for name, values in self.allowed.items():
-            found = self.read(name)
+            found = value_of(self.store, name)
             assert found in values, name
             values.intersection_update({found})
         counter = RECORD_HEADER.unpack_from((self.folder / "counter").read_bytes())[5]
@@ -126,7 +123,7 @@ def _put(world):
 
 
 def _remove(world):
-    world.allowed["gone"] |= {"removed", None}
+    world.allowed["gone"] |= {REMOVED, None}
     world.store.remove("gone")
     world.allowed["gone"] = {None}
 
@@ -184,6 +181,24 @@ def _move_rows(world):
             world.tee.end_rotation(world.spare_model)
 
 
+def _vault(world):
+    """The vault of the guard, which has what is to be unmasked."""
+    world.client("guard")
+    return world.vault
+
+
+def _open_vault(world):
+    guard = world.client("guard")
+    with guard.open_vault("another") as vault:
+        assert 0 < vault.number != world.vault.number
+    return guard.status()["used_bytes"] > 0
+
+
+def _forget(world):
+    vault = _vault(world)
+    return [vault.forget("[PERSON_7]"), vault.unmask("[PAYMENT_CARD_1]")]
+
+
 def _file_key(world):
     world.store._calls.file_key(world.arena_id, 768, bytes(range(16)))
     return world.arena.map[768:800]
@@ -208,6 +223,10 @@ RECIPES = {
     "store.FILE_KEY": _file_key,
     "store.COUNTER": lambda world: world.store._settle(),
     "guard.SCAN": lambda world: world.client("guard").scan(TEXT),
+    "guard.OPEN_VAULT": _open_vault,
+    "guard.MASK": lambda world: _vault(world).mask(TEXT),
+    "guard.UNMASK": lambda world: _vault(world).unmask("<payment_card-1>"),
+    "guard.FORGET": _forget,
     "attest.GET_EVIDENCE": lambda world: len(world.tee.evidence(bytes(32))) > 300,
     "admin.ROTATE": _rotate,
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,
@@ -220,6 +239,10 @@ REPEATABLE = {
         "store.FILE_KEY",
         "store.UNSEAL",
         "guard.SCAN",
+        "guard.OPEN_VAULT",
+        "guard.MASK",
+        "guard.UNMASK",
+        "guard.FORGET",
         "attest.GET_EVIDENCE",
         "admin.STATS",
         "admin.AUDIT_TAIL",

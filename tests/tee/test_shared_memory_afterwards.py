@@ -29,8 +29,22 @@ def permute(client):
     client.permute_weights(client.open_model(SMALL), 0, "q", ROWS, 8)
 
 
+def unmask(client):
+    vault = client.open_vault("somebody")
+    client.vault = vault
+    vault.mask(TEXT)
+    assert "hunter2" in vault.unmask("[SECRET_1]")
+
+
+def mask(client):
+    with client.open_vault("somebody") as vault:
+        assert "hunter2" not in vault.mask(TEXT).text
+
+
 CALLS = {
     "guard": (lambda client: client.scan(TEXT), GuardCommand.SCAN),
+    "mask in guard": (mask, GuardCommand.MASK),
+    "unmask in guard": (unmask, GuardCommand.UNMASK),
     "unseal": (put_and_get, StoreCommand.UNSEAL),
     "seal": (put_and_get, StoreCommand.SEAL),
     "weights": (permute, KvCommand.PERMUTE_WEIGHTS),
@@ -51,7 +65,7 @@ def shared_memory(pid):
 @pytest.mark.parametrize("name", CALLS)
 def test_no_shared_memory_holds_what_a_call_carried(monkeypatch, name, ending):
     call, command = CALLS[name]
-    with instrumented(monkeypatch), TeeClient.launch("guard" if name == "guard" else "core") as tee:
+    with instrumented(monkeypatch), TeeClient.launch("guard" if "guard" in name else "core") as tee:
         if ending == "answered":
             call(tee)
         else:

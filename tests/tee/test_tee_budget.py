@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fault_points import memory_folder, outcome
+from fault_points import outcome
 from fault_world import RECIPES, REPEATABLE, World, commands
 from local_tee import RunningOut, launch_local
 from tee_helpers import ROOT_KEY, SMALL, Arena
@@ -13,6 +13,7 @@ from tee_sim.client import KvLayout, TeeClient
 from tee_sim.memory import BUDGET_BYTES
 from tee_sim.protocol import GuardCommand, memref
 from tee_sim.scan_calls import _SCAN
+from tests.sealed_files import memory_folder
 
 COMMANDS = commands()
 A, B = bytes([65]) * 32, bytes([66]) * 32
@@ -86,7 +87,8 @@ def free_of_charge(tee, store, held):
     }
 
 
-TESTED_BELOW = {"store.START", "store.COMMIT", "guard.SCAN"}
+OF_THE_GUARD = {"guard.SCAN", "guard.OPEN_VAULT", "guard.MASK", "guard.UNMASK", "guard.FORGET"}
+TESTED_BELOW = {"store.START", "store.COMMIT", *OF_THE_GUARD}
 
 
 def test_every_command_is_refused_in_a_full_budget_or_needs_none(full):
@@ -140,11 +142,11 @@ def test_a_record_that_does_not_fit_starts_the_counter_when_there_is_room(full):
 def test_a_text_that_is_too_long_leaves_the_guard_as_it_was():
     with TeeClient.launch("guard") as guard:
         shared = guard.register_memory(2 << 20)
-        values = (*memref(shared.id, 0, (1 << 20) + 1), *memref(shared.id, 0, 0), 0, 0, 0, 0)
+        values = (*memref(shared.id, 0, (1 << 18) + 1), *memref(shared.id, 0, 0), 0, 0, 0, 0)
         refused = outcome(guard._invoke, GuardCommand.SCAN, _SCAN, values)
         assert refused[0] == "OUT_OF_MEMORY"
         assert guard.status()["used_bytes"] == 0
-        assert guard.scan("a" * (1 << 20)).level == "PUBLIC"
+        assert guard.scan("a" * (1 << 18)).level == "PUBLIC"
 
 
 # ------------------------------------------------------------- memory that runs out anywhere

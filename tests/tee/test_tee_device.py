@@ -149,6 +149,8 @@ def test_fuses_are_for_the_core_and_without_a_debug_key(fuses):
         TeeClient.launch("guard", fuses=fuses)
     with pytest.raises(ValueError, match="exclude each other"):
         TeeClient.launch(debug_root_key=ROOT_KEY, fuses=fuses)
+    with pytest.raises(ValueError, match="fuses='' names no file"):
+        TeeClient.launch(fuses="")
     assert not fuses.exists()
 
 

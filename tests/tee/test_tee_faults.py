@@ -13,7 +13,6 @@ from fault_points import (
     TEE_POINTS,
     arm,
     instrumented,
-    memory_folder,
     outcome,
 )
 from fault_world import KIND_RECIPES, RECIPES, REPEATABLE, World, commands
@@ -22,6 +21,7 @@ from tee_sim import daemon, spawn
 from tee_sim.client import ResultCode, TeeClient
 from tee_sim.dispatch import Dispatcher
 from tee_sim.protocol import APPLICATIONS, NO_VALUES, Kind, decode, encode
+from tests.sealed_files import memory_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMANDS = commands()

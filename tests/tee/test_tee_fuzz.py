@@ -56,7 +56,7 @@ class Peer:
         self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
-        self.session = self.admin = self.memory = self.arena = self.model = 0
+        self.session = self.admin = self.memory = self.arena = self.model = self.vault = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
@@ -147,7 +147,7 @@ class Peer:
             (9, 0x111F, (*rows, self.model, rng.randrange(3), rng.randrange(6), 1, 0, 4)),
         ]
         if self.role == "guard":
-            commands = [(1, 0x22ED, (*region, *memref(self.memory, 0, 64), 0, 0, 0, 0))]
+            commands = self.guard_commands()
         if self.role == "store":
             commands = self.store_commands()
         if self.role == "attest":
@@ -170,6 +170,30 @@ class Peer:
             return self.frame(Kind.INVOKE, types, values, session=self.admin, command=command)
         command, types, values = rng.choice(commands)
         return self.frame(Kind.INVOKE, types, values, session=self.session, command=command)
+
+    def guard_commands(self):
+        """Texts of a vault that was opened, and of some that were not."""
+        rng = self.rng
+        text = memref(self.memory, rng.choice((0, 1, 512)), rng.choice((0, 32, 128, 8192)))
+        answer = memref(self.memory, 512, rng.choice((0, 64, 4096)))
+        if not self.vault or rng.random() < 0.02:
+            opened = self.ask(
+                Kind.INVOKE, 0x211, (7, 7, 60, *[0] * 5), session=self.session, command=2
+            )
+            self.vault = opened[4] or self.vault
+            there = (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7)
+            self.ask(Kind.INVOKE, 0x33ED, there, session=self.session, command=3)
+        vault = rng.choice((self.vault, self.vault, self.vault, 0, 1))
+        user = rng.choice(((7, 7), (7, 7), (7, 8)))
+        flags = rng.choice((0, 1, 1 << 32, 1 | 3 << 32, 2))
+        named = rng.choice((0, 6 | 1 << 32, 35 | 1 << 32, 99 | 1 << 32))
+        return [
+            (1, 0x22ED, (*text, *memref(self.memory, 0, 64), 0, 0, 0, 0)),
+            (2, 0x211, (7, 7, rng.choice((0, 60, 2**40)), rng.choice((0, 0, 1)), *[0] * 4)),
+            (3, 0x33ED, (*text, *answer, vault, rng.randrange(4), *user)),
+            (4, 0x33ED, (*text, *answer, vault, flags, *user)),
+            (5, 0x211, (*user, vault, named, *[0] * 4)),
+        ]
 
     def store_commands(self):
         """Objects of a few ids, sealed to and opened from one place, so that some are whole."""

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fault_points import FATAL, arm, instrumented, memory_folder, outcome
+from fault_points import FATAL, arm, instrumented, outcome
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,6 +35,7 @@ from tee_sim.protocol import (
 )
 from tee_sim.sealed_format import RECORD_HEADER
 from tee_sim.ta.kv_model import LoadedModel
+from tests.sealed_files import memory_folder
 
 NAMES = st.sampled_from(["a", "b"])
 DATA = st.binary(max_size=40)
@@ -175,7 +176,8 @@ class Devices(RuleBasedStateMachine):
             code, moved = outcome(self.tee.permute_weights, handle, 0, "q", rows, 1)
             assert self.note("permute", code) == self.model.known(handle, self.model.models)
             if code == "SUCCESS":
-                assert sorted(moved) == list(rows) and moved != rows
+                assert sorted(moved) == list(rows)
+                self.note("moved", moved != rows)  # one key in 576 leaves so few where they were
                 assert moved == self.tee.permute_weights(handle, 0, "q", rows, 1)
 
     @rule(slot=st.integers(0, 3), inside=st.sampled_from([True, True, True, False]))
@@ -313,6 +315,7 @@ def test_a_device_does_what_the_model_says_whatever_is_asked_and_whenever_it_is_
                     suppress_health_check=list(HealthCheck),
                 ),
             )
+    assert tested.reached["moved", True] > tested.reached["moved", False]
     changes = ("close session", "close model", "drop epoch", "remove")
     assert {(rule_name, "SUCCESS") for rule_name in changes} <= set(tested.reached)
     if examples > 100:

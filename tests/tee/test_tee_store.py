@@ -66,7 +66,8 @@ def test_every_refusal_reaches_the_client_under_its_own_code(tee, store):
         assert code_of(again.start, record[:-1]) == "TRUNCATED"
         assert code_of(again.start, b"PTMOCNTX" + record[8:]) == "BAD_FORMAT"
         assert code_of(again.start, record[:-1] + bytes([record[-1] ^ 1])) == "MAC_INVALID"
-        assert code_of(again.start, bytes(1 << 20)) == "BAD_PARAMETERS"
+        assert code_of(again.start, bytes(1 << 20)) == "BAD_FORMAT"
+        assert code_of(again.start, record + bytes(1 << 20)) == "TRUNCATED"
         again.start(stale)
         assert code_of(again.unseal, B, other) == "COUNTER_ROLLED_BACK"
     assert tee.status()["used_bytes"] == 2 * 512  # the entries alone: all copies were given back

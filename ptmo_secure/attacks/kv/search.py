@@ -30,6 +30,12 @@ def nearest(queries: FloatArray, table: FloatArray, transform: Transform) -> IdA
     """
     if not len(queries):
         return np.empty(0, np.int64)
+    # An unsealed layer-0 row repeats with its token: each is looked up once.
+    as_bytes = np.ascontiguousarray(queries).view(
+        np.dtype((np.void, queries.dtype.itemsize * queries.shape[1]))
+    )
+    _, first, again = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
+    queries = queries[first]
     centre = transform(table[:TABLE_CHUNK]).mean(axis=0, dtype=np.float64).astype(np.float32)
     shifted = np.asarray(queries - centre, np.float32)
     starts = range(0, len(table), TABLE_CHUNK)
@@ -48,4 +54,4 @@ def nearest(queries: FloatArray, table: FloatArray, transform: Transform) -> IdA
         gaps = features.astype(np.float64) - queries[low : low + RERANK_CHUNK, None, :]
         winner = np.einsum("ijk,ijk->ij", gaps, gaps).argmin(axis=1)
         found[low : low + RERANK_CHUNK] = rows[np.arange(len(rows)), winner]
-    return found
+    return found[again]

@@ -10,13 +10,15 @@ from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.synth import credentials, identifiers
 from ptmo_secure.privacy.synth.example import Piece, Split
 from ptmo_secure.privacy.synth.identifiers import digits, letters
-from ptmo_secure.privacy.synth.people import Persona, written_date
+from ptmo_secure.privacy.synth.people import Persona, profession, written_date
 from ptmo_secure.privacy.synth.places import Places
 from ptmo_secure.privacy.synth.words import word_list
 
 if TYPE_CHECKING:
     from faker import Faker
 
+_PLAIN = "words"  # beside the locales
+_COMMON = {"word": (1, 1), "words": (2, 3), "sentence": (5, 14)}  # slot: number of words
 Make = Callable[[random.Random, Split], str]
 LOCALES: Mapping[Split, tuple[str, ...]] = {
     "train": (
@@ -64,6 +66,15 @@ class Sources:
             self._fakes[locale] = fake
         return self._fakes[locale]
 
+    def common_words(self, least: int, most: int) -> str:
+        """Everyday English words, so that none is taken for private by its place in a sentence."""
+        if _PLAIN not in self._fakes:
+            from faker import Faker
+
+            self._fakes[_PLAIN] = Faker("en_US")
+            self._fakes[_PLAIN].seed_instance(self.rng.getrandbits(32))
+        return " ".join(self._fakes[_PLAIN].words(self.rng.randint(least, most)))
+
 
 def _order_cities(fake: "Faker") -> None:
     """Sort lists that Faker makes out of a set: their order would change with each process."""
@@ -96,6 +107,9 @@ class Filler:
             KeyError: there is no such slot.
         """
         name, dot, attribute = slot.partition(".")
+        if attribute.endswith(".upper"):
+            text, kind = self(slot.removesuffix(".upper"))
+            return Piece(text.upper(), kind)
         if dot and len(name) == 1:
             return self.person(name).get(attribute)
         if name in _NAMED_IDS:
@@ -112,6 +126,8 @@ class Filler:
         if slot in _PLACES:
             places = Places(self._sources.fake(), self._rng, self._split)
             return Piece(places.get(slot), _PLACES[slot])
+        if slot in _COMMON:
+            return Piece(self._sources.common_words(*_COMMON[slot]))
         if slot in SLOTS:
             kind, make = SLOTS[slot]
             return Piece(make(self._rng, self._split), kind)
@@ -139,8 +155,23 @@ def day(rng: random.Random, split: Split) -> str:
     if style < 0.75:
         return rng.choice((f"{month} {when.day}", f"{when.day} {month}", f"{month} {when.year}"))
     if style < 0.85:
-        return f"{when.isoformat()} {clock(rng)}:{rng.randint(0, 59):02d}"
+        return stamp(rng, split)
     return rng.choice((f"{weekday}, {month} {when.day}", f"{weekday} {month[:3]} {when.day}"))
+
+
+def stamp(rng: random.Random, split: Split) -> str:
+    """A date with the time of day, as machines write it."""
+    when = datetime.date(1970, 1, 1) + datetime.timedelta(days=rng.randrange(21_000))
+    between = rng.choice(("  TT"[rng.randrange(4)], " "))
+    seconds = rng.choice((f":{rng.randint(0, 59):02d}", f":{rng.randint(0, 59):02d}", ""))
+    return f"{when.isoformat()}{between}{clock(rng)}{seconds}"
+
+
+def hour(rng: random.Random, split: Split) -> str:
+    """A time of day on 24 or on 12 hours."""
+    late = rng.choice(("a.m.", "p.m.", "am", "pm", "AM", "PM"))
+    half = f"{rng.randint(1, 12)}{rng.choice((':00', ':30', ':15', ''))} {late}"
+    return rng.choice((clock(rng), half))
 
 
 def clock(rng: random.Random) -> str:
@@ -209,7 +240,7 @@ _NAMED_IDS = {
 _PLACES = {
     **{"address": "ADDRESS", "street": "ADDRESS", "block": "ADDRESS", "org": "ORG"},
     **{"city": "LOCATION", "country": "LOCATION", "region": "LOCATION"},
-    **{"zip": "ADDRESS", "unit": "ADDRESS"},
+    **{"zip": "ADDRESS", "unit": "ADDRESS", "corner": "ADDRESS"},
 }
 SLOTS: Mapping[str, tuple[str | None, Make]] = {
     "card": ("PAYMENT_CARD", _drawn(identifiers.payment_card)),
@@ -236,14 +267,16 @@ SLOTS: Mapping[str, tuple[str | None, Make]] = {
     "school": ("ORG", _words("school")),
     "spot": ("LOCATION", _words("spot")),
     "nationality": ("NATIONALITY", _words("nationality")),
-    "job": ("OCCUPATION", _words("job")),
+    "job": ("OCCUPATION", profession),
     "salary": ("FINANCIAL", _money(18_000, 240_000)),
     "debt": ("FINANCIAL", _money(900, 90_000)),
     "amount": ("FINANCIAL", _money(40, 9_000)),
     "creditscore": ("FINANCIAL", _range(390, 820)),
     "date": ("DATE", day),
     "expiry": ("DATE", lambda rng, split: f"{rng.randint(1, 12):02d}/{rng.randint(26, 33)}"),
-    "time": (None, lambda rng, split: clock(rng)),
+    "stamp": ("DATE", stamp),
+    "nationals": ("NATIONALITY", _words("nationals")),
+    "time": (None, hour),
     "price": (None, price),
     "version": (None, version),
     "isbn": (None, isbn),

@@ -17,14 +17,16 @@ from ptmo_secure.privacy.synth.templates import Template, of_split
 
 PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
-    *("en_context", "en_narrative", "en_genres_heldout"),
+    *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
 )
-HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed")
+HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed", "neg_sums")
+_HARMLESS_SHARES = (2, 2, 3, 3)
 FRAME_FAMILIES = ("frames_private", "frames_public")
 KOREAN_FAMILIES = ("ko_private", "ko_harmless")
 FAMILIES = (*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, *FRAME_FAMILIES, *KOREAN_FAMILIES)
 
-_KOREAN_SHARE = 0.08
+_KOREAN_SHARE = 0.17
+_LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
 _MIX = {"private": 0.5, "harmless": 0.28, "frames": 0.14, "joined": 0.08}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
@@ -108,13 +110,18 @@ def _pick(family: str, sources: Sources) -> Template:
 
 def _private(sources: Sources) -> Example:
     families = [f for f in PRIVATE_FAMILIES if of_split(f, sources.split)]
-    sizes = [len(of_split(family, sources.split)) for family in families]
+    sizes = [sum(t.weight for t in of_split(family, sources.split)) for family in families]
     family = sources.rng.choices(families, sizes)[0]
     return _render(_pick(family, sources), Filler(sources), sources.rng)
 
 
 def _harmless(sources: Sources) -> Example:
-    family = sources.rng.choice(HARMLESS_FAMILIES)
+    family = sources.rng.choices(HARMLESS_FAMILIES, _HARMLESS_SHARES)[0]
+    if family == "neg_sums" and sources.rng.random() < _LONG_SUMS:
+        filler = Filler(sources)  # a longer story, of the same people
+        count = sources.rng.randint(2, 4)
+        parts = [_render(_pick(family, sources), filler, sources.rng) for _ in range(count)]
+        return concatenate(parts, " ")
     return _render(_pick(family, sources), Filler(sources), sources.rng)
 
 

@@ -219,9 +219,24 @@ class Persona:
         """A part of this person's address."""
         return self._places.get(attribute)
 
+    def job(self) -> str:
+        """What this person does for a living."""
+        return profession(self._rng, self._split)
+
     def word(self, name: str) -> str:
         """A word of a list, for this split."""
         return self._rng.choice(word_list(name, self._split))
+
+
+def profession(rng: random.Random, split: Split) -> str:
+    """A job, as one says it or as a personnel office calls it."""
+    if rng.random() < 0.6:
+        job = rng.choice(word_list("job", split))
+    else:
+        area, role = (rng.choice(word_list(name, split)) for name in ("jobarea", "jobrole"))
+        rank = rng.choice(("", "", "", "", "senior ", "assistant ", "chief ", "deputy ", "junior "))
+        job = rng.choice((f"{rank}{area} {role}", f"{rank}{area} {role}", f"{role}, {area}"))
+    return rng.choice((job, job, job.capitalize(), job.title() if rng.random() < 0.4 else job))
 
 
 def written_date(day: datetime.date, rng: random.Random, year_alone: float = 0.0) -> str:
@@ -297,5 +312,6 @@ ATTRIBUTES: Mapping[str, tuple[str | None, Callable[[Persona], str]]] = {
     "country": ("LOCATION", _place("country")),
     "org": ("ORG", _place("org")),
     "nationality": ("NATIONALITY", _word("nationality")),
-    "job": ("OCCUPATION", _word("job")),
+    "job": ("OCCUPATION", Persona.job),
+    "box": ("ADDRESS", _place("box")),
 }

@@ -29,6 +29,11 @@ _STREET_NAMES = (
         "Dogwood",
     ),
 )
+_STREET_LONG_ENDS = (
+    *("Alley", "Bend", "Bypass", "Causeway", "Common", "Cove", "Crossing", "Dale", "Esplanade"),
+    *("Estate", "Gardens", "Glen", "Grove", "Heights", "Highway", "Mews", "Park", "Quay", "Rise"),
+    *("Row", "Ridge", "Springs", "Track", "Vale", "View", "Walk", "Wharf", "Wood", "Yard"),
+)
 _UNITS = (
     "Apt {n}",
     "Apt. {n}",
@@ -38,6 +43,20 @@ _UNITS = (
     "Flat {n}",
     "Apartment {n}",
     "Fl. {n}",
+)
+_CITY_FORMS = (
+    *("Port {}", "Mount {}", "Saint {}", "North {}", "West {}", "Lower {}", "Villa {}", "San {}"),
+    *(
+        "{} Heights",
+        "{} Falls",
+        "{} Bay",
+        "{} Ext",
+        "{} Nord",
+        "{} Centre",
+        "{} am See",
+        "{}-sur-Mer",
+    ),
+    *("{} del Rio", "{} de la Sierra", "Bad {}", "Nieuw {}", "El {}", "{} Island", "Fort {}"),
 )
 _US_STATES = (
     "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM"
@@ -65,7 +84,7 @@ class Places:
         self._fake, self._rng, self._split = fake, rng, split
 
     def get(self, part: str) -> str:
-        """One part: inline, block, street, unit, zip, city, region, country or org."""
+        """One part: inline, block, street, unit, box, corner, zip, city, region, country, org."""
         value: str = getattr(self, part)()
         return value
 
@@ -79,7 +98,7 @@ class Places:
         if style < 0.4:
             return f"{self.street()}, {self.city()}"
         if style < 0.5:
-            return self._box()
+            return self.box()
         return self._rng.choice((", ", ", ", " ")).join(self._lines())
 
     def block(self) -> str:
@@ -133,6 +152,8 @@ class Places:
         rng = self._rng
         listed = rng.random() < 0.5
         name = rng.choice(word_list("city", self._split)) if listed else str(self._fake.city())
+        if rng.random() < 0.08:
+            name = rng.choice(_CITY_FORMS).format(name)
         return name.upper() if rng.random() < 0.06 else name
 
     def region(self) -> str:
@@ -149,8 +170,10 @@ class Places:
         style = rng.random()
         if style < 0.12:
             return rng.choice(word_list("employer", self._split))
-        if style < 0.34:
+        if style < 0.3:
             return str(self._fake.company())
+        if style < 0.4:
+            return self._descriptive()
         if style < 0.5:
             return rng.choice(
                 (
@@ -168,6 +191,24 @@ class Places:
         if rng.random() < 0.45:
             brand += " " + rng.choice(word_list("brandlegal", self._split))
         return brand
+
+    def _descriptive(self) -> str:
+        """A name made of words: "Harbour Freight Services", "4 Owls Inc", "The Ember Group"."""
+        rng = self._rng
+        first, noun = (rng.choice(word_list(n, self._split)) for n in ("orgword", "orgnoun"))
+        other = rng.choice(word_list("orgnoun", self._split))
+        legal = rng.choice(word_list("brandlegal", self._split))
+        joint = f"{first}{noun.lower()}"
+        forms = (
+            *(f"{first} {noun}", f"{first} {noun} {other}", f"The {first} {legal}", joint),
+            *(f"{first} and {other}", f"{rng.randint(2, 24)} {first} {noun}", f"{first} & {other}"),
+            *(
+                f"{first} {noun} {legal}",
+                joint.lower(),
+                f"{rng.choice('ABCDJKMTW')} {first} {legal}",
+            ),
+        )
+        return rng.choice(forms)
 
     def _local(self) -> str:
         """Faker's own address of this locale."""
@@ -192,7 +233,24 @@ class Places:
             return [street, f"{place} {rng.choice(_AU_STATES)} {code}"]
         return [f"{self._fake.street_name()} {rng.randint(1, 190)}", f"{self.zip()} {place}"]
 
-    def _box(self) -> str:
+    def corner(self) -> str:
+        """Two streets that cross, or the one beside which something lies."""
+        forms = (
+            *("the corner of {a} and {b}", "the junction of {a} and {b}", "{a}, corner of {b}"),
+            *("{a} at {b}", "{a} and {b}", "between {a} and {b}", "{a} / {b}", "opposite {a}"),
+        )
+        return self._rng.choice(forms).format(a=self.street(), b=self._way())
+
+    def _way(self) -> str:
+        rng = self._rng
+        if rng.random() < 0.5:
+            return str(self._fake.street_name())
+        names = (rng.choice(_STREET_NAMES), self._fake.last_name(), self._fake.first_name())
+        ends = rng.choice(_STREET_ENDS) if rng.random() < 0.5 else rng.choice(_STREET_LONG_ENDS)
+        return f"{rng.choice(names)} {ends}"
+
+    def box(self) -> str:
+        """A post office box with its town."""
         rng = self._rng
         word = rng.choice(("P.O. Box", "PO Box", "Postfach", "Box"))
         return f"{word} {rng.randint(10, 9999)}, {', '.join(self._lines()[1:])}"

@@ -87,12 +87,12 @@ class View:
         low, high = self.fresh[0]
         for start, end in self.fresh:
             if start - high > 2 * reach:
-                yield self._at_blanks(max(0, low - reach), high + reach)
+                yield self.at_blanks(max(0, low - reach), high + reach)
                 low = start
             high = end
-        yield self._at_blanks(max(0, low - reach), min(len(self.text), high + reach))
+        yield self.at_blanks(max(0, low - reach), min(len(self.text), high + reach))
 
-    def _at_blanks(self, low: int, high: int) -> tuple[int, int]:
+    def at_blanks(self, low: int, high: int) -> tuple[int, int]:
         """Widen a range so that it cuts no word of usual length."""
         for _ in range(_MAX_WORD):
             if low == 0 or self.text[low - 1] in " \n":

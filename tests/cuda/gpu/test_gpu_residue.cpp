@@ -10,8 +10,6 @@
 namespace ptmo::test {
 namespace {
 
-constexpr KvType kTypes[] = {KvType::kInt8, KvType::kInt4, KvType::kF16};
-
 const TinyModel& model() {
   static const TinyModel of = integer_model(91, llama_config(64));
   return of;

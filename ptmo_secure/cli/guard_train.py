@@ -1,0 +1,106 @@
+"""`ptmo guard train`: fine-tunes the guard's token classifier."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptmo_secure.cli import options, output
+from ptmo_secure.errors import InputError
+
+if TYPE_CHECKING:
+    from ptmo_secure.privacy.training.recipe import Base, Trained
+
+_NEEDED = ("torch", "onnx", "faker")
+
+
+def train(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the model goes; made if missing.")
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="DIR",
+            help="Rampart's model_q4.onnx and tokenizer.json [default: pulled].",
+        ),
+    ] = None,
+    texts: Annotated[
+        int | None, typer.Option("--texts", metavar="N", help="Made-up texts to learn from.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Passes over them.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts and training.")] = 1,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Fine-tune Rampart on made-up texts: the model that the guard ships, made anew.
+
+    \b
+    Examples:
+      ptmo guard train --out guard-model
+      ptmo guard train --out guard-model --base ./rampart --texts 2000 --epochs 1 --json
+
+    Needs `pip install 'ptmo-secure[train]'`. An interrupted training goes on with the same command.
+    The same seed, machine and threads give the same model. See docs/guard-data.md.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{missing[0]} is not installed: run pip install 'ptmo-secure[train]'")
+    for name, value in (("--texts", texts), ("--epochs", epochs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: at least 1 is needed")
+    with output.json_only(json) as emit:
+        trained = _train(out, base, texts, epochs, seed, threads)
+        rows: list[dict[str, object]] = [
+            {"metric": "steps", "value": trained.run.steps},
+            {"metric": "train_s", "value": trained.run.seconds},
+            {"metric": "first_loss", "value": trained.run.losses[0]},
+            {"metric": "last_loss", "value": trained.run.losses[-1]},
+            *({"metric": name, "value": value} for name, value in trained.figures.items()),
+        ]
+        from ptmo_secure.results import envelope
+
+        config: dict[str, object] = {"seed": seed, "texts": texts, "thresholds": trained.thresholds}
+        emit(envelope(output.command(), config, rows))
+        if not json:
+            print(trained.folder)
+
+
+def _train(
+    out: Path,
+    base: Path | None,
+    texts: int | None,
+    epochs: int | None,
+    seed: int,
+    threads: int | None,
+) -> "Trained":
+    from ptmo_secure.privacy.training import recipe
+    from ptmo_secure.privacy.training.train import TrainConfig, has_bfloat16
+
+    usual, training = recipe.Recipe(), TrainConfig()
+    chosen = recipe.Recipe(
+        texts=texts or usual.texts,
+        training=TrainConfig(
+            epochs=epochs or training.epochs,
+            seed=seed,
+            threads=threads or training.threads,
+            bfloat16=has_bfloat16(),
+        ),
+    )
+    with output.progress("guard train") as report:
+        return recipe.make(_base(base), out, chosen, report)
+
+
+def _base(folder: Path | None) -> "Base":
+    """Return Rampart's two files, pulled if no folder is given."""
+    from ptmo_secure.privacy.training.recipe import Base
+
+    if folder is not None:
+        return Base(folder / "model_q4.onnx", folder / "tokenizer.json")
+    from ptmo_secure.cli.model import pull_with_progress
+
+    return Base(pull_with_progress("rampart"), pull_with_progress("rampart-tokenizer"))

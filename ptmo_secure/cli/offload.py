@@ -1,0 +1,221 @@
+"""`ptmo offload`: policies that choose between the device and a cloud, measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptmo_secure.cli import options, output
+from ptmo_secure.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ptmo_secure.offload.compare import Summary
+    from ptmo_secure.offload.routing import RoutingRow
+
+_ROUTING = "routing"
+_NEEDS = "ptmo offload needs the extra [rl]: pip install 'ptmo-secure[rl]'"
+
+
+def eval(
+    env: Annotated[
+        str,
+        typer.Option("--env", metavar="E", help="m4a1, m4a1-device, sessions or routing."),
+    ] = "sessions",
+    policies: Annotated[
+        str, typer.Option("--policies", metavar="LIST", help="Names with commas, or all.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 1 to N.")] = 1,
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,20:0.03."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Outcome tables [default: $PTMO_DATA]."),
+    ] = None,
+    table: Annotated[
+        str,
+        typer.Option("--table", metavar="T", help="Of questions: llmrouter, mmlu or synthetic."),
+    ] = "llmrouter",
+    sessions: Annotated[
+        int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")
+    ] = 200,
+    json: options.Json = False,
+) -> None:
+    """Compare policies on the same episodes, behind the same gate.
+
+    \b
+    Examples:
+      ptmo offload eval --policies random,greedy,tfidf,constrained-oracle
+      ptmo offload eval --env m4a1 --data tables --seeds 5 --json
+      ptmo offload eval --env sessions --budgets 0.25:0.1,0.5:0.1
+      ptmo offload eval --env routing --table mmlu --policies tfidf,random,oracle
+
+    Without a data folder a small synthetic table stands in: it runs everything, and says nothing
+    about any model. A budget is seconds:dollars (m4a1), with :risk (m4a1-device), or
+    share of an all-cloud session's dollars:risk (sessions). See docs/offload.md.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: at least one is needed")
+    if sessions < 1:
+        raise InputError(f"--sessions {sessions}: at least one is needed")
+    from ptmo_secure.offload.outcomes import data_folder
+
+    folder = data_folder(data)
+    try:
+        with output.json_only(json) as emit:
+            if env == _ROUTING:
+                result, shown = _routing(policies, seeds, folder, table)
+            else:
+                result, shown = _compare(env, policies, seeds, budgets, folder, table, sessions)
+            emit(result)
+    except ModuleNotFoundError as missing:
+        if missing.name in ("gymnasium", "sklearn"):
+            raise InputError(_NEEDS) from None
+        raise
+    if not json:
+        output.console().print(shown)
+
+
+def _compare(
+    env: str,
+    policies: str,
+    seeds: int,
+    budgets: str | None,
+    folder: Path | None,
+    table: str,
+    sessions: int,
+) -> "tuple[dict[str, object], Table]":
+    from ptmo_secure.offload.compare import Comparison, parse_budgets, summarise
+    from ptmo_secure.offload.policies import POLICIES, make_policy
+    from ptmo_secure.results import envelope
+
+    parsed = parse_budgets(env, budgets)
+    names = POLICIES if policies == "all" else tuple(policies.split(","))
+    for name in names:
+        make_policy(name, 0)
+    _say_what_is_missing("m4a1" if env.startswith("m4a1") else table, folder)
+    compared = Comparison(env, names, tuple(range(1, seeds + 1)), parsed, table, sessions)
+    with output.progress("evaluating") as report:
+        rows = compared.run(folder, report)
+    summaries = summarise(rows)
+    config: dict[str, object] = {
+        "env": env,
+        "policies": list(names),
+        "seeds": seeds,
+        "budgets": [list(budget) for budget in parsed],
+        "data": None if folder is None else str(folder),
+        "table": _used_table(env, table, folder),
+        "sessions": sessions,
+    }
+    result = envelope(output.command(), config, [row.as_json() for row in rows])
+    return {**result, "summary": [s.as_json() for s in summaries]}, _table(env, summaries)
+
+
+def _routing(
+    policies: str, seeds: int, folder: Path | None, table: str
+) -> "tuple[dict[str, object], Table]":
+    from ptmo_secure.offload.compare import read_table
+    from ptmo_secure.offload.routing import REFERENCES, ROUTERS, SPLITS, evaluate_routers
+    from ptmo_secure.results import envelope
+
+    known = [*ROUTERS, *REFERENCES]
+    names = known if policies == "all" else policies.split(",")
+    _say_what_is_missing(table, folder)
+    read = read_table(table, folder)
+    rows: list[RoutingRow] = []
+    total = len(SPLITS) * seeds * len(names)
+    with output.progress("routing") as report:
+        for split in SPLITS:
+            for seed in range(1, seeds + 1):
+                for name in names:
+                    report(len(rows), total, f"{name}, {split}, seed {seed}")
+                    rows += evaluate_routers(read, [name], split, seed)
+    config: dict[str, object] = {
+        "env": _ROUTING,
+        "policies": names,
+        "seeds": seeds,
+        "data": None if folder is None else str(folder),
+        "table": read.name,
+        "models": list(read.models),
+    }
+    result = envelope(output.command(), config, [row.as_json() for row in rows])
+    return result, _routing_table(rows)
+
+
+def _used_table(env: str, table: str, folder: Path | None) -> str:
+    if folder is None:
+        return "synthetic"
+    return table if env == "sessions" else "m4a1"
+
+
+def _say_what_is_missing(table: str, folder: Path | None) -> None:
+    """Without a data folder, name the data set that is wanted, and where it comes from.
+
+    Raises:
+        InputError: there is no such table.
+    """
+    from ptmo_secure.offload.outcomes import TABLES, table_file
+
+    if table not in (*TABLES, "m4a1", "synthetic"):
+        raise InputError(f"unknown table {table!r}: expected {', '.join(TABLES)} or synthetic")
+    if folder is None and table != "synthetic":
+        try:
+            table_file(table, None)
+        except InputError as missing:
+            output.note(f"a synthetic table stands in: {missing}")
+
+
+def _table(env: str, summaries: "list[Summary]") -> "Table":
+    from rich.table import Table
+
+    shown = Table(title=f"Policies in {env}: mean over seeds, and the 95 % interval of the reward")
+    for heading in ("budget", "policy"):
+        shown.add_column(heading)
+    for heading in (
+        *("reward", "95 % interval", "oracle gain", "quality", "seconds", "dollars", "leakage"),
+        "over budget",
+    ):
+        shown.add_column(heading, justify="right")
+    for row in summaries:
+        mean, low, high = row.reward
+        shown.add_row(
+            row.budget,
+            row.policy,
+            f"{mean:.3f}",
+            f"{low:.3f} - {high:.3f}" if row.seeds > 1 else "one seed",
+            "" if row.gain_share is None else f"{100 * row.gain_share:.0f} %",
+            f"{row.quality:.3f}",
+            f"{row.latency_s:.1f}",
+            f"{row.usd:.5f}",
+            f"{row.leakage:.3f}",
+            f"{100 * row.violations:.0f} %",
+        )
+    return shown
+
+
+def _routing_table(rows: "list[RoutingRow]") -> "Table":
+    from rich.table import Table
+
+    from ptmo_secure.offload.evaluate import mean_interval
+
+    shown = Table(title="Routers: held-out questions, and held-out domains")
+    for heading in ("table", "split", "router"):
+        shown.add_column(heading)
+    for heading in ("APGR", "95 % interval", "CPT50", "CPT80"):
+        shown.add_column(heading, justify="right")
+    groups: dict[tuple[str, str, str], list[RoutingRow]] = {}
+    for row in rows:
+        groups.setdefault((row.table, row.split, row.router), []).append(row)
+    for key, group in groups.items():
+        mean, low, high = mean_interval([row.apgr for row in group])
+        calls = [sum(getattr(row, name) for row in group) / len(group) for name in _CALLS]
+        interval = f"{low:.3f} - {high:.3f}" if len(group) > 1 else "one seed"
+        shown.add_row(*key, f"{mean:.3f}", interval, *(f"{100 * call:.0f} %" for call in calls))
+    return shown
+
+
+_CALLS = ("cpt50", "cpt80")
+COMMANDS = (eval,)

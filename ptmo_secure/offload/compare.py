@@ -1,0 +1,184 @@
+"""Many policies, seeds and budgets in one environment, and what they come to together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.offload import outcomes, synthetic
+from ptmo_secure.offload.envs import m4a1, m4a1_device, sessions
+from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.evaluate import Row, evaluate, mean_interval
+from ptmo_secure.offload.outcomes import OutcomeTable
+from ptmo_secure.offload.policies import make_policy
+
+ENVIRONMENTS = ("m4a1", "m4a1-device", "sessions")
+SYNTHETIC = "synthetic"
+_BUDGETS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "m4a1": m4a1.BUDGETS,
+    "m4a1-device": (m4a1_device.BUDGET,),
+    "sessions": sessions.BUDGETS,
+}
+_PARTS = {"m4a1": "seconds:dollars", "m4a1-device": "seconds:dollars:risk"}
+_PARTS["sessions"] = "share of all-cloud dollars:risk"
+
+Budget = tuple[float, ...]
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        env: one of `ENVIRONMENTS`.
+        policies: names, see `POLICIES`.
+        seeds: of the splits and of the policies.
+        budgets: see `parse_budgets`.
+        table: of the sessions: one of `outcomes.TABLES`, or "synthetic".
+        sessions: in each split.
+    """
+
+    env: str
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[Budget, ...]
+    table: str = outcomes.TABLES[0]
+    sessions: int = 200
+
+    def run(self, folder: Path | None, report: Report) -> list[Row]:
+        """Play everything; a policy is fitted once a seed, and tuned once a budget.
+
+        Args:
+            folder: of the outcome tables; without one the synthetic table stands in.
+            report: told (rows done, rows, what runs).
+        """
+        rows: list[Row] = []
+        total = len(self.seeds) * len(self.budgets) * len(self.policies)
+        environments = self._maker(folder)
+        for seed in self.seeds:
+            train, test = environments("train", seed), environments("test", seed)
+            for name in self.policies:
+                report(len(rows), total, f"{name}, seed {seed}")
+                policy = make_policy(name, seed)
+                policy.fit(train)
+                for budget in self.budgets:
+                    for env in (train, test):
+                        env.set_budget(budget)
+                    policy.tune(train)
+                    text = ":".join(f"{part:g}" for part in budget)
+                    rows.append(evaluate(test, policy, self.env, seed, text))
+                    report(len(rows), total, f"{name}, seed {seed}")
+        return rows
+
+    def _maker(self, folder: Path | None) -> Callable[[str, int], OffloadEnv]:
+        """Return what makes the environment of a split and a seed; reads the data once."""
+        if self.env == "sessions":
+            table = read_table(self.table, folder)
+            config = sessions.SessionConfig(sessions=self.sessions)
+            return lambda split, seed: sessions.SessionsEnv(table, split, seed, config=config)
+        talks = synthetic.conversations() if folder is None else outcomes.load_m4a1(folder)
+        kind = m4a1.M4A1Env if self.env == "m4a1" else m4a1_device.M4A1DeviceEnv
+        return lambda split, seed: kind(talks, split, seed)
+
+
+def read_table(name: str, folder: Path | None) -> OutcomeTable:
+    """Return a table of questions; the synthetic one by its name, and where there is no folder."""
+    if name == SYNTHETIC or folder is None:
+        return synthetic.question_table()
+    return outcomes.load_table(name, folder)
+
+
+def parse_budgets(env: str, text: str | None) -> tuple[Budget, ...]:
+    """Return the budgets of an environment: "30:0.05,20:0.03", or its own ones.
+
+    Raises:
+        InputError: the environment is unknown, or a budget has not as many numbers as it needs.
+    """
+    if env not in ENVIRONMENTS:
+        raise InputError(f"unknown environment {env!r}: expected one of {', '.join(ENVIRONMENTS)}")
+    if text is None:
+        return _BUDGETS[env]
+    budgets = []
+    for word in text.split(","):
+        try:
+            parts = tuple(float(part) for part in word.split(":"))
+        except ValueError:
+            parts = ()
+        if len(parts) != len(_BUDGETS[env][0]) or not all(part >= 0 for part in parts):
+            raise InputError(f"budget {word!r} is not {_PARTS[env]}, numbers of at least 0")
+        budgets.append(parts)
+    return tuple(budgets)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A policy at a budget, over the seeds.
+
+    Args:
+        policy, budget, seeds: what ran, and how often.
+        reward: mean, and the ends of its 95 % interval.
+        quality, usd, latency_s, leakage: means.
+        violations: the worst seed's share of episodes over a budget.
+        gain_share: (policy - random) / (constrained oracle - random) in mean reward; None where
+            one of the two did not run.
+    """
+
+    policy: str
+    budget: str
+    seeds: int
+    reward: tuple[float, float, float]
+    quality: float
+    usd: float
+    latency_s: float
+    leakage: float
+    violations: float
+    gain_share: float | None
+
+    def as_json(self) -> dict[str, object]:
+        """The summary as a JSON object."""
+        return {
+            "policy": self.policy,
+            "budget": self.budget,
+            "seeds": self.seeds,
+            "reward": self.reward[0],
+            "reward_ci95": list(self.reward[1:]),
+            "quality": self.quality,
+            "usd": self.usd,
+            "latency_s": self.latency_s,
+            "leakage": self.leakage,
+            "violations": self.violations,
+            "gain_share": self.gain_share,
+        }
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """Average the rows over the seeds, in the order in which policies and budgets first come."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.budget, row.policy), []).append(row)
+    rewards = {key: float(np.mean([row.reward for row in group])) for key, group in found.items()}
+    summaries = []
+    order = list(dict.fromkeys(row.budget for row in rows))
+    for (budget, policy), group in sorted(found.items(), key=lambda item: order.index(item[0][0])):
+        low, high = (rewards.get((budget, name)) for name in ("random", "constrained-oracle"))
+        share = None
+        if low is not None and high is not None and high > low:
+            share = (rewards[budget, policy] - low) / (high - low)
+        summaries.append(
+            Summary(
+                policy=policy,
+                budget=budget,
+                seeds=len(group),
+                reward=mean_interval([row.reward for row in group]),
+                quality=float(np.mean([row.quality for row in group])),
+                usd=float(np.mean([row.usd for row in group])),
+                latency_s=float(np.mean([row.latency_s for row in group])),
+                leakage=float(np.mean([row.leakage for row in group])),
+                violations=max(row.violations for row in group),
+                gain_share=share,
+            )
+        )
+    return summaries

@@ -1,0 +1,99 @@
+"""Policies beside each other: the same episodes, the same gate, several seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.stats import t as student  # type: ignore[attr-defined,unused-ignore]  # no stubs
+
+from ptmo_secure.offload.actions import ENERGY, LATENCY, RISK, USD
+from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.policies.base import Policy
+from ptmo_secure.offload.rollout import run_episode
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy in one environment, with one seed and one budget.
+
+    Args:
+        env, policy, seed, budget: what ran.
+        reward, quality: mean over the turns of an episode, then over the episodes.
+        latency_s, usd, energy_j, leakage: of an episode, mean over the episodes; leakage is the
+            expected number of private values that left readable.
+        violations: share of episodes that exceeded a finite budget.
+        overruled: share of turns in which the gate replaced the policy's choice.
+        episodes: how many.
+    """
+
+    env: str
+    policy: str
+    seed: int
+    budget: str
+    reward: float
+    quality: float
+    latency_s: float
+    usd: float
+    energy_j: float
+    leakage: float
+    violations: float
+    overruled: float
+    episodes: int
+
+    def as_json(self) -> dict[str, object]:
+        """The row as a JSON object."""
+        return asdict(self)
+
+
+def evaluate(
+    env: OffloadEnv,
+    policy: Policy,
+    env_name: str,
+    seed: int,
+    budget: str,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Row:
+    """Play every episode once and average.
+
+    Args:
+        env: of the test split.
+        policy: fitted already.
+        env_name, seed, budget: for the row.
+        report: told (episodes done, episodes).
+    """
+    played = []
+    for episode in range(env.episodes):
+        played.append(run_episode(env, policy, episode))
+        report(episode + 1, env.episodes)
+    used = np.mean([episode.used for episode in played], axis=0)
+    turns = sum(len(episode.rewards) for episode in played)
+    return Row(
+        env=env_name,
+        policy=policy.name,
+        seed=seed,
+        budget=budget,
+        reward=float(np.mean([np.mean(episode.rewards) for episode in played])),
+        quality=float(np.mean([np.mean(episode.qualities) for episode in played])),
+        latency_s=float(used[LATENCY]),
+        usd=float(used[USD]),
+        energy_j=float(used[ENERGY]),
+        leakage=float(used[RISK]),
+        violations=float(np.mean([episode.over_budget for episode in played])),
+        overruled=sum(episode.overruled for episode in played) / turns,
+        episodes=len(played),
+    )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean, low and high of Student's 95 % interval over seeds.
+
+    One value has no spread: low and high are then the value itself.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, mean, mean
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return mean, mean - half, mean + half

@@ -1,0 +1,42 @@
+"""Policies by name. Each is one class of `Policy`; the simplest ones come first."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ptmo_secure.errors import InputError
+
+if TYPE_CHECKING:
+    from ptmo_secure.offload.policies.base import Policy
+
+_HOME = {
+    "random": "fixed:RandomPolicy",
+    "local-only": "fixed:LocalOnly",
+    "cloud-only": "fixed:CloudOnly",
+    "rule": "fixed:SensitiveLocal",
+    "threshold": "threshold:Threshold",
+    "greedy": "greedy:MaskedGreedy",
+    "tfidf": "tfidf:TfidfRouter",
+    "knn": "knn:KnnRouter",
+    "matrix": "matrix:MatrixRouter",
+    "cascade": "cascade:Cascade",
+    "cs-ucb": "bandits:ConstraintUcb",
+    "linucb": "bandits:LinUcb",
+    "thompson": "bandits:Thompson",
+    "moa-off": "moaoff:MoaOff",
+    "query-oracle": "oracles:QueryOracle",
+    "constrained-oracle": "oracles:ConstrainedOracle",
+}
+POLICIES = tuple(_HOME)
+
+
+def make_policy(name: str, seed: int) -> "Policy":
+    """Return a policy by its name, not fitted yet.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in _HOME:
+        raise InputError(f"unknown policy {name!r}: expected some of {', '.join(POLICIES)}")
+    module, _, kind = _HOME[name].partition(":")
+    made: Policy = getattr(import_module(f"{__name__}.{module}"), kind)(seed)
+    return made

@@ -1,0 +1,54 @@
+"""One episode, played by a policy through the gate."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ptmo_secure.offload import gate
+from ptmo_secure.offload.actions import Floats
+from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.policies.base import Policy
+
+
+@dataclass(slots=True)
+class Episode:
+    """What came of one episode.
+
+    Args:
+        rewards, qualities: of each turn.
+        used: of each resource, [4].
+        overruled: turns in which the gate replaced the policy's choice.
+        over_budget: whether a finite budget was exceeded.
+    """
+
+    rewards: list[float] = field(default_factory=list)
+    qualities: list[float] = field(default_factory=list)
+    used: Floats = field(default_factory=lambda: np.zeros(4))
+    overruled: int = 0
+    over_budget: bool = False
+
+
+def run_episode(env: OffloadEnv, policy: Policy, episode: int) -> Episode:
+    """Play one episode through the gate."""
+    env.reset(options={"episode": episode})
+    policy.begin(env.truth() if policy.needs_truth else None)
+    result = Episode()
+    done = False
+    while not done:
+        view = env.view()
+        decision = gate.decide(view, policy.choose)
+        _, reward, done, _, info = env.step(np.int64(decision.action))
+        policy.observe(view, decision.action, info["quality"])
+        result.rewards.append(float(reward))
+        result.qualities.append(info["quality"])
+        result.used += info["cost"]
+        result.overruled += decision.overruled
+        result.over_budget = info["over_budget"]
+    return result
+
+
+def mean_reward(env: OffloadEnv, policy: Policy, episodes: int) -> float:
+    """Return what a policy earns per turn over the first episodes of an environment."""
+    count = min(episodes, env.episodes)
+    played = [run_episode(env, policy, episode) for episode in range(count)]
+    return float(np.mean([np.mean(episode.rewards) for episode in played]))

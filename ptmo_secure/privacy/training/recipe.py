@@ -1,0 +1,98 @@
+"""`ptmo guard train`: from Rampart and made-up texts to the folder that the guard loads."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.privacy.training import batches, rampart, vocabulary
+from ptmo_secure.privacy.training.corpus import GUARD_KINDS, corpus
+from ptmo_secure.privacy.training.export import export, write_sums
+from ptmo_secure.privacy.training.thresholds import choose
+from ptmo_secure.privacy.training.train import TrainConfig, TrainRun, train, with_new_head
+
+Progress = Callable[[int, int, str], None]
+
+CARD = Path(__file__).parent / "card"
+STATE_FILE = "training.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Rampart's files: `model_q4.onnx` and `tokenizer.json`."""
+
+    model: Path
+    tokenizer: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to train.
+
+    Args:
+        texts: made-up texts to learn from.
+        threshold_texts: held-out ones that choose the thresholds.
+        layers: of Rampart's six, those that are kept.
+        training: how to train.
+    """
+
+    texts: int = 28_000
+    threshold_texts: int = 3_000
+    layers: tuple[int, ...] = (0, 1, 2, 3, 5)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.texts < 1 or self.threshold_texts < 1:
+            raise InputError(f"{self.texts} texts: at least one is needed")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it."""
+
+    folder: Path
+    run: TrainRun
+    figures: dict[str, float]
+    thresholds: dict[str, float]
+
+
+def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
+    """Train and write `model.onnx`, `labels.json`, `tokenizer.json`, the card, the sums.
+
+    An interrupted training goes on where its last state was saved in `out`.
+
+    Args:
+        base: what to start from.
+        out: made when it does not exist.
+        recipe: what to train.
+        report: told how far a stage is.
+
+    Raises:
+        InputError: the base is missing or of another form.
+        EngineError: the exported model does not agree with the trained one.
+    """
+    tokenizer, added = vocabulary.with_hangul(base.tokenizer)
+    model = vocabulary.widen(rampart.load(base.model), tokenizer, added)
+    model = vocabulary.first_layers(model, recipe.layers)
+    labels, seed = batches.label_names(GUARD_KINDS), recipe.training.seed
+    texts = []
+    for example in corpus("train", recipe.texts, seed):
+        texts.append(batches.tag(example, tokenizer, labels))
+        report(min(len(texts), recipe.texts), recipe.texts, "texts")
+    model = with_new_head(model, len(labels), recipe.training)
+    out.mkdir(parents=True, exist_ok=True)
+    run = train(model, texts, recipe.training, report, out / STATE_FILE)
+    figures = export(model, out)
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    judges = corpus("heldout", recipe.threshold_texts, seed + 1)
+    tagged = (batches.tag(example, tokenizer, labels) for example in judges)
+    thresholds = choose(out / "model.onnx", labels, tagged)
+    settings = {"labels": labels, "thresholds": thresholds}
+    (out / "labels.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+    for path in CARD.iterdir():
+        shutil.copyfile(path, out / path.name)
+    (out / STATE_FILE).unlink(missing_ok=True)
+    write_sums(out)
+    return Trained(out, run, figures, thresholds)

@@ -1,0 +1,63 @@
+"""How sure the classifier must be: chosen on held-out made-up texts, for each kind."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from ptmo_secure.privacy.training.batches import IGNORED, Tagged
+
+GRID = tuple(round(0.05 * step, 2) for step in range(5, 17))  # 0.25 to 0.8
+LEAK_COST = 1.5  # of a private token that is overlooked, in false alarms
+_LEAST_TOKENS = 30  # of a kind, to choose by
+_USUAL = 0.5
+
+
+def choose(model: Path, labels: Sequence[str], texts: Iterable[Tagged]) -> dict[str, float]:
+    """Return for each kind the least 1 - P(O) that counts.
+
+    A token belongs to the kind that the model finds likeliest. The threshold of a kind minimises
+    ``LEAK_COST * overlooked + false alarms`` over its tokens.
+
+    Args:
+        model: `model.onnx`.
+        labels: of its classes.
+        texts: held-out, with their classes.
+    """
+    kinds = sorted({label[2:] for label in labels[1:]})
+    by_kind = np.zeros((len(labels), len(kinds)), dtype=np.float32)
+    for index, label in enumerate(labels[1:], start=1):
+        by_kind[index, kinds.index(label[2:])] = 1
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    seen: defaultdict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for text in texts:
+        ids = np.array([text.ids], dtype=np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        probabilities = _softmax(session.run(None, feed)[0][0])
+        likeliest = (probabilities @ by_kind).argmax(axis=1)
+        for row, label_class in enumerate(text.classes):
+            if label_class != IGNORED:
+                private = 1.0 - float(probabilities[row, 0])
+                seen[int(likeliest[row])].append((private, label_class != 0))
+    return {kind: _best(seen[index]) for index, kind in enumerate(kinds)}
+
+
+def _best(tokens: list[tuple[float, bool]]) -> float:
+    if sum(gold for _, gold in tokens) < _LEAST_TOKENS:
+        return _USUAL
+    return min(GRID, key=lambda threshold: (_cost(tokens, threshold), abs(threshold - _USUAL)))
+
+
+def _cost(tokens: list[tuple[float, bool]], threshold: float) -> float:
+    overlooked = sum(gold and private < threshold for private, gold in tokens)
+    alarms = sum(not gold and private >= threshold for private, gold in tokens)
+    return LEAK_COST * overlooked + alarms
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    normalised: npt.NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return normalised

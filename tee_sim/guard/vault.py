@@ -1,0 +1,267 @@
+"""The vault: which value stands behind which placeholder, for each guard session.
+
+A session belongs to one user. Its number is drawn at random, its placeholders count from 1 by kind,
+so neither tells anything of other sessions. Values are byte arrays, overwritten when they are
+forgotten; what a value is found by is a keyed hash, not the value.
+"""
+
+import os
+import time
+import unicodedata
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.guard.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
+from tee_sim.guard.stand_ins import StandIns
+from tee_sim.memory import Budget, wipe
+
+MAX_VAULTS = 256
+MAX_VALUES = 16_384  # of a session
+MAX_VALUE_BYTES = 4 << 20  # of a session, together
+DEFAULT_TTL_S = 3600
+MAX_TTL_S = 30 * 86_400
+USER_BYTES = 16
+_KEY_BYTES = 32
+_VALUE_BUDGET_BYTES = 1024  # what a value costs as Python objects, beside its bytes
+_SEEN_BYTES = 16 << 10
+_VAULT_BUDGET_BYTES = _SEEN_BYTES + (8 << 10)
+
+_blake2b: Any = import_module("_blake2").blake2b  # `hashlib` would bring OpenSSL into the guard
+# Compared character by character; all other kinds as words, or without separators
+_EXACT = frozenset({"SECRET", "API_KEY", "PRIVATE_KEY", "JWT", "CRYPTO_ADDRESS", "URL", ESCAPED})
+_WORDS = frozenset(
+    "PERSON ORG LOCATION ADDRESS EMAIL USERNAME MEDICAL FINANCIAL DEMOGRAPHIC JOB_TITLE DATE "
+    "DATE_OF_BIRTH COORDINATES AGE".split()
+)
+_TITLES = frozenset("dr mr mrs ms mx prof sir madam miss".split())
+
+
+def clock() -> float:
+    """Return the seconds since the machine started; nobody sets them back, sleep counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Entry:
+    """One value of a session.
+
+    Attributes:
+        value: its UTF-8 bytes.
+        stand_in: the surrogate it was given, or "".
+        keys: the hashes it is found by.
+    """
+
+    __slots__ = ("cost", "keys", "stand_in", "value")
+
+    def __init__(self, value: bytearray, keys: tuple[bytes, ...], cost: int) -> None:
+        self.value = value
+        self.keys = keys
+        self.cost = cost
+        self.stand_in = ""
+
+
+class Session:
+    """The values of one conversation of one user. Made by `Vault.open`.
+
+    Attributes:
+        entries: by the token that stands for them.
+        key: of every draw and hash of this session; 32 bytes.
+        stand_ins: its surrogates.
+        name_words: the hash of the word that a word of a surrogate name stands for.
+        seen: a Bloom filter of the words that stood in texts masked with surrogates.
+    """
+
+    def __init__(self, budget: Budget, user: bytes, number: int, ttl_s: int) -> None:
+        """Use `Vault.open`."""
+        self.user, self.number, self.ttl_s = user, number, ttl_s
+        self.key = bytearray(os.urandom(_KEY_BYTES))
+        self.entries: dict[Token, Entry] = {}
+        self.stand_ins = StandIns()
+        self.name_words: dict[str, bytes] = {}
+        self.seen = bytearray(_SEEN_BYTES)
+        self.expires = clock() + ttl_s
+        self._budget = budget
+        self._bytes = 0
+        self._tokens: dict[bytes, Token] = {}  # by the very value
+        self._numbers: dict[bytes, int] = {}  # by what values that are the same share
+        self._last: dict[str, int] = {}
+        self._spellings: dict[tuple[str, int], int] = {}
+        self._alive: dict[tuple[str, int], int] = {}
+
+    def issue(self, kind: str, value: str) -> Token:
+        """Return the token of a value, a new one if it has none.
+
+        Values that differ in case, blanks or separators alone have one number, and so have parts of
+        a name that only one known name holds; each spelling has a letter, to be restored exactly.
+
+        Raises:
+            TeeError: OUT_OF_MEMORY beyond `MAX_VALUES` or `MAX_VALUE_BYTES`, or the budget.
+        """
+        data = bytearray(value.encode("utf-8"))
+        own = self._hash(b"=", kind, data)
+        known = self._tokens.get(own)
+        if known is not None:
+            wipe(data)
+            return known
+        if len(self.entries) >= MAX_VALUES or len(data) > MAX_VALUE_BYTES - self._bytes:
+            wipe(data)
+            raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "the vault is full")
+        shared = [self._hash(b"~", kind, form.encode("utf-8")) for form in _forms(kind, value)]
+        number = self._numbers.get(shared[0], 0) or self._name_of(shared)
+        spelling = self._spellings.get((kind, number), -1) + 1
+        if not number or spelling > MAX_SPELLINGS:
+            number, spelling = self._last.get(kind, 0) + 1, 0
+        if number > MAX_NUMBER:
+            raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "no number is left")
+        token = Token(kind, number, spelling)
+        cost = _VALUE_BUDGET_BYTES + 2 * len(data)
+        with self._budget.keeping(cost):
+            self.entries[token] = Entry(data, (own, *shared), cost)
+        self._bytes += len(data)
+        self._tokens[own] = token
+        for at, form in enumerate(shared):
+            other = self._numbers.setdefault(form, number)
+            if at and other != number:
+                self._numbers[form] = 0  # a part that two names share names nobody
+        self._last[kind] = max(number, self._last.get(kind, 0))
+        self._spellings[kind, number] = spelling
+        self._alive[kind, number] = self._alive.get((kind, number), 0) + 1
+        return token
+
+    def _name_of(self, shared: list[bytes]) -> int:
+        """Return the number of the one name whose parts all of these are, or 0."""
+        numbers = {self._numbers.get(form, 0) for form in shared[1:]}
+        return numbers.pop() if len(numbers) == 1 else 0
+
+    def value(self, token: Token) -> str | None:
+        """Return the value behind a token, or None if this session gave none such."""
+        entry = self.entries.get(token)
+        return None if entry is None else entry.value.decode("utf-8")
+
+    def drop(self, tokens: Iterable[Token]) -> int:
+        """Overwrite and forget values; return how many there were. Numbers are not used again."""
+        gone = list(tokens)
+        if len(self.stand_ins):
+            self.stand_ins.remove(gone)
+        dropped = 0
+        for token in gone:
+            entry = self.entries.pop(token, None)
+            if entry is None:
+                continue
+            self._bytes -= len(entry.value)
+            wipe(entry.value)
+            self._budget.refund(entry.cost)
+            dropped += 1
+            self._tokens.pop(entry.keys[0], None)
+            self._alive[token[:2]] -= 1
+            if not self._alive[token[:2]]:
+                for key in entry.keys[1:]:
+                    if self._numbers.get(key) == token.number:
+                        del self._numbers[key]
+        return dropped
+
+    def close(self) -> None:
+        """Overwrite everything."""
+        self.drop(list(self.entries))
+        wipe(self.key, self.seen)
+
+    def draw(self, purpose: str, *parts: object) -> bytes:
+        """Return 64 bytes of this session's own PRF (keyed BLAKE2b, RFC 7693)."""
+        text = "\x1f".join((purpose, *map(str, parts)))
+        digest: bytes = _blake2b(text.encode("utf-8"), key=self.key, digest_size=64).digest()
+        return digest
+
+    def _hash(self, purpose: bytes, kind: str, data: bytes | bytearray) -> bytes:
+        state = _blake2b(purpose + kind.encode() + b"\0", key=self.key, digest_size=16)
+        state.update(data)
+        digest: bytes = state.digest()
+        return digest
+
+
+class Vault:
+    """All sessions of a guard process.
+
+    Args:
+        budget: pays for them.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._sessions: dict[int, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, user: bytes, ttl_s: int) -> Session:
+        """Begin a session.
+
+        Args:
+            user: 16 bytes.
+            ttl_s: seconds after its last use at which it is forgotten, 1 to `MAX_TTL_S`.
+
+        Raises:
+            TeeError: BAD_PARAMETERS, BUSY beyond `MAX_VAULTS` sessions, or OUT_OF_MEMORY.
+        """
+        self.sweep()
+        if not 1 <= ttl_s <= MAX_TTL_S:
+            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "time to live")
+        if len(self._sessions) >= MAX_VAULTS:
+            raise TeeError(ResultCode.BUSY, Origin.TRUSTED_APP, "too many vaults")
+        number = 0
+        while not number or number in self._sessions:
+            number = int.from_bytes(os.urandom(8), "little")
+        with self._budget.keeping(_VAULT_BUDGET_BYTES):
+            self._sessions[number] = session = Session(self._budget, user, number, ttl_s)
+        return session
+
+    def get(self, user: bytes, number: int) -> Session:
+        """Return a session of a user, whose time begins anew.
+
+        Raises:
+            TeeError: ITEM_NOT_FOUND: it is not there, not theirs, or over.
+        """
+        self.sweep()
+        session = self._sessions.get(number)
+        if session is None or session.user != user:
+            raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no such vault")
+        session.expires = clock() + session.ttl_s
+        return session
+
+    def of_user(self, user: bytes) -> list[Session]:
+        """Return every session of a user."""
+        self.sweep()
+        return [session for session in self._sessions.values() if session.user == user]
+
+    def end(self, session: Session) -> int:
+        """Forget a session; return how many values it had."""
+        count = len(session.entries)
+        del self._sessions[session.number]
+        session.close()
+        self._budget.refund(_VAULT_BUDGET_BYTES)
+        return count
+
+    def sweep(self) -> None:
+        """Forget the sessions whose time is over."""
+        now = clock()
+        for session in [s for s in self._sessions.values() if s.expires <= now]:
+            self.end(session)
+
+    def close(self) -> None:
+        """Forget every session."""
+        for session in list(self._sessions.values()):
+            self.end(session)
+
+
+def _forms(kind: str, value: str) -> list[str]:
+    """Return what values that are the same share; of a name its words after it."""
+    if kind in _EXACT:
+        return [value]
+    folded = " ".join(unicodedata.normalize("NFC", value).casefold().split()).rstrip(".")
+    if kind not in _WORDS:
+        return ["".join(char for char in folded if char.isalnum()) or folded]
+    if kind != "PERSON":
+        return [folded]
+    words = [word.strip(".,'\u2019") for word in folded.split()]
+    parts = [word for word in words if word and word not in _TITLES]
+    return [folded, *(f"\0{part}" for part in dict.fromkeys(parts))]

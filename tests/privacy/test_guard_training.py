@@ -1,0 +1,224 @@
+"""Fine-tuning of the guard's classifier: from labelled texts to the exported model."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.privacy.synth import Example
+from ptmo_secure.privacy.synth.example import Label
+from ptmo_secure.privacy.training import batches, rampart, thresholds, vocabulary
+from ptmo_secure.privacy.training.bert import BertShape, TokenClassifier
+from ptmo_secure.privacy.training.corpus import GUARD_KINDS, corpus, rewritten
+from ptmo_secure.privacy.training.export import export, write_sums
+from ptmo_secure.privacy.training.train import TrainConfig, train, with_new_head
+from tee_sim.guard.ner import MODEL
+from tee_sim.guard.ner import TokenClassifier as Running
+from tee_sim.scan_result import ENTITY_KINDS
+
+LABELS = batches.label_names(GUARD_KINDS)
+CONFIG = TrainConfig(epochs=3, batch_tokens=512, peak_rate=3e-3, threads=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def tagged(tokenizer):
+    return [batches.tag(example, tokenizer, LABELS) for example in corpus("train", 40, 3)]
+
+
+def small(tokenizer, seed=0):
+    torch.manual_seed(seed)
+    shape = BertShape(tokenizer.get_vocab_size(), 512, 32, 4, 2, 64, 3)
+    return with_new_head(TokenClassifier(shape), len(LABELS), CONFIG)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_lowers_the_loss_and_is_the_same_every_time(tokenizer, tagged):
+    runs, results = [], []
+    for _ in range(2):
+        model = small(tokenizer)
+        runs.append(train(model, tagged, CONFIG))
+        results.append(weights(model))
+    assert runs[0].losses == runs[1].losses and same(*results)
+    assert runs[0].losses[-1] < 0.7 * runs[0].losses[0]
+    other = small(tokenizer)
+    train(other, tagged, TrainConfig(**{**CONFIG_FIELDS, "seed": 1}))
+    assert not same(results[0], weights(other))
+
+
+CONFIG_FIELDS = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    tokenizer, tagged, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ptmo_secure.privacy.training.train._SAVED_EVERY", 5)
+    whole = small(tokenizer)
+    train(whole, tagged, CONFIG)
+
+    def interrupt(done, total, what):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "training.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(small(tokenizer), tagged, CONFIG, interrupt, state)
+    steps = []
+    resumed = small(tokenizer)
+    train(resumed, tagged, CONFIG, lambda done, total, what: steps.append(done), state)
+    assert steps[0] == 6
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_state_of_another_training_is_not_taken_up(tokenizer, tagged, tmp_path, monkeypatch):
+    monkeypatch.setattr("ptmo_secure.privacy.training.train._SAVED_EVERY", 5)
+    state, steps = tmp_path / "training.pt", []
+    train(small(tokenizer), tagged, CONFIG, None, state)
+    train(small(tokenizer), tagged[:-1], CONFIG, lambda done, *_: steps.append(done), state)
+    assert steps[0] == 1
+
+
+def test_the_exported_model_gives_pytorchs_logits_and_runs_in_the_guard(
+    tokenizer, tagged, tmp_path
+):
+    model = small(tokenizer)
+    train(model, tagged, CONFIG)
+    figures = export(model, tmp_path)
+    assert figures["exact_difference"] < 1e-4
+    assert figures["int8_agreement"] > 0.9
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    ids = torch.tensor([tagged[0].ids])
+    with torch.no_grad():
+        expected = model(ids, torch.ones_like(ids)).numpy()
+    feed = {"input_ids": ids.numpy(), "attention_mask": np.ones_like(ids.numpy())}
+    (found,) = session.run(None, feed)
+    assert np.abs(found - expected).max() < 0.25 * np.abs(expected).max()
+    chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged)
+    settings = json.dumps({"labels": LABELS, "thresholds": chosen})
+    files = {
+        "model.onnx": (tmp_path / "model.onnx").read_bytes(),
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "labels.json": settings.encode(),
+    }
+    assert list(Running(files).find("My name is Ann Lee.")) is not None
+
+
+def test_the_sums_are_those_of_the_files(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    write_sums(tmp_path)
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{digest}  a\n"
+
+
+def test_four_bit_weights_are_read_as_the_runtime_reads_them():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (3, 2, 32), dtype=np.uint8)
+    scales = rng.random((3, 2), dtype=np.float32)
+    packed = codes[:, :, 0::2] | codes[:, :, 1::2] << 4
+    values = rampart._unpack({"bits": 4, "N": 3, "K": 60}, packed, scales)
+    expected = ((codes.astype(np.float32) - 8) * scales[:, :, None]).reshape(3, 64)[:, :60]
+    assert np.array_equal(values, expected)
+    with pytest.raises(ValueError, match="8 bits a weight"):
+        rampart._unpack({"bits": 8, "N": 3, "K": 60}, packed, scales)
+
+
+def test_a_base_that_is_no_model_is_an_input_error(tmp_path):
+    path = tmp_path / "model_q4.onnx"
+    with pytest.raises(InputError, match="model_q4"):
+        rampart.load(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="model_q4"):
+        rampart.load(path)
+    with pytest.raises(InputError, match="tokenizer"):
+        vocabulary.with_hangul(path)
+
+
+def test_the_shipped_tokenizer_knows_syllables_and_where_they_stand(tokenizer):
+    text = "\uae40\ubbfc\uc218\uc57c, Ren\u00e9 \ubdc1"
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    assert encoded.tokens[:4] == ["\uae40", "##\ubbfc", "##\uc218", "##\uc57c"]
+    assert [text[a:b] for a, b in encoded.offsets][:4] == ["\uae40", "\ubbfc", "\uc218", "\uc57c"]
+    assert len(vocabulary.syllables()) == 2350
+
+
+def test_a_wider_model_starts_from_the_letters_of_a_syllable(tokenizer):
+    old = TokenClassifier(BertShape(19_730, 512, 32, 4, 1, 64, 3))
+    added = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda x: x[1])][
+        19_730:
+    ]
+    wide = vocabulary.widen(old, tokenizer, added)
+    before = old.bert.embeddings.word_embeddings.weight
+    after = wide.bert.embeddings.word_embeddings.weight
+    assert torch.equal(after[:19_730], before) and len(after) == tokenizer.get_vocab_size()
+    letters = [tokenizer.token_to_id(t) for t in ("\u1100", "##\u1175", "##\u11b7")]
+    assert torch.allclose(after[tokenizer.token_to_id("\uae40")], before[letters].mean(dim=0))
+
+
+def test_layers_that_are_left_out_leave_the_others_as_they_are():
+    model = TokenClassifier(BertShape(50, 16, 8, 2, 3, 16, 3))
+    small_one = vocabulary.first_layers(model, (0, 2))
+    assert small_one.shape.layers == 2
+    for ours, theirs in zip(
+        small_one.bert.encoder.layer[1].parameters(),
+        model.bert.encoder.layer[2].parameters(),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_label_is_a_kind_that_the_guard_can_report():
+    assert set(GUARD_KINDS) <= set(ENTITY_KINDS)
+    shipped = json.loads((MODEL / "labels.json").read_text())
+    assert shipped["labels"] == LABELS
+    assert set(shipped["thresholds"]) == set(GUARD_KINDS)
+
+
+def test_a_rewritten_value_keeps_its_label_around_it():
+    text = "Ann Lee met Bob Ray."
+    example = Example(text, (Label(0, 7, "PERSON"), Label(12, 19, "PERSON")), "t")
+    for seed in range(40):
+        new = rewritten(example, random.Random(seed))
+        assert new.text[new.spans[0].end :].startswith(" met ")
+        assert new.text[: new.spans[1].start].endswith(" met ")
+        assert new.text[new.spans[1].end :] == "."
+
+
+def test_tokens_of_a_span_begin_and_go_on_and_unknown_kinds_are_refused(tokenizer):
+    example = Example("call Ann Lee now", (Label(5, 12, "PERSON"),), "t")
+    tagged = batches.tag(example, tokenizer, LABELS)
+    names = [LABELS[c] if c >= 0 else "-" for c in tagged.classes]
+    assert names == ["-", "O", "B-PERSON", "I-PERSON", "O", "-"]
+    with pytest.raises(ValueError, match="B-NOTHING"):
+        batches.tag(Example("a b", (Label(0, 1, "NOTHING"),), "t"), tokenizer, LABELS)
+
+
+def test_the_threshold_of_a_kind_weighs_leaks_against_alarms():
+    sure = [(0.9, True)] * 40 + [(0.6, False)] * 40
+    assert 0.6 < thresholds._best(sure) <= 0.9
+    unsure = [(0.3, True)] * 40 + [(0.1, False)] * 40
+    assert 0.1 < thresholds._best(unsure) <= 0.3
+    assert thresholds._best([(0.9, True)] * 5 + [(0.6, False)] * 40) == 0.5
+
+
+def test_the_card_and_the_licence_go_with_every_model():
+    card = Path(rampart.__file__).parent / "card"
+    assert {p.name for p in card.iterdir()} == {"README.md", "LICENSE", "NOTICE"}
+    for path in card.iterdir():
+        assert (MODEL / path.name).read_bytes() == path.read_bytes()
