@@ -17,6 +17,7 @@ from ptmo_secure.cli import (
     mask,
     model,
     offload,
+    offload_train,
     privacy,
     seal,
     tee,
@@ -74,7 +75,11 @@ _GROUPS = (
     ("attack", "Attack the engine and report what leaks.", attack.COMMANDS),
     ("guard", "Measure and train the PII guard.", guard.COMMANDS),
     ("privacy", "The budget of what may be disclosed.", privacy.COMMANDS),
-    ("offload", "Choose between the device and a cloud.", offload.COMMANDS),
+    (
+        "offload",
+        "Choose between the device and a cloud.",
+        offload.COMMANDS + offload_train.COMMANDS,
+    ),
     ("tee", "Look at the simulated TEE, and have it attest itself.", tee.COMMANDS),
 )
 for _name, _help, _commands in _GROUPS:

@@ -1,5 +1,7 @@
 """`ptmo offload`: policies that choose between the device and a cloud, measured."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,33 @@ if TYPE_CHECKING:
     from ptmo_secure.offload.routing import RoutingRow
 
 _ROUTING = "routing"
+_EXTRA = ("gymnasium", "matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "torch")
 _NEEDS = "ptmo offload needs the extra [rl]: pip install 'ptmo-secure[rl]'"
+
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Outcome tables [default: $PTMO_DATA]."),
+]
+Questions = Annotated[
+    str, typer.Option("--table", metavar="T", help="Of questions: llmrouter, mmlu or synthetic.")
+]
+Sessions = Annotated[int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")]
+
+
+@contextmanager
+def missing_extra() -> Iterator[None]:
+    """Say which extra is missing, in place of a module's name.
+
+    Raises:
+        InputError: a module of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name in _EXTRA:
+            raise InputError(_NEEDS) from None
+        raise
 
 
 def eval(
@@ -31,17 +59,13 @@ def eval(
         str | None,
         typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,20:0.03."),
     ] = None,
-    data: Annotated[
+    data: Data = None,
+    table: Questions = "llmrouter",
+    sessions: Sessions = 200,
+    trained: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="Outcome tables [default: $PTMO_DATA]."),
+        typer.Option("--trained", metavar="DIR", help="Policies that `train` wrote; else: train."),
     ] = None,
-    table: Annotated[
-        str,
-        typer.Option("--table", metavar="T", help="Of questions: llmrouter, mmlu or synthetic."),
-    ] = "llmrouter",
-    sessions: Annotated[
-        int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")
-    ] = 200,
     json: options.Json = False,
 ) -> None:
     """Compare policies on the same episodes, behind the same gate.
@@ -64,17 +88,14 @@ def eval(
     from ptmo_secure.offload.outcomes import data_folder
 
     folder = data_folder(data)
-    try:
-        with output.json_only(json) as emit:
-            if env == _ROUTING:
-                result, shown = _routing(policies, seeds, folder, table)
-            else:
-                result, shown = _compare(env, policies, seeds, budgets, folder, table, sessions)
-            emit(result)
-    except ModuleNotFoundError as missing:
-        if missing.name in ("gymnasium", "sklearn"):
-            raise InputError(_NEEDS) from None
-        raise
+    with missing_extra(), output.json_only(json) as emit:
+        if env == _ROUTING:
+            result, shown = _routing(policies, seeds, folder, table)
+        else:
+            result, shown = _compare(
+                env, policies, seeds, budgets, folder, table, sessions, trained
+            )
+        emit(result)
     if not json:
         output.console().print(shown)
 
@@ -87,6 +108,7 @@ def _compare(
     folder: Path | None,
     table: str,
     sessions: int,
+    trained: Path | None,
 ) -> "tuple[dict[str, object], Table]":
     from ptmo_secure.offload.compare import Comparison, parse_budgets, summarise
     from ptmo_secure.offload.policies import POLICIES, make_policy
@@ -96,8 +118,8 @@ def _compare(
     names = POLICIES if policies == "all" else tuple(policies.split(","))
     for name in names:
         make_policy(name, 0)
-    _say_what_is_missing("m4a1" if env.startswith("m4a1") else table, folder)
-    compared = Comparison(env, names, tuple(range(1, seeds + 1)), parsed, table, sessions)
+    data_note(env, table, folder)
+    compared = Comparison(env, names, tuple(range(1, seeds + 1)), parsed, table, sessions, trained)
     with output.progress("evaluating") as report:
         rows = compared.run(folder, report)
     summaries = summarise(rows)
@@ -149,6 +171,11 @@ def _used_table(env: str, table: str, folder: Path | None) -> str:
     if folder is None:
         return "synthetic"
     return table if env == "sessions" else "m4a1"
+
+
+def data_note(env: str, table: str, folder: Path | None) -> None:
+    """Without a data folder, say that a synthetic table stands in for an environment's data."""
+    _say_what_is_missing("m4a1" if env.startswith("m4a1") else table, folder)
 
 
 def _say_what_is_missing(table: str, folder: Path | None) -> None:

@@ -10,9 +10,12 @@ from ptmo_secure.errors import InputError
 from ptmo_secure.offload import outcomes, synthetic
 from ptmo_secure.offload.envs import m4a1, m4a1_device, sessions
 from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.evaluate import Row, evaluate, mean_interval
 from ptmo_secure.offload.outcomes import OutcomeTable
 from ptmo_secure.offload.policies import make_policy
+from ptmo_secure.offload.policies.base import Policy
+from ptmo_secure.offload.policies.learned import Learned
 
 ENVIRONMENTS = ("m4a1", "m4a1-device", "sessions")
 SYNTHETIC = "synthetic"
@@ -39,6 +42,7 @@ class Comparison:
         budgets: see `parse_budgets`.
         table: of the sessions: one of `outcomes.TABLES`, or "synthetic".
         sessions: in each split.
+        trained: folder of trained policies; those that are not there are trained.
     """
 
     env: str
@@ -47,6 +51,7 @@ class Comparison:
     budgets: tuple[Budget, ...]
     table: str = outcomes.TABLES[0]
     sessions: int = 200
+    trained: Path | None = None
 
     def run(self, folder: Path | None, report: Report) -> list[Row]:
         """Play everything; a policy is fitted once a seed, and tuned once a budget.
@@ -57,12 +62,13 @@ class Comparison:
         """
         rows: list[Row] = []
         total = len(self.seeds) * len(self.budgets) * len(self.policies)
-        environments = self._maker(folder)
+        make = environments(self.env, self.table, self.sessions, folder)
         for seed in self.seeds:
-            train, test = environments("train", seed), environments("test", seed)
+            train, test = make("train", seed), make("test", seed)
             for name in self.policies:
                 report(len(rows), total, f"{name}, seed {seed}")
                 policy = make_policy(name, seed)
+                self._recall(policy, seed)
                 policy.fit(train)
                 for budget in self.budgets:
                     for env in (train, test):
@@ -73,15 +79,37 @@ class Comparison:
                     report(len(rows), total, f"{name}, seed {seed}")
         return rows
 
-    def _maker(self, folder: Path | None) -> Callable[[str, int], OffloadEnv]:
-        """Return what makes the environment of a split and a seed; reads the data once."""
-        if self.env == "sessions":
-            table = read_table(self.table, folder)
-            config = sessions.SessionConfig(sessions=self.sessions)
-            return lambda split, seed: sessions.SessionsEnv(table, split, seed, config=config)
-        talks = synthetic.conversations() if folder is None else outcomes.load_m4a1(folder)
-        kind = m4a1.M4A1Env if self.env == "m4a1" else m4a1_device.M4A1DeviceEnv
-        return lambda split, seed: kind(talks, split, seed)
+    def _recall(self, policy: Policy, seed: int) -> None:
+        """Give a learner the network that was trained for this environment and seed."""
+        if self.trained is None or not isinstance(policy, Learned):
+            return
+        path = self.trained / f"{self.env}-{policy.name}-{seed}.npz"
+        if path.is_file():
+            policy.recall(path)
+
+
+def environments(
+    env: str, table: str, sessions: int, folder: Path | None
+) -> Callable[[str, int], OffloadEnv]:
+    """Return what makes the environment of a split and a seed; reads the data once.
+
+    Args:
+        env: one of `ENVIRONMENTS`.
+        table, sessions: of the sessions environment.
+        folder: of the outcome tables; without one the synthetic table stands in.
+
+    Raises:
+        InputError: there is no such environment, or the data is missing or damaged.
+    """
+    if env == "sessions":
+        read = read_table(table, folder)
+        config = SessionConfig(sessions=sessions)
+        return lambda split, seed: SessionsEnv(read, split, seed, config=config)
+    if env not in ENVIRONMENTS:
+        raise InputError(f"unknown environment {env!r}: expected one of {', '.join(ENVIRONMENTS)}")
+    talks = synthetic.conversations() if folder is None else outcomes.load_m4a1(folder)
+    kind = m4a1.M4A1Env if env == "m4a1" else m4a1_device.M4A1DeviceEnv
+    return lambda split, seed: kind(talks, split, seed)
 
 
 def read_table(name: str, folder: Path | None) -> OutcomeTable:

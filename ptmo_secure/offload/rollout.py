@@ -35,7 +35,7 @@ def run_episode(env: OffloadEnv, policy: Policy, episode: int) -> Episode:
     result = Episode()
     done = False
     while not done:
-        view = env.view()
+        view = env.view() if policy.keeps_budgets else gate.without_budgets(env.view())
         decision = gate.decide(view, policy.choose)
         _, reward, done, _, info = env.step(np.int64(decision.action))
         policy.observe(view, decision.action, info["quality"])
@@ -44,6 +44,7 @@ def run_episode(env: OffloadEnv, policy: Policy, episode: int) -> Episode:
         result.used += info["cost"]
         result.overruled += decision.overruled
         result.over_budget = info["over_budget"]
+    policy.settle(result.used)
     return result
 
 

@@ -16,12 +16,18 @@ from ptmo_secure.errors import InputError
 from ptmo_secure.offload.actions import Floats
 from ptmo_secure.offload.envs.base import TrainingRow
 from ptmo_secure.offload.outcomes import OutcomeTable
+from ptmo_secure.offload.policies.groups import GroupModel
 from ptmo_secure.offload.policies.knn import KnnModel
 from ptmo_secure.offload.policies.matrix import MatrixModel
 from ptmo_secure.offload.policies.router import ScoreModel
 from ptmo_secure.offload.policies.tfidf import TfidfModel
 
-ROUTERS: dict[str, type[ScoreModel]] = {"tfidf": TfidfModel, "knn": KnnModel, "matrix": MatrixModel}
+ROUTERS: dict[str, type[ScoreModel]] = {
+    "tfidf": TfidfModel,
+    "knn": KnnModel,
+    "matrix": MatrixModel,
+    "groups": GroupModel,
+}
 REFERENCES = ("random", "oracle")
 SPLITS = ("questions", "domains")
 FOLDS = 5
@@ -112,7 +118,7 @@ def predicted_gain(
     for number in range(FOLDS):
         seen, unseen = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         rows = [
-            TrainingRow(table.questions[row], arm, float(table.scores[row, arm]))
+            TrainingRow(table.questions[row], arm, float(table.scores[row, arm]), table.groups[row])
             for row in seen
             for arm in (0, 1)
         ]

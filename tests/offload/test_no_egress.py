@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from quick_policies import HERE, quick_policy
 
 from ptmo_secure.offload import gate, synthetic
 from ptmo_secure.offload.actions import Action, Kind, Piece, View
 from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
-from ptmo_secure.offload.policies import POLICIES, make_policy
 from ptmo_secure.offload.policies.base import Policy
 from ptmo_secure.types import Level
 
@@ -51,7 +51,7 @@ class RandomTruth:
 def policies():
     """All of them, fitted on a small table; and some that mean harm."""
     train = SessionsEnv(synthetic.question_table(120), config=SessionConfig(sessions=10))
-    fitted = [make_policy(name, 7) for name in POLICIES]
+    fitted = [quick_policy(name, 7) for name in HERE]
     for policy in fitted:
         policy.fit(train)
     return [*fitted, *(Wanting(action) for action in (1, 2, 3, 4, -1, 5, None, np.nan))]

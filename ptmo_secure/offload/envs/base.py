@@ -22,11 +22,13 @@ class TrainingRow:
         text: the question.
         arm: number of the model, as in `View.arm`.
         quality: what the answer scored.
+        group: task or domain of the question, where the table names one.
     """
 
     text: str
     arm: int
     quality: float
+    group: str = ""
 
 
 class Truth(Protocol):
@@ -57,6 +59,8 @@ class OffloadEnv(gym.Env[Observation, np.int64], ABC):
     episodes: int
     limits: Floats
     """Budgets of an episode, [4]; infinity where there is none."""
+    budgets: tuple[tuple[float, ...], ...]
+    """Budgets that a policy learns to keep, see `set_budget`."""
 
     @abstractmethod
     def set_budget(self, budget: tuple[float, ...]) -> None:
@@ -78,6 +82,14 @@ class OffloadEnv(gym.Env[Observation, np.int64], ABC):
         """Return what the privacy rules allow now, budgets aside, [actions]."""
         view = self.view()
         return privacy_mask(view.actions, view.pieces, view.sticky)
+
+    def practice(self, seed: int) -> "OffloadEnv":
+        """Return an environment of the same split to learn in: closed loop, and many episodes.
+
+        Args:
+            seed: of episodes that are made up of parts of the split's own.
+        """
+        return self
 
     @abstractmethod
     def training_rows(self) -> list[TrainingRow]:

@@ -1,8 +1,10 @@
 """Conversations of M4A1 as episodes: the split, the response model, the course of an episode."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -13,10 +15,15 @@ from ptmo_secure.offload.envs import response
 from ptmo_secure.offload.envs.base import Observation, OffloadEnv, TrainingRow
 from ptmo_secure.offload.envs.exhaustive import Script, best_actions
 from ptmo_secure.offload.envs.response import ACTIONS, IMAGES
-from ptmo_secure.offload.outcomes import Conversation
+from ptmo_secure.offload.outcomes import Conversation, Turn
 from ptmo_secure.offload.reward import RewardWeights, Scales, known_terms, share_left
 
+Env = TypeVar("Env", bound="ConversationEnv")
 MAX_TURNS = response.FRAMES
+PRACTICE = 2000
+"""Conversations that are made up to learn from."""
+
+_CHAINED = 1_000_000  # numbers of made-up conversations begin here
 
 
 class ConversationEnv(OffloadEnv):
@@ -107,6 +114,32 @@ class ConversationEnv(OffloadEnv):
             features=np.append(np.eye(len(self.tasks))[self._task(turn)], 1.0),
         )
 
+    def practice(self: Env, seed: int) -> Env:
+        """Return an environment of made-up conversations: turns of the split, chained by task.
+
+        M4A1 has 80 training conversations, nearly every one with a sequence of tasks of its own; a
+        learner soon knows them by heart. Here a conversation has the length of a real one, begins
+        as a real one did, and each turn is one of those that followed a turn of the same task.
+        """
+        rng = np.random.default_rng([seed, _CHAINED])
+        turns = [script.turns for script in self.scripts]
+        after: dict[str, list[Turn]] = {}
+        for conversation in turns:
+            for before, turn in pairwise(conversation):
+                after.setdefault(before.task, []).append(turn)
+        every = [turn for conversation in turns for turn in conversation]
+        made = copy.copy(self)
+        made.scripts = []
+        for number in range(PRACTICE):
+            length = len(turns[int(rng.integers(len(turns)))])
+            chain = [turns[int(rng.integers(len(turns)))][0]]
+            while len(chain) < length:
+                follow = after.get(chain[-1].task, every)
+                chain.append(follow[int(rng.integers(len(follow)))])
+            made.scripts.append(self._script(_CHAINED + number, tuple(chain)))
+        made.episodes = len(made.scripts)
+        return made
+
     def truth(self) -> "ConversationTruth":
         """Return what an oracle may ask."""
         return ConversationTruth(self)
@@ -114,7 +147,9 @@ class ConversationEnv(OffloadEnv):
     def training_rows(self) -> list[TrainingRow]:
         """Return the logged answers of the training split."""
         return [
-            TrainingRow(turn.question, len(turn.images) + 1 if turn.cloud else 0, turn.score)
+            TrainingRow(
+                turn.question, len(turn.images) + 1 if turn.cloud else 0, turn.score, turn.task
+            )
             for turns in self._train
             for turn in turns
         ]

@@ -4,6 +4,7 @@
 `M4A1DeviceEnv` in `m4a1_device` corrects them. Both replay the same split and response model.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ class M4A1Env(ConversationEnv):
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
+    budgets = BUDGETS
 
     def __init__(
         self,
@@ -104,6 +106,22 @@ class M4A1Env(ConversationEnv):
     def set_budget(self, budget: tuple[float, ...]) -> None:
         """Seconds and dollars of the conversations from the next `reset` on."""
         self.limits = np.array([*budget, np.inf, np.inf])
+
+    def released(self, *, constrained: bool) -> "M4A1Env":
+        """Return this environment with or without the budgets in its observation."""
+        other = copy.copy(self)
+        other._constrained = constrained
+        size = response.STATE + 2 * constrained
+        box = self.observation_space
+        if isinstance(box, gym.spaces.Box) and box.shape[0] >= size:
+            other.observation_space = gym.spaces.Box(box.low[:size], box.high[:size])
+        return other
+
+    def practice(self, seed: int) -> "M4A1Env":
+        """Return recombined conversations without TMO's replay: they run as a test does."""
+        closed = super().practice(seed)
+        closed._training = False
+        return closed
 
     def observation(self) -> Observation:
         """The 25 numbers of the state, and what is left of the budget."""

@@ -54,6 +54,7 @@ class M4A1DeviceEnv(ConversationEnv):
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
+    budgets = (BUDGET, (30.0, 0.02, 0.6))
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class SessionsEnv(OffloadEnv):
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
+    budgets = BUDGETS
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class SessionsEnv(OffloadEnv):
         """Return both models' answers to the questions of the training split."""
         table = self._train
         return [
-            TrainingRow(question, arm, float(table.scores[row, arm]))
+            TrainingRow(question, arm, float(table.scores[row, arm]), table.groups[row])
             for row, question in enumerate(table.questions)
             for arm in (0, 1)
         ]

@@ -24,6 +24,9 @@ class Policy:
     needs_truth: ClassVar[bool] = False
     """Whether it is an oracle, which is told true outcomes and can exist in a simulation only."""
 
+    keeps_budgets: ClassVar[bool] = True
+    """Whether the gate holds it to the hard budgets; the privacy rules hold for every policy."""
+
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
 
@@ -46,6 +49,13 @@ class Policy:
 
     def observe(self, view: View, action: int, quality: float) -> None:
         """Look at what came of the action."""
+
+    def settle(self, used: Floats) -> None:
+        """End an episode.
+
+        Args:
+            used: of each resource, [4].
+        """
 
 
 def best(values: Floats, mask: Mask) -> int:

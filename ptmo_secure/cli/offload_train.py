@@ -1,0 +1,127 @@
+"""`ptmo offload train`: policies with real constraints, one file a seed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptmo_secure.cli import options, output
+from ptmo_secure.cli.offload import Data, Questions, Sessions, data_note, missing_extra
+from ptmo_secure.errors import InputError
+
+Report = Callable[[int, int, str], None]
+
+
+def train(
+    env: Annotated[
+        str, typer.Option("--env", metavar="E", help="m4a1, m4a1-device or sessions.")
+    ] = "sessions",
+    algo: Annotated[
+        str, typer.Option("--algo", metavar="A", help="rc-ppo, rc-a2c or rc-dqn.")
+    ] = "rc-ppo",
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 1 to N.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Turns [default: 30000].")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="2,000 turns; shows that it runs.")
+    ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="NAME=X",
+            help="Of the mean use of an episode: latency_s, usd, energy_j or risk; repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of policies and checkpoints.")
+    ] = Path("out/offload/policies"),
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write event files.")
+    ] = None,
+    data: Data = None,
+    table: Questions = "llmrouter",
+    sessions: Sessions = 200,
+    json: options.Json = False,
+) -> None:
+    """Train a policy that keeps privacy rules, hard budgets, and limits of long-run averages.
+
+    \b
+    Examples:
+      ptmo offload train --env m4a1 --algo rc-ppo --seeds 1 --quick
+      ptmo offload train --env sessions --algo rc-dqn --seeds 5 --data tables
+      ptmo offload train --env sessions --limit usd=0.003 --limit risk=0.02
+      ptmo offload eval --policies rc-ppo,greedy --trained out/offload/policies
+
+    A killed training goes on from its last checkpoint when the same command is given again. See
+    docs/offload.md.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: at least one is needed")
+    with missing_extra():
+        from ptmo_secure.offload.compare import environments
+        from ptmo_secure.offload.outcomes import data_folder
+        from ptmo_secure.offload.rl.advice import advice_for
+        from ptmo_secure.offload.rl.training import QUICK_STEPS, STEPS, Plan, limits_of
+        from ptmo_secure.offload.rl.training import train as learn
+        from ptmo_secure.results import envelope
+
+        folder = data_folder(data)
+        count = steps if steps is not None else QUICK_STEPS if quick else STEPS
+        limits = limits_of(_pairs(limit or []))
+        plans = [Plan(algo, seed, count, limits=limits) for seed in range(1, seeds + 1)]
+        make = environments(env, table, sessions, folder)
+        data_note(env, table, folder)
+        rows: list[dict[str, object]] = []
+        with output.json_only(json) as emit:
+            for plan in plans:
+                path = out / f"{env}-{algo}-{plan.seed}.npz"
+                school = make("train", plan.seed)
+                advice = advice_for(school, plan.seed)
+                with output.progress(f"{algo}, seed {plan.seed}") as report:
+
+                    def told(done: int, total: int, report: Report = report) -> None:
+                        report(done, total, "turns")
+
+                    board = None if tensorboard is None else tensorboard / path.stem
+                    found = learn(school, advice, plan, told, path.with_suffix(".ckpt"), board)
+                found.network.card |= {"env": env, "table": table, "data": folder is not None}
+                found.network.card["command"] = output.command()
+                found.network.save(path)
+                rows.append(
+                    {
+                        "env": env,
+                        "algo": algo,
+                        "seed": plan.seed,
+                        "policy": str(path),
+                        "bytes": path.stat().st_size,
+                        "trials": found.trials,
+                        "multipliers": found.trace,
+                    }
+                )
+            config = {"env": env, "algo": algo, "seeds": seeds, "steps": count, "limits": limit}
+            emit(envelope(output.command(), {**config, "table": table}, rows))
+    if not json:
+        for row in rows:
+            print(f"{row['policy']}  {row['bytes']} bytes")
+
+
+def _pairs(words: list[str]) -> dict[str, float]:
+    """Limits by name.
+
+    Raises:
+        InputError: a word is not NAME=X.
+    """
+    found = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise InputError(f"--limit {word!r} is not NAME=X, with a number") from None
+    return found
+
+
+COMMANDS = (train,)

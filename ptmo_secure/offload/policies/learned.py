@@ -1,0 +1,117 @@
+"""The policies with real constraints: RC-PPO, RC-A2C, RC-DQN; and the advice that they begin at."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.offload.actions import Floats, Mask, View
+from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.policies.base import Policy, best
+from ptmo_secure.offload.rl.advice import Advice, advice_for
+from ptmo_secure.offload.rl.features import describe
+from ptmo_secure.offload.rl.network import Network, load_network
+from ptmo_secure.offload.rl.pilot import Pilot
+
+
+class AdviceOnly(Policy):
+    """The advice that the learners begin at, by itself: planning or prediction, and no reward."""
+
+    name = "advice"
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self._seed = seed
+        self._advice: Advice | None = None
+
+    def fit(self, train: OffloadEnv) -> None:
+        """Fit the advice on the training split."""
+        self._advice = advice_for(train, self._seed)
+
+    def choose(self, view: View, mask: Mask) -> int:
+        """The highest expected reward."""
+        return best(self._expected(view, mask), mask)
+
+    def _expected(self, view: View, mask: Mask) -> Floats:
+        if self._advice is None:
+            raise EngineError(f"the policy {self.name} is not fitted")
+        return self._advice.rewards(view, mask)
+
+
+class Learned(AdviceOnly):
+    """A small network on top of the advice, trained under masks; one policy for all budgets.
+
+    Args:
+        seed: of the training.
+        steps: of the training; None takes the usual number.
+        limits: of the mean cost of an episode, by the names of `RESOURCES`; their multipliers go on
+            moving while the policy is used.
+    """
+
+    algo: ClassVar[str]
+
+    def __init__(
+        self, seed: int = 0, steps: int | None = None, limits: dict[str, float] | None = None
+    ) -> None:
+        super().__init__(seed)
+        self._steps, self._limits = steps, limits or {}
+        self._pilot: Pilot | None = None
+
+    def recall(self, path: Path) -> None:
+        """Take a trained network; `fit` then fits the advice alone.
+
+        Raises:
+            InputError: the file is no policy, or one of another algorithm or seed.
+        """
+        network = load_network(path)
+        if (network.card.get("algo"), network.card.get("seed")) != (self.algo, self._seed):
+            raise InputError(f"{path}: not a policy of {self.algo} with seed {self._seed}")
+        self.use(network)
+
+    def use(self, network: Network) -> None:
+        """Decide by this network from now on."""
+        self._pilot = Pilot(network, seed=self._seed)
+
+    def fit(self, train: OffloadEnv) -> None:
+        """Fit the advice, then train the network, unless there is one."""
+        super().fit(train)
+        if self._pilot is None and self._advice is not None:
+            from ptmo_secure.offload.rl.training import STEPS, Plan, limits_of
+            from ptmo_secure.offload.rl.training import train as learn
+
+            steps = STEPS if self._steps is None else self._steps
+            plan = Plan(self.algo, self._seed, steps, limits=limits_of(self._limits))
+            self.use(learn(train, self._advice, plan).network)
+
+    def choose(self, view: View, mask: Mask) -> int:
+        """What the network prefers at the prices in force."""
+        if self._pilot is None:
+            raise EngineError(f"the policy {self.name} is not trained")
+        advised = np.nan_to_num(self._expected(view, mask))
+        units = self._pilot.network.units
+        features = describe(view, advised, mask, self._pilot.prices, units)
+        return self._pilot.act(features.astype(np.float64), mask)
+
+    def settle(self, used: Floats) -> None:
+        """Move the prices of what has a limit."""
+        if self._pilot is not None:
+            self._pilot.ended(used)
+
+
+class RcPpoPolicy(Learned):
+    """Resource-constrained PPO."""
+
+    name = algo = "rc-ppo"
+
+
+class RcA2cPolicy(Learned):
+    """Resource-constrained A2C."""
+
+    name = algo = "rc-a2c"
+
+
+class RcDqnPolicy(Learned):
+    """Resource-constrained DQN."""
+
+    name = algo = "rc-dqn"

@@ -1,0 +1,152 @@
+"""What each action is expected to bring, before anything is learnt by reward: where learners begin.
+
+A network then learns what the advice leaves out: budgets, and the turns that are still to come.
+"""
+
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from ptmo_secure.offload.actions import Floats, Mask, View
+from ptmo_secure.offload.envs import response
+from ptmo_secure.offload.envs.base import OffloadEnv
+from ptmo_secure.offload.envs.conversations import ConversationEnv
+from ptmo_secure.offload.envs.response import ACTIONS, STATE
+from ptmo_secure.offload.gate import budget_mask
+from ptmo_secure.offload.policies.groups import GroupModel
+
+_PARTS = 4
+_KNOWN_STATES = 200_000  # remembered; more are computed anew
+
+
+class Advice(Protocol):
+    """Expected reward of each action."""
+
+    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
+        """Return the expected reward of each action, [actions].
+
+        Args:
+            view: of the turn.
+            mask: what the gate allows.
+            learning: the question is one that the advice was fitted on; then only what was learnt
+                from other questions counts.
+        """
+        ...
+
+
+class Myopic:
+    """The reward of the present turn by the view's own estimate: masked greedy's."""
+
+    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
+        """See `Advice`."""
+        return view.reward(view.estimate)
+
+
+class Lookahead:
+    """M4A1: this turn's reward, and the best one of the next turn, over the tasks it may have.
+
+        A(s, a) = R(s, a) + P(another | t) sum over tasks k of P(k | task) max_a' R(s'(a, k), a')
+
+    with R by the response model of the training split, a' within what is left after a, and both
+    probabilities counted in the training conversations. Costs and association of the next turn are
+    taken to be those of this one.
+
+    Args:
+        env: of the training split.
+    """
+
+    def __init__(self, env: ConversationEnv) -> None:
+        self._model = env.model
+        tasks = len(env.tasks)
+        self._next = np.full((tasks, tasks), 0.5)  # half a count for what was never seen
+        ends, turns = np.zeros(response.FRAMES), np.zeros(response.FRAMES)
+        for script in env.scripts:
+            numbers = [env.tasks.index(turn.task) for turn in script.turns]
+            for before, after in pairwise(numbers):
+                self._next[before, after] += 1
+            turns[: len(numbers)] += 1
+            ends[len(numbers) - 1] += 1
+        self._next /= self._next.sum(axis=1, keepdims=True)
+        self._goes_on = 1 - ends / np.maximum(turns, 1)
+        self._goes_on[-1] = 0.0
+        self._known: dict[bytes, Floats] = {}
+
+    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
+        """See `Advice`."""
+        state = view.observation[:STATE].astype(np.float64)
+        turn = int((state.reshape(response.FRAMES, -1) != -1).any(axis=1).sum()) - 1
+        now = view.reward(view.estimate)
+        goes_on = float(self._goes_on[turn])
+        if goes_on == 0.0:
+            return now
+        ways = np.flatnonzero(mask)
+        open_next = budget_mask(view.cost, (view.remaining - view.cost)[ways])
+        open_next[~open_next.any(axis=1), 0] = True  # the way out is local
+        ahead = np.zeros(len(ACTIONS))
+        chances = self._next[int(state[-1])]
+        for task, chance in enumerate(chances):
+            states = response.next_states(state[None], task)[ways]
+            reward = view.alpha * self._scores(states) + view.rest
+            ahead[ways] += chance * np.where(open_next, reward, -np.inf).max(axis=1)
+        return np.asarray(now + goes_on * ahead)
+
+    def _scores(self, states: Floats) -> Floats:
+        """Scores by the response model, remembered, [n, 25] -> [n, 9]."""
+        keys = [state.tobytes() for state in states]
+        missing = [place for place, key in enumerate(keys) if key not in self._known]
+        if missing:
+            if len(self._known) > _KNOWN_STATES:
+                self._known.clear()
+                missing = list(range(len(keys)))
+            for place, found in zip(missing, self._model.predict(states[missing]), strict=True):
+                self._known[keys[place]] = found
+        return np.array([self._known[key] for key in keys])
+
+
+class Worded:
+    """Reward by what the words of the question say of each model's score, see `GroupModel`.
+
+    Training questions are scored by models that have not seen them.
+
+    Args:
+        env: of the training split.
+        seed: of the parts.
+    """
+
+    def __init__(self, env: OffloadEnv, seed: int) -> None:
+        rows = env.training_rows()
+        arms = 1 + max(row.arm for row in rows)
+        rng = np.random.default_rng([seed, 5])
+        texts = sorted({row.text for row in rows})
+        part = dict(zip(texts, rng.permutation(len(texts)) % _PARTS, strict=True))
+        self._unseen: dict[str, Floats] = {}
+        for number in range(_PARTS):
+            model = GroupModel()
+            model.fit([row for row in rows if part[row.text] != number], arms, rng)
+            asked = [text for text in texts if part[text] == number]
+            self._unseen |= dict(zip(asked, model.predict(asked), strict=True))
+        self.model = GroupModel()
+        self.model.fit(rows, arms, rng)
+        self._known: dict[str, Floats] = {}
+
+    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
+        """See `Advice`."""
+        return view.reward(view.quality(np.clip(self.scores(view.text, learning), 0.0, 1.0)))
+
+    def scores(self, text: str, learning: bool = False) -> Floats:
+        """Predicted score of each model, [arms]."""
+        if learning and text in self._unseen:
+            return self._unseen[text]
+        if text not in self._known:
+            self._known[text] = self.model.ask(text)
+        return self._known[text]
+
+
+def advice_for(env: OffloadEnv, seed: int) -> Advice:
+    """Return the advice that suits an environment, fitted on its training split."""
+    if isinstance(env, ConversationEnv):
+        return Lookahead(env)
+    if env.training_rows():
+        return Worded(env, seed)
+    return Myopic()
