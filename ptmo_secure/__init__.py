@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SecurityError,
         TeeDiedError,
     )
+    from ptmo_secure.offload.benchmark import BenchmarkConfig, BenchmarkSuite
     from ptmo_secure.pipeline import HybridInferenceEngine
     from ptmo_secure.privacy.budget import BudgetLimits, PrivacyBudget
     from ptmo_secure.privacy.decompose import QueryDecomposer, Segment
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 _HOME = {
     "Answer": "types",
     "BenchConfig": "config",
+    "BenchmarkConfig": "offload.benchmark",
     "BenchmarkResult": "bench",
+    "BenchmarkSuite": "offload.benchmark",
     "BudgetLimits": "privacy.budget",
     "CapacityError": "errors",
     "Engine": "engine.engine",
@@ -74,7 +77,9 @@ _HOME = {
 __all__ = [
     "Answer",
     "BenchConfig",
+    "BenchmarkConfig",
     "BenchmarkResult",
+    "BenchmarkSuite",
     "BudgetLimits",
     "CapacityError",
     "Engine",

@@ -17,6 +17,7 @@ from ptmo_secure.cli import (
     mask,
     model,
     offload,
+    offload_report,
     offload_train,
     privacy,
     seal,
@@ -78,7 +79,7 @@ _GROUPS = (
     (
         "offload",
         "Choose between the device and a cloud.",
-        offload.COMMANDS + offload_train.COMMANDS,
+        offload.COMMANDS + offload_train.COMMANDS + offload_report.COMMANDS,
     ),
     ("tee", "Look at the simulated TEE, and have it attest itself.", tee.COMMANDS),
 )

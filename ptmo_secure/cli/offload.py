@@ -111,13 +111,12 @@ def _compare(
     trained: Path | None,
 ) -> "tuple[dict[str, object], Table]":
     from ptmo_secure.offload.compare import Comparison, parse_budgets, summarise
-    from ptmo_secure.offload.policies import POLICIES, make_policy
+    from ptmo_secure.offload.policies import POLICIES, check_names
     from ptmo_secure.results import envelope
 
     parsed = parse_budgets(env, budgets)
     names = POLICIES if policies == "all" else tuple(policies.split(","))
-    for name in names:
-        make_policy(name, 0)
+    check_names(names)
     data_note(env, table, folder)
     compared = Comparison(env, names, tuple(range(1, seeds + 1)), parsed, table, sessions, trained)
     with output.progress("evaluating") as report:

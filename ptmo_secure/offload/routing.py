@@ -114,7 +114,18 @@ def predicted_gain(
     rng: np.random.Generator,
 ) -> Floats:
     """Return the gain that a router predicts for each question without having seen it, [n]."""
-    gain = np.zeros(len(table.questions))
+    scores = predicted_scores(table, model, fold, rng)
+    return np.asarray(scores[:, 1] - scores[:, 0])
+
+
+def predicted_scores(
+    table: OutcomeTable,
+    model: Callable[[], ScoreModel],
+    fold: "NDArray[np.int64]",
+    rng: np.random.Generator,
+) -> Floats:
+    """Return the scores that a router predicts for questions it has not seen, [n, 2]."""
+    predicted = np.zeros((len(table.questions), 2))
     for number in range(FOLDS):
         seen, unseen = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         rows = [
@@ -124,9 +135,8 @@ def predicted_gain(
         ]
         fitted = model()
         fitted.fit(rows, 2, rng)
-        scores = fitted.predict([table.questions[row] for row in unseen])
-        gain[unseen] = scores[:, 1] - scores[:, 0]
-    return gain
+        predicted[unseen] = fitted.predict([table.questions[row] for row in unseen])
+    return predicted
 
 
 def evaluate_routers(

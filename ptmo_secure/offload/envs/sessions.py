@@ -126,7 +126,7 @@ class SessionsEnv(OffloadEnv):
         self.all_cloud_usd = float(np.mean([self._cloud_usd(turns) for turns in priced]))
         self.set_budget(budget)
         self._number, self._turn = 0, 0
-        self._states, self._past = self._start(), Past()
+        self._states, self._past = self.start(), Past()
 
     def set_budget(self, budget: tuple[float, ...]) -> None:
         """Give the sessions from the next `reset` on another budget, as in the class."""
@@ -138,7 +138,7 @@ class SessionsEnv(OffloadEnv):
         """Start a session; see `OffloadEnv`."""
         super().reset(seed=seed)
         self._number = self._episode(options)
-        self._turn, self._past, self._states = 0, Past(), self._start()
+        self._turn, self._past, self._states = 0, Past(), self.start()
         return self._observation(), {}
 
     def step(
@@ -181,7 +181,7 @@ class SessionsEnv(OffloadEnv):
             remaining=self._states.remaining[0],
             arm=_ARMS,
             retained=session_model.retained(turn, self._states)[0],
-            rest=self._rest(doubt * most + (1 - doubt) * local),
+            rest=self.known(doubt * most + (1 - doubt) * local),
             alpha=self.weights.alpha,
             estimate=np.zeros(len(ACTIONS)),
             check=CHECK,
@@ -217,19 +217,21 @@ class SessionsEnv(OffloadEnv):
     def true_rest(self) -> Floats:
         """Reward of each action now, without its quality, [5]."""
         turn = self.turn
-        return self._rest(self.world.costs(turn, self._past, self._states, doubted=turn.doubted)[0])
+        return self.known(self.world.costs(turn, self._past, self._states, doubted=turn.doubted)[0])
 
     def plan(self) -> tuple[int, ...]:
         """The best actions of the session that is at its start."""
         turns = self.sessions[self._number]
         planner = SessionPlanner(turns, self.world, self.weights, self.scales)
-        return planner.best(self._start(), self.limits).actions
+        return planner.best(self.start(), self.limits).actions
 
-    def _rest(self, cost: Floats) -> Floats:
+    def known(self, cost: Floats) -> Floats:
+        """Reward of each action without its quality, given what it costs, [5, 4] -> [5]."""
         left = share_left(self._states.remaining[0, USD] - cost[:, USD], self.limits[USD])
         return known_terms(self.weights, self.scales, cost, 0.0, left)
 
-    def _start(self) -> States:
+    def start(self) -> States:
+        """The state before the first turn of the present session."""
         charge = self._charges[self._number] * self.world.device.battery_j
         nothing = np.zeros(1)
         none_known = np.zeros(1, dtype=np.int64)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ptmo_secure.offload.policies.base import Policy
 
 _HOME = {
@@ -35,6 +37,7 @@ _HOME = {
     "rc-a2c": "learned:RcA2cPolicy",
     "rc-dqn": "learned:RcDqnPolicy",
     "advice": "learned:AdviceOnly",
+    "rl": "ptmo_secure.offload.shipped:ShippedPolicy",
     "query-oracle": "oracles:QueryOracle",
     "constrained-oracle": "oracles:ConstrainedOracle",
 }
@@ -47,8 +50,19 @@ def make_policy(name: str, seed: int) -> "Policy":
     Raises:
         InputError: there is none of this name.
     """
-    if name not in _HOME:
-        raise InputError(f"unknown policy {name!r}: expected some of {', '.join(POLICIES)}")
+    check_names([name])
     module, _, kind = _HOME[name].partition(":")
-    made: Policy = getattr(import_module(f"{__name__}.{module}"), kind)(seed)
+    home = module if "." in module else f"{__name__}.{module}"
+    made: Policy = getattr(import_module(home), kind)(seed)
     return made
+
+
+def check_names(names: "Sequence[str]") -> None:
+    """Refuse names of policies that do not exist.
+
+    Raises:
+        InputError: there is none of a name.
+    """
+    for name in names:
+        if name not in _HOME:
+            raise InputError(f"unknown policy {name!r}: expected some of {', '.join(POLICIES)}")

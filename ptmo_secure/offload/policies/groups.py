@@ -1,9 +1,12 @@
 """The router that first guesses what kind of question it is: task by its words, then the rest."""
 
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from ptmo_secure.errors import InputError
 from ptmo_secure.offload.actions import Floats
 from ptmo_secure.offload.envs.base import TrainingRow
 from ptmo_secure.offload.hashed import HashedWords
@@ -12,6 +15,7 @@ from ptmo_secure.offload.quality import ridge
 
 _SHRINK = 10.0  # questions that a group's mean is pulled to the overall mean by
 _SHARPNESS = 8.0
+_HALF = ("group_slopes", "group_level", "means", "slopes", "level")
 _GROUP_RIDGE, _REST_RIDGE = 1.0, 60.0
 
 
@@ -60,6 +64,34 @@ class GroupModel(ScoreModel):
         odds = np.exp(likeness - likeness.max())
         kept = weights @ self.slopes[places] + self.level
         return np.asarray(odds / odds.sum() @ self.means + kept)
+
+    def save(self, path: Path) -> None:
+        """Write one .npz file in half precision."""
+        np.savez_compressed(
+            path,
+            **{name: getattr(self, name).astype(np.float16) for name in _HALF},
+            idf=self.words.idf.astype(np.float16),
+        )
+
+
+def load_words(path: Path) -> GroupModel:
+    """Read what `GroupModel.save` wrote.
+
+    Raises:
+        InputError: the file is missing or no such model.
+
+    Security: arrays alone; pickled objects are refused.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name].astype(np.float64) for name in stored.files}
+        model = GroupModel()
+        model.words = HashedWords(arrays["idf"])
+        for name in _HALF:
+            setattr(model, name, arrays[name])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise InputError(f"{path}: not a word model of this program") from None
+    return model
 
 
 class GroupRouter(Router):

@@ -30,7 +30,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "rc-dqn": {},
 }
 _TRIALS = 5  # times the network of the moment is tried on whole episodes
-_TRIED_ON = 60  # practice episodes for each budget
+_TRIED_ON = 200  # practice episodes for each budget
 _SAVES = 10
 _TOLD = 100  # steps between two reports
 

@@ -1,0 +1,170 @@
+"""A report of a comparison: tables with intervals and paired tests, plots, and the JSON beside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_rel  # type: ignore[attr-defined,unused-ignore]  # no stubs
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.offload.actions import RESOURCES
+from ptmo_secure.offload.compare import Summary, summarise
+from ptmo_secure.offload.evaluate import Row
+from ptmo_secure.results import to_json
+
+REFERENCE = "greedy"
+COSTS = (("usd", "dollars of an episode"), ("latency_s", "seconds"), ("leakage", "leaked values"))
+_LABELLED = ("rc-ppo", "rc-a2c", "rc-dqn", "rl", "advice", "greedy", "tfidf", "local-only", "rule")
+
+
+def paired(rows: Sequence[Row], policy: str, reference: str, budget: str) -> dict[str, Any] | None:
+    """Compare two policies on the same seeds.
+
+    Returns:
+        Mean difference of the reward, the p of Student's paired test (None where it is not defined:
+        all differences alike), seeds won and seeds; or None with fewer than two common seeds.
+    """
+    reward = {(row.policy, row.seed): row.reward for row in rows if row.budget == budget}
+    seeds = sorted({seed for name, seed in reward if name == policy})
+    both = [seed for seed in seeds if (reference, seed) in reward]
+    if len(both) < 2:
+        return None
+    own = np.array([reward[policy, seed] for seed in both])
+    other = np.array([reward[reference, seed] for seed in both])
+    difference = own - other
+    p = float(ttest_rel(own, other).pvalue) if np.ptp(difference) > 0 else None
+    won = int((difference > 0).sum())
+    return {"difference": float(difference.mean()), "p": p, "won": won, "seeds": len(both)}
+
+
+def write_report(
+    folder: Path, result: dict[str, Any], rows: Sequence[Row], traces: dict[str, Any]
+) -> list[Path]:
+    """Write report.json, report.md and the plots.
+
+    Args:
+        folder: made where it is missing.
+        result: the envelope of the command; the report's JSON adds to it.
+        rows: what was measured, of one or several environments.
+        traces: of the multipliers, by the name of the policy's file.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    environments = list(dict.fromkeys(row.env for row in rows))
+    parts = {env: [row for row in rows if row.env == env] for env in environments}
+    tests = {env: _tests(part) for env, part in parts.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / "report.json", folder / "report.md"]
+        summaries = {env: summarise(part) for env, part in parts.items()}
+        listed = {env: [one.as_json() for one in found] for env, found in summaries.items()}
+        content = {**result, "summary": listed, "paired": tests, "multipliers": traces}
+        files[0].write_text(to_json(content) + "\n", encoding="utf-8")
+        text = [f"# Offloading: {result['command']}", "", f"Commit {result['commit']}.", ""]
+        for env in environments:
+            text += [*_table(env, summaries[env], tests[env]), ""]
+        files[1].write_text("\n".join(text), encoding="utf-8")
+        for env in environments:
+            for cost, label in COSTS:
+                files.append(folder / f"pareto-{env}-{cost}.png")
+                _pareto(summaries[env], cost, label, files[-1])
+        for name, trace in traces.items():
+            files.append(folder / f"multipliers-{name}.png")
+            _trace(trace, files[-1])
+    except OSError as failure:
+        raise InputError(f"{folder}: {failure.strerror}") from None
+    return files
+
+
+def _tests(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every policy against the reference, at every budget."""
+    found = []
+    for budget in dict.fromkeys(row.budget for row in rows):
+        for policy in dict.fromkeys(row.policy for row in rows):
+            test = None if policy == REFERENCE else paired(rows, policy, REFERENCE, budget)
+            if test is not None:
+                found.append({"budget": budget, "policy": policy, **test})
+    return found
+
+
+def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) -> list[str]:
+    by_key = {(test["budget"], test["policy"]): test for test in tests}
+    lines = [
+        f"## {env}",
+        "",
+        "Mean over seeds; over budget: the worst seed's share of episodes; the last three columns "
+        f"compare the reward with {REFERENCE}'s, seed by seed.",
+        "",
+        "| budget | policy | seeds | reward | 95 % | quality | seconds | dollars | leaked "
+        "| over budget | oracle gain | difference | p | won |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in summaries:
+        mean, low, high = one.reward
+        test = by_key.get((one.budget, one.policy))
+        against = ("", "", "")
+        if test is not None:
+            p = "" if test["p"] is None else f"{test['p']:.3f}"
+            against = f"{test['difference']:+.4f}", p, f"{test['won']} of {test['seeds']}"
+        gain = "" if one.gain_share is None else f"{100 * one.gain_share:.1f} %"
+        cells = (
+            *(one.budget, one.policy, str(one.seeds), f"{mean:.4f}"),
+            f"{low:.4f} to {high:.4f}" if one.seeds > 1 else "one seed",
+            *(f"{one.quality:.4f}", f"{one.latency_s:.2f}", f"{one.usd:.5f}"),
+            *(f"{one.leakage:.4f}", f"{100 * one.violations:.0f} %", gain, *against),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _pareto(summaries: Sequence[Summary], cost: str, label: str, path: Path) -> None:
+    """Quality against one cost, one panel a budget's colour; the frontier of all but oracles."""
+    figure, axes = _figure()
+    for number, budget in enumerate(dict.fromkeys(one.budget for one in summaries)):
+        group = [one for one in summaries if one.budget == budget]
+        points = [(float(getattr(one, cost)), one.quality, one.policy) for one in group]
+        colour = f"C{number % 10}"
+        axes.scatter(
+            [x for x, _, _ in points], [y for _, y, _ in points], s=14, color=colour, label=budget
+        )
+        for x, y, name in points:
+            if name in _LABELLED or "oracle" in name:
+                axes.annotate(name, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        front, top = [], -np.inf
+        for x, y, name in sorted(points):
+            if y > top and "oracle" not in name:
+                front.append((x, y))
+                top = y
+        axes.plot([x for x, _ in front], [y for _, y in front], color=colour, linewidth=0.8)
+    axes.set_xlabel(label)
+    axes.set_ylabel("quality of a turn")
+    axes.legend(title="budget", fontsize=7)
+    figure.savefig(path, dpi=130)
+
+
+def _trace(trace: list[dict[str, list[float]]], path: Path) -> None:
+    """Multipliers over the updates."""
+    figure, axes = _figure()
+    values = np.array([entry["multipliers"] for entry in trace]).reshape(-1, len(RESOURCES))
+    for place, name in enumerate(RESOURCES):
+        if values[:, place].any():
+            axes.plot(values[:, place], label=name)
+    axes.set_xlabel("updates of the multipliers")
+    axes.set_ylabel("reward per limit")
+    if values.any():
+        axes.legend()
+    figure.savefig(path, dpi=130)
