@@ -20,6 +20,7 @@ DOCUMENTS = {
     "docs/engine.md": 5,
     "docs/guard-data.md": 1,
     "docs/measuring-optee.md": 1,
+    "docs/offload.md": 1,
     "docs/privacy.md": 1,
     "docs/tee.md": 2,
 }  # and how many examples each holds

@@ -30,7 +30,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "rc-dqn": {},
 }
 _TRIALS = 5  # times the network of the moment is tried on whole episodes
-_TRIED_ON = 200  # practice episodes for each budget
+_TRIED_ON = 10, 200  # practice episodes for each budget: in a short training, in a long one
 _SAVES = 10
 _TOLD = 100  # steps between two reports
 
@@ -180,7 +180,8 @@ class _Watch(BaseCallback):
 
     def _try(self) -> None:
         network = self._learner.network()
-        earned = self._school.trial(Pilot(network), _TRIED_ON)
+        episodes = int(np.clip(self._plan.steps // 100, *_TRIED_ON))
+        earned = self._school.trial(Pilot(network), episodes)
         if self.best is None or earned > max(self.trials):
             self.best = network
         self.trials.append(earned)
