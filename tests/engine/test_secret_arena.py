@@ -6,6 +6,7 @@ import pytest
 
 from ptmo_secure import _native
 from tee_sim.client import TeeClient
+from tests.tee.memory_scan import flags_of
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,15 @@ def test_root_cannot_read_a_memfd_secret_arena():
     with open("/proc/self/mem", "rb", 0) as memory, pytest.raises(OSError):
         memory.seek(start)
         memory.read(16)
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_an_arena_is_locked_and_in_no_core_file_and_no_fork(allow):
+    arena = _native.SecretArena(4096, allow)
+    link = os.readlink(f"/proc/self/fd/{arena.fd}")
+    with open("/proc/self/maps") as maps:
+        (start,) = (int(line.partition("-")[0], 16) for line in maps if link in line)
+    assert flags_of(start) >= {"dd", "dc", "lo"}
 
 
 @pytest.mark.parametrize("allow", [True, False])
