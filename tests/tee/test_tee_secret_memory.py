@@ -3,9 +3,12 @@
 import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from memory_scan import Needles, flags_of, readable_mappings
 from tee_helpers import ROOT_KEY, SMOL
 
@@ -18,6 +21,7 @@ from tee_sim.permutation import layer_permutations
 from tee_sim.protocol import TA_ADMIN, TA_GUARD, TA_KV, TA_STORE
 from tee_sim.secret_memory import MEMORY_BYTES, SLOT_BYTES, SecretMemory
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 needs_root_and_secretmem = pytest.mark.skipif(
     os.geteuid() != 0 or SecretMemory().kind != "memfd_secret",
     reason="needs root, and a kernel with memfd_secret",
@@ -165,6 +169,39 @@ def test_what_a_call_carried_is_not_in_the_heap_once_it_was_answered(call):
             assert found(tee.pid, needles) >= set(renamed(pieces(given)))
         shared.wipe()
         assert found(tee.pid, needles) == set()
+
+
+CORE_WITH_A_KNOWN_HPKE_KEY = """
+import sys
+from tee_sim import daemon
+from tee_sim.memory import Budget
+from tee_sim.secret_memory import SecretMemory
+from tee_sim.ta import attest
+attest.draw_key = lambda: bytearray(range(8, 72, 2))
+planted = bytearray(range(100, 132))
+load, _ = daemon._loader("core", "", SecretMemory())
+applications = load(Budget(), None)
+print(applications[-1]._hpke_public.hex(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@needs_root_and_secretmem
+def test_root_does_not_find_the_hpke_key_which_lasts_as_long_as_the_process():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CORE_WITH_A_KNOWN_HPKE_KEY],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    key, planted = bytes(range(8, 72, 2)), bytes(range(100, 132))
+    public = X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw()
+    assert process.stdout.readline().strip() == public.hex()
+    assert found(process.pid, {"HPKE key": key, "planted": planted}) == {"planted"}
+    process.stdin.close()
+    assert process.wait(10) == 0
+    process.stdout.close()
 
 
 @needs_root_and_secretmem
