@@ -4,6 +4,7 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import shutil
 import signal
 import socket
@@ -205,6 +206,18 @@ def test_the_filter_answers_as_listed(machine):
         assert run(code, arch, numbers[column], third=3) == ALLOW
     assert {number: run(code, arch, number) for number in expected} == expected
     assert run(code, arch, 0x40000000) == run(code, arch ^ 1, 63) == KILL
+
+
+def test_the_document_names_every_protection_and_counts_the_calls():
+    page = (CHECKOUT / "docs" / "tee.md").read_text()
+    table = page.split("\n## Start-up protections\n")[1].split("\n## ")[0]
+    named = re.findall("`(\\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(HARDENING_BITS)
+    claim = re.search(r"^\| -70005 \| hardening \|(.*)$", page, re.MULTILINE)[1]
+    assert re.findall("`(\\w+)`", claim) == list(HARDENING_BITS)
+    allowed = {**seccomp._ALLOWED, **seccomp._WITHOUT_EXEC}.values()
+    counts = [sum(numbers[column] is not None for numbers in allowed) for column in range(2)]
+    assert "{} calls of x86-64, {} of ARM64".format(*counts) in table
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
