@@ -74,7 +74,7 @@ def test_an_answer_gets_its_values_back_from_the_texts_that_were_masked(capsys):
         ),
         (("mask", "a\udcff"), "the text is not valid UTF-8"),
         (("mask", "a" * ((1 << 20) + 1)), "the text is too long"),
-        (("unmask", "a"), "--original is missing"),
+        (("unmask", "a"), "--original or --session is missing"),
         (("unmask", "-", "--original", "-"), "'-' is given twice"),
         (("unmask", "a\udcff", "--original", "b"), "the answer is not valid UTF-8"),
     ],

@@ -57,11 +57,13 @@ class Peer:
         self.seq = self.taken = 0
         self.role = role
         self.session = self.admin = self.memory = self.arena = self.model = self.vault = 0
+        self.saved = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
     def prepare(self):
         """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
+        self.saved = 0  # its memory is registered anew
         self.ask(Kind.CLOSE_SESSION, session=self.session)
         self.session = self.open(self.uuid)
         self.applications = {self.session: APPLICATIONS[self.uuid]}
@@ -183,9 +185,17 @@ class Peer:
             self.vault = opened[4] or self.vault
             there = (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7)
             self.ask(Kind.INVOKE, 0x33ED, there, session=self.session, command=3)
+        if not self.saved:
+            session, memory = self.session, memref(self.memory, 1 << 14, 40_000)
+            opened = self.ask(Kind.INVOKE, 0x211, (7, 7, 60, *[0] * 5), session=session, command=2)
+            there = (*memory, 0, 0, opened[4], 0, 7, 7)
+            self.saved = self.ask(Kind.INVOKE, 0x112E, there, session=session, command=6)[2]
+            self.ask(Kind.INVOKE, 0x11, (7, 7, opened[4], *[0] * 5), session=session, command=8)
         vault = rng.choice((self.vault, self.vault, self.vault, 0, 1))
         user = rng.choice(((7, 7), (7, 7), (7, 8)))
         flags = rng.choice((0, 1, 1 << 32, 1 | 3 << 32, 2))
+        room = memref(self.memory, 1 << 15, rng.choice((0, 100, 30_000)))
+        saved = memref(self.memory, 1 << 14, self.saved - (rng.random() < 0.2 < self.saved))
         named = rng.choice((0, 6 | 1 << 32, 35 | 1 << 32, 99 | 1 << 32))
         return [
             (1, 0x22ED, (*text, *memref(self.memory, 0, 64), 0, 0, 0, 0)),
@@ -193,6 +203,9 @@ class Peer:
             (3, 0x33ED, (*text, *answer, vault, rng.randrange(4), *user)),
             (4, 0x33ED, (*text, *answer, vault, flags, *user)),
             (5, 0x211, (*user, vault, named, *[0] * 4)),
+            (6, 0x112E, (*room, 0, 0, vault, rng.choice((0, 0, 1)), *user)),
+            (7, 0x112D, (*saved, 0, 0, rng.choice((vault, 0, 0)), rng.choice((0, 0, 1)), *user)),
+            (8, 0x11, (*user, vault, rng.choice((0, 0, 1)), *[0] * 4)),
         ]
 
     def store_commands(self):
@@ -336,9 +349,9 @@ def check_reach(role, accepted, refused):
 
 
 @pytest.mark.parametrize(
-    "role,count", [("core", 1800), ("guard", 800), ("store", 1200), ("attest", 400)]
+    "role,count", [("core", 1800), ("guard", 2000), ("store", 1200), ("attest", 400)]
 )
-def test_four_thousand_hostile_packets_get_one_reply_each(role, count):
+def test_five_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, *fuzz(role, count, seed=1))
 
 
