@@ -20,7 +20,8 @@ from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_KV, Kind, ParamType, Values
 # What is started is this text alone: a test that wants fault points puts a text of its own here.
 _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[7:]); from tee_sim.daemon import main; "
-    "main(sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4], *map(int, sys.argv[5:7]))"
+    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), "
+    "int(sys.argv[6]))"
 )
 _PACKAGES = {
     "core": ("cryptography", "_cffi_backend", "cbor2"),

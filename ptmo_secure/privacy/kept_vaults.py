@@ -149,13 +149,13 @@ class KeptVaults:
         """Remove sessions; no copy of their files is accepted any more. Return how many.
 
         Args:
-            name: of one; None: all.
-            user: whose; None: everybody's, with a name the user "".
+            name: of one, which is removed also when its file was damaged; None: all.
+            user: whose; None: everybody's, also those whose files were; with a name the user "".
         """
         if name is not None:
             places = [_place(user or "", name)]
         else:
-            places = [place for place in self._places() if user in (None, self._owner(place))]
+            places = [p for p in self._places() if user is None or self._owner(p) == user]
         return sum(self._remove(place) for place in places)
 
     def sessions(self, user: str | None = None) -> list[KeptSession]:
@@ -177,7 +177,7 @@ class KeptVaults:
         return [name for name in self._store.names() if name.startswith(_PREFIX)]
 
     def _owner(self, place: str) -> str | None:
-        """Return whose a session is; None where it cannot be read, which is everybody's."""
+        """Return whose a session is; None where its file cannot be read."""
         with contextlib.suppress(SecurityError):
             return self._read(place)[0].user
         return None

@@ -222,7 +222,11 @@ def _load_vault(world):
 def _close_vault(world):
     guard = world.client("guard")
     vault = guard.open_vault("a third")
-    guard._close_vault(vault._owner, vault.number)
+    try:
+        guard._close_vault(vault._owner, vault.number)
+    except TeeError:
+        vault.close()
+        raise
     assert outcome(vault.mask, TEXT)[0] == "ITEM_NOT_FOUND"
 
 
