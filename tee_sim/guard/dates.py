@@ -1,15 +1,12 @@
 """Dates of birth and ages that a text gives of a person."""
 
 import re
-from collections.abc import Iterator
 
 from tee_sim.guard.checksums import is_date
-from tee_sim.guard.rules import find, load, search, value_of
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, find, load, patterns, search, value_of
 
 _RULES = load("dates")
-_FORMER, _AGE_HINT = (_RULES[name][0].pattern for name in ("former", "age_hint"))
+_FORMER, _AGE_HINT = patterns(_RULES, "former age_hint")
 
 
 def find_births(text: str) -> Ranges:

@@ -5,34 +5,12 @@ One way: nothing of the value is kept, so nothing brings it back.
 
 import re
 
-from tee_sim.guard.words import entries
+from tee_sim.guard.words import pairs
 
-_COUNTRY = dict(entry.split("=", 1) for entry in entries("city_countries"))
+_COUNTRY = pairs("city_countries")
 _YEAR = re.compile(r"(?<!\d)(?:1[89]|20)\d\d(?!\d)")
 _YEARS = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
-_WORDS = {
-    "SECRET": "a secret",
-    "PAYMENT_CARD": "a card number",
-    "US_SSN": "a social security number",
-    "PHONE": "a phone number",
-    "EMAIL": "an e-mail address",
-    "PERSON": "a person",
-    "ORG": "an organisation",
-    "ADDRESS": "an address",
-    "LOCATION": "a city",
-    "DATE_OF_BIRTH": "a date",
-    "DATE": "a date",
-    "AGE": "an age",
-    "IP_ADDRESS": "an IP address",
-    "MAC_ADDRESS": "a MAC address",
-    "URL": "a web address",
-    "API_KEY": "an API key",
-    "COORDINATES": "a place",
-    "MEDICAL": "a medical matter",
-    "FINANCIAL": "a money matter",
-    "DEMOGRAPHIC": "a personal trait",
-    "ID_NUMBER": "a number",
-}
+_WORDS = pairs("kinds")
 
 
 def generalise(kind: str, value: str) -> str:

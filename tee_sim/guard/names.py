@@ -4,21 +4,16 @@ The same name is private in "my neighbour Ann Lee" and public in "who wrote ..."
 """
 
 import re
-from collections.abc import Iterator
 
 from tee_sim.guard.frames import personal
-from tee_sim.guard.rules import load, search, value_of
+from tee_sim.guard.rules import Ranges, load, patterns, search, value_of
 from tee_sim.guard.words import entries
-
-Ranges = Iterator[tuple[int, int]]
 
 _RULES = load("names")
 _NO_NAMES = frozenset(entries("no_names"))
 _AFTER_NAMES = frozenset(entries("after_names"))
 _LINKS = frozenset("van von der den de del della di da dos la le el al bin ibn ben ter y e".split())
-_CONTACTED, _NEIGHBOUR, _GAP = (
-    _RULES[name][0].pattern for name in ("contacted", "neighbour", "gap")
-)
+_CONTACTED, _NEIGHBOUR, _GAP = patterns(_RULES, "contacted neighbour gap")
 _REACH, _NEAR_CHARS = 60, 48
 
 

@@ -17,8 +17,7 @@ _LEAST_CHARS = 6  # of a number: shorter ones stand in answers by chance
 _TRIMMED = frozenset(" +().,'\"\u2019")
 _TITLES = frozenset("DR MR MRS MS MX PROF SIR MADAM MISS".split())
 _LISTS: dict[str, list[str]] = {}
-for _entry in entries("surrogate_words"):
-    _list, _word = _entry.split("=", 1)
+for _list, _word in (entry.split("=", 1) for entry in entries("surrogate_words")):
     _LISTS.setdefault(_list, []).append(_word)
 _HASHES = 3
 

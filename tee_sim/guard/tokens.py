@@ -3,12 +3,9 @@
 import binascii
 import json
 import math
-from collections.abc import Iterator
 
 from tee_sim.guard.checksums import is_base58check, is_bech32
-from tee_sim.guard.rules import load, search
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, load, search
 
 _RULES = load("tokens")
 _KEY_WORD = _RULES["key_word"][0].pattern

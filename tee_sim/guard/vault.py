@@ -15,6 +15,7 @@ from typing import Any
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.guard.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
 from tee_sim.guard.stand_ins import StandIns
+from tee_sim.guard.words import entries
 from tee_sim.memory import Budget, wipe
 
 MAX_VAULTS = 256
@@ -32,10 +33,7 @@ _MAX_FORGOTTEN, _NEVER = 4096, 1 << 64
 _blake2b: Any = import_module("_blake2").blake2b  # `hashlib` would bring OpenSSL into the guard
 # Compared character by character; all other kinds as words, or without separators
 _EXACT = frozenset({"SECRET", "API_KEY", "PRIVATE_KEY", "JWT", "CRYPTO_ADDRESS", "URL", ESCAPED})
-_WORDS = frozenset(
-    "PERSON ORG LOCATION ADDRESS EMAIL USERNAME MEDICAL FINANCIAL DEMOGRAPHIC JOB_TITLE DATE "
-    "DATE_OF_BIRTH COORDINATES AGE".split()
-)
+_WORDS = frozenset(entries("word_kinds"))
 _TITLES = frozenset("dr mr mrs ms mx prof sir madam miss".split())
 
 

@@ -15,14 +15,7 @@ from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
-from tee_sim.protocol import (
-    NO_VALUES,
-    TA_GUARD,
-    GuardCommand,
-    ParamType,
-    Values,
-    param_types,
-)
+from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
 from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_spans, pack_verdict
 from tee_sim.sealed_format import MAX_OBJECT_BYTES
 from tee_sim.secret_memory import KeptKey
