@@ -17,8 +17,7 @@ Nothing of the header may be believed before the guard has authenticated it.
 import struct
 from typing import NamedTuple
 
-VAULT_MAGIC = b"PTMOVALT"
-VAULT_VERSION = 1
+VAULT_KIND = b"PTMOVALT", 1, 0  # magic, version, zero
 VAULT_TAG_BYTES = 16
 VAULT_HEADER = struct.Struct("<8sHHI16sQQQ16sQ12s")
 
@@ -44,5 +43,5 @@ def vault_header(blob: bytes | bytearray | memoryview) -> VaultHeader | None:
     if len(blob) < VAULT_HEADER.size + VAULT_TAG_BYTES:
         return None
     header = VaultHeader._make(VAULT_HEADER.unpack_from(blob))
-    known = (header.magic, header.version, header.zero) == (VAULT_MAGIC, VAULT_VERSION, 0)
+    known = header[:3] == VAULT_KIND
     return header if known else None

@@ -8,44 +8,24 @@ import os
 import struct
 from collections.abc import Iterator
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.exceptions import InvalidTag
 
+from tee_sim.clocks import BOOT_ID, clock, wall_clock
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.guard import vault as vaults
 from tee_sim.guard.placeholders import KINDS, Token
 from tee_sim.guard.stand_ins import StandIn
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import wipe
-from tee_sim.vault_format import (
-    VAULT_HEADER,
-    VAULT_MAGIC,
-    VAULT_TAG_BYTES,
-    VAULT_VERSION,
-    VaultHeader,
-    vault_header,
-)
+from tee_sim.sealing import expand, gcm_siv
+from tee_sim.vault_format import VAULT_HEADER as HEADER
+from tee_sim.vault_format import VAULT_KIND, VAULT_TAG_BYTES, VaultHeader, vault_header
 
 STORAGE_KEY_BYTES = 32
 _LABEL = b"ptmo/v1/vault"
 _COUNTS, _ROW = struct.Struct("<4I"), struct.Struct("<4I")
 _HASH_BYTES = 16
-_OVERHEAD_BYTES = VAULT_HEADER.size + VAULT_TAG_BYTES
+_OVERHEAD_BYTES = HEADER.size + VAULT_TAG_BYTES
 _Row = tuple[int, int, int, bytes | bytearray]
-
-
-def _read_boot_id() -> bytes:
-    """Return what names this start of the machine; where nothing does, what no other has."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))
-    except (OSError, ValueError):
-        return os.urandom(16)
-
-
-BOOT_ID = _read_boot_id()  # now: a running guard opens no file
 
 
 def receive_key(fd: int) -> bytearray:
@@ -75,14 +55,14 @@ def seal(key: memoryview, session: Session) -> bytearray:
         for a, b, c, data in (row for table in tables for row in table):
             at = _put(plain, _put(plain, at, _ROW.pack(a, b, c, len(data))), data)
         nonce, generation = os.urandom(12), session.generation + 1
-        header = VAULT_HEADER.pack(
-            *(VAULT_MAGIC, VAULT_VERSION, 0, session.ttl_s, session.user, session.number),
-            *(generation, int(vaults.wall_clock()), BOOT_ID, int(vaults.clock()), nonce),
+        header = HEADER.pack(
+            *(*VAULT_KIND, session.ttl_s, session.user, session.number, generation),
+            *(int(wall_clock()), BOOT_ID, int(clock()), nonce),
         )
         blob = bytearray(len(header) + len(plain) + VAULT_TAG_BYTES)
         blob[: len(header)] = header
         with memoryview(blob) as view:
-            _cipher(key).encrypt_into(nonce, plain, header, view[len(header) :])
+            gcm_siv(expand(key, _LABEL)).encrypt_into(nonce, plain, header, view[len(header) :])
     finally:
         wipe(plain)
     session.generation = generation
@@ -115,10 +95,10 @@ def unseal(key: memoryview, vault: Vault, blob: bytearray, user: bytes, number: 
     header = vault_header(blob)
     if header is None:
         raise _refusal(ResultCode.BAD_FORMAT, "no vault of this version")
-    at, plain = VAULT_HEADER.size, bytearray(len(blob) - _OVERHEAD_BYTES)
+    at, plain = HEADER.size, bytearray(len(blob) - _OVERHEAD_BYTES)
     try:
         with memoryview(blob) as view:
-            _cipher(key).decrypt_into(header.nonce, view[at:], view[:at], plain)
+            gcm_siv(expand(key, _LABEL)).decrypt_into(header.nonce, view[at:], view[:at], plain)
         if header.user != user or number not in (0, header.number):
             raise _refusal(ResultCode.WRONG_OBJECT, "another vault")
         if _age_s(header) >= header.ttl_s:
@@ -186,23 +166,12 @@ def _put(plain: bytearray, at: int, data: bytes | bytearray) -> int:
 
 
 def _age_s(header: VaultHeader) -> float:
-    age_s = vaults.wall_clock() - header.saved_s
+    age_s = wall_clock() - header.saved_s
     if header.boot_id == BOOT_ID:
-        age_s = vaults.clock() - header.saved_since_boot_s
+        age_s = clock() - header.saved_since_boot_s
     if age_s < 0:
         raise _refusal(ResultCode.CLOCK_SET_BACK, "saved in the future")
     return age_s
-
-
-def _cipher(key: memoryview) -> AESGCMSIV:
-    derived = bytearray(32)
-    try:
-        HKDFExpand(algorithm=SHA256(), length=32, info=_LABEL).derive_into(key, derived)
-        return AESGCMSIV(derived)
-    except UnsupportedAlgorithm:  # OpenSSL before 3.2
-        raise _refusal(ResultCode.NOT_SUPPORTED, "GCM-SIV") from None
-    finally:
-        wipe(derived)
 
 
 def _refusal(code: ResultCode, message: str) -> TeeError:

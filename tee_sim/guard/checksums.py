@@ -92,14 +92,9 @@ def is_sin(digits: str) -> bool:
 
 def is_cpf(digits: str) -> bool:
     """Brazil, persons: two check digits mod 11."""
-    first = weighted(digits, range_of(10, 2)) * 10 % 11 % 10
-    second = weighted(digits, range_of(11, 2)) * 10 % 11 % 10
+    first = weighted(digits, range(10, 1, -1)) * 10 % 11 % 10
+    second = weighted(digits, range(11, 1, -1)) * 10 % 11 % 10
     return varied(digits) and digits[9:] == f"{first}{second}"
-
-
-def range_of(high: int, low: int) -> tuple[int, ...]:
-    """Return the weights `high`, `high` - 1, ..., `low`."""
-    return tuple(range(high, low - 1, -1))
 
 
 def is_nir(value: str) -> bool:

@@ -6,12 +6,12 @@ forgotten; what a value is found by is a keyed hash, not the value.
 """
 
 import os
-import time
 import unicodedata
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from tee_sim.clocks import clock
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.guard.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
 from tee_sim.guard.stand_ins import StandIns
@@ -35,16 +35,6 @@ _blake2b: Any = import_module("_blake2").blake2b  # `hashlib` would bring OpenSS
 _EXACT = frozenset({"SECRET", "API_KEY", "PRIVATE_KEY", "JWT", "CRYPTO_ADDRESS", "URL", ESCAPED})
 _WORDS = frozenset(entries("word_kinds"))
 _TITLES = frozenset("dr mr mrs ms mx prof sir madam miss".split())
-
-
-def clock() -> float:
-    """Return the seconds since the machine started; nobody sets them back, sleep counts."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def wall_clock() -> float:
-    """Return the seconds since 1970, as whoever sets the clock has them."""
-    return time.time()
 
 
 class Entry:

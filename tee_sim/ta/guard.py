@@ -34,17 +34,14 @@ class GuardApplication:
     Args:
         budget: counts the working memory of a call, and the vault.
         classifier: as for `scan_text`.
-        storage_key: what vaults at rest are sealed under; None: none leaves, none comes back.
+        storage: the key that vaults at rest are sealed under; None: none leaves, none comes back.
     """
 
     def __init__(
-        self,
-        budget: Budget,
-        classifier: Classifier | None = None,
-        storage_key: KeptKey | None = None,
+        self, budget: Budget, classifier: Classifier | None = None, storage: KeptKey | None = None
     ) -> None:
         self._budget = budget
-        self._kept_key = storage_key
+        self._kept_key = storage
         self._vault = Vault(budget)
         self._classifier = classifier
         self.uuid = TA_GUARD

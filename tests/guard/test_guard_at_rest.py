@@ -173,7 +173,8 @@ def clocks(monkeypatch):
     """Both clocks, and the machine's start, in the test's hand."""
     now = {"boot": 5000.5, "wall": 1.8e9 + 0.5}
     monkeypatch.setattr(vault_module, "clock", lambda: now["boot"])
-    monkeypatch.setattr(vault_module, "wall_clock", lambda: now["wall"])
+    monkeypatch.setattr(at_rest, "clock", lambda: now["boot"])
+    monkeypatch.setattr(at_rest, "wall_clock", lambda: now["wall"])
 
     def restart():
         monkeypatch.setattr(at_rest, "BOOT_ID", bytes(16))
