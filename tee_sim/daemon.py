@@ -151,6 +151,8 @@ def _loader(
     if role == "core":
         from tee_sim.audit import AuditLog
         from tee_sim.device import Device, draw_key, read_fuses
+        from tee_sim.key_pipe import give
+        from tee_sim.keys import application_key
         from tee_sim.measurement import measure
         from tee_sim.protocol import TA_GUARD
         from tee_sim.ta.admin import AdminApplication
@@ -175,7 +177,7 @@ def _loader(
             device = Device(budget, root_key or key or draw_key(), secrets, fused=key is not None)
             if key_pipe >= 0:
                 pipe, key_pipe = key_pipe, -1
-                device.hand_over_key(pipe, TA_GUARD)
+                give(pipe, application_key(device.root_key, TA_GUARD))
             store = StoreApplication(budget, device)
             kv = KvApplication(budget, device)
             attest = AttestApplication(device, audit, measurement)
@@ -185,13 +187,13 @@ def _loader(
     if role == "guard":
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it keeps a file in the user's home open
-        from tee_sim.guard.at_rest import STORAGE_KEY_BYTES, receive_key
         from tee_sim.guard.ner import open_model
+        from tee_sim.key_pipe import STORAGE_KEY_BYTES, receive
         from tee_sim.ta.guard import GuardApplication
 
         try:
             classifier = open_model()
-            drawn = receive_key(key_pipe) if key_pipe >= 0 else None
+            drawn = receive(key_pipe) if key_pipe >= 0 else None
         except ValueError as error:
             raise SystemExit(str(error)) from None
 

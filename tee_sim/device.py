@@ -83,23 +83,6 @@ class Device:
         """Derive the key of an epoch of this start. Security: as `keys.epoch_key`."""
         return keys.epoch_key(self.root_key, epoch, self._boot_seed)
 
-    def hand_over_key(self, pipe: int, uuid: tuple[int, int]) -> None:
-        """Write an application's storage key to the process that runs it, and close the pipe.
-
-        Security: whoever has the other end has that key, and no other follows from it. A reader
-        that is gone needs none.
-
-        Args:
-            pipe: descriptor of the end to write to.
-            uuid: of the application.
-        """
-        key = keys.application_key(self.root_key, uuid)
-        with open(pipe, "wb", buffering=0) as file, contextlib.suppress(BrokenPipeError):
-            try:
-                file.write(key)
-            finally:
-                wipe(key)
-
     def close(self) -> None:
         """Overwrite the root key and the counter's."""
         self._root.drop()

@@ -20,25 +20,11 @@ from tee_sim.sealing import expand, gcm_siv
 from tee_sim.vault_format import VAULT_HEADER as HEADER
 from tee_sim.vault_format import VAULT_KIND, VAULT_TAG_BYTES, VaultHeader, vault_header
 
-STORAGE_KEY_BYTES = 32
 _LABEL = b"ptmo/v1/vault"
 _COUNTS, _ROW = struct.Struct("<4I"), struct.Struct("<4I")
 _HASH_BYTES = 16
 _OVERHEAD_BYTES = HEADER.size + VAULT_TAG_BYTES
 _Row = tuple[int, int, int, bytes | bytearray]
-
-
-def receive_key(fd: int) -> bytearray:
-    """Read the storage key from the pipe that the core writes to, and close it.
-
-    Raises:
-        ValueError: the core ended, or closed the pipe, before it wrote a whole one.
-    """
-    key = bytearray(STORAGE_KEY_BYTES)
-    with open(fd, "rb", buffering=0) as pipe:
-        if pipe.readinto(key) != STORAGE_KEY_BYTES:
-            raise ValueError("the core gave no storage key")
-    return key
 
 
 def seal(key: memoryview, session: Session) -> bytearray:

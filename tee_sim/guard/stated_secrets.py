@@ -36,15 +36,13 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     """
     if not hinted(text, _HINTS):
         return
-    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED):
+    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT):
         for match in _each(pattern, text):
-            found = _stated_value(match, text, reverse=pattern in (_USED_AS, _REVERSED))
+            reverse = pattern in (_USED_AS, _REVERSED)
+            stated = pattern is not _ADJACENT
+            found = _stated_value(match, text, reverse) if stated else _adjacent_value(match)
             if found is not None:
                 yield found[0], _after_exclamation(text, found[1])
-    for match in _each(_ADJACENT, text):
-        found = _adjacent_value(match)
-        if found is not None:
-            yield found[0], _after_exclamation(text, found[1])
     for match in search(_RULES["shown"], text):
         start, _ = value_of(match)
         value = match["value"].rstrip(_TRAILING)
@@ -96,7 +94,7 @@ def _value_of(match: "re.Match[str]") -> tuple[int, str]:
     return match.start("value"), match["value"].rstrip(_TRAILING) or match["value"]
 
 
-def _stated_value(match: "re.Match[str]", text: str, *, reverse: bool) -> tuple[int, int] | None:
+def _stated_value(match: "re.Match[str]", text: str, reverse: bool) -> tuple[int, int] | None:
     """Judge "NAME is VALUE" and its inversions."""
     start, value = _value_of(match)
     span = start, start + len(value)

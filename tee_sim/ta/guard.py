@@ -90,8 +90,7 @@ class GuardApplication:
     def _open_vault(self, params: Params) -> Values:
         """In user, 16 bytes; in (seconds to live, 0); out (vault, 0)."""
         ttl_s, zero = params.values[2:4]
-        if zero:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "open")
+        _refuse_if(zero, "open")
         session = self._vault.open(_user(params, 0), ttl_s)
         return (0, 0, 0, 0, session.number, 0, 0, 0)
 
@@ -105,8 +104,7 @@ class GuardApplication:
         """
         shared = params.memory(1)
         session, style = self._session(params), params.values[5]
-        if style >= len(STYLES):
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "style")
+        _refuse_if(style >= len(STYLES), "style")
         with self._text(params, _WORK_FACTOR) as text:
             result = self._rated(text)
             masked = mask(session, text, result.spans, STYLES[style])
@@ -136,8 +134,10 @@ class GuardApplication:
         shared, flags = params.memory(1), params.values[5]
         session = self._session(params)
         given = flags >> _CONTEXT_SHIFT
-        if given > len(params.memory(0)) or flags & ((1 << _CONTEXT_SHIFT) - 1) > _FINAL_BIT:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags")
+        _refuse_if(
+            given > len(params.memory(0)) or flags & ((1 << _CONTEXT_SHIFT) - 1) > _FINAL_BIT,
+            "flags",
+        )
         with self._text(params, _UNMASK_FACTOR) as text:
             context = _characters(text, given)
             final = bool(flags & _FINAL_BIT)
@@ -156,8 +156,7 @@ class GuardApplication:
         Out (values that were forgotten, vaults that were). A kind is counted from 1.
         """
         number, named = params.values[2:4]
-        if not number and named:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "forget")
+        _refuse_if(not number and named, "forget")
         user = _user(params, 0)
         if not number:
             ended = [self._vault.forget(session) for session in self._vault.of_user(user)]
@@ -166,8 +165,7 @@ class GuardApplication:
         if not named:
             return (0, 0, 0, 0, self._vault.forget(session), 1, 0, 0)
         code = (named & 0xFFFFFFFF) - 1
-        if not 0 <= code < len(KINDS):
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "kind")
+        _refuse_if(not 0 <= code < len(KINDS), "kind")
         tokens = _tokens(session, KINDS[code], named >> 32)
         return (0, 0, 0, 0, self._vault.forget(session, tokens), 0, 0, 0)
 
@@ -180,8 +178,7 @@ class GuardApplication:
         """
         shared, session, key = params.memory(0), self._session(params), self._storage_key()
         size = sealed_bytes(session)
-        if params.values[5] or size > MAX_OBJECT_BYTES:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "save")
+        _refuse_if(params.values[5] or size > MAX_OBJECT_BYTES, "save")
         if size <= len(shared):
             with self._charged(3 * size):
                 shared[:size] = seal(key, session)
@@ -194,8 +191,7 @@ class GuardApplication:
         refused. OpenSSL's copy of the values is freed, not overwritten.
         """
         shared, (number, zero), key = params.memory(0), params.values[4:6], self._storage_key()
-        if zero or len(shared) > MAX_OBJECT_BYTES:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "load")
+        _refuse_if(zero or len(shared) > MAX_OBJECT_BYTES, "load")
         with self._charged(3 * len(shared)):
             session = unseal(key, self._vault, bytearray(shared), _user(params, 6), number)
         return (0, 0, session.number, session.generation, 0, 0, 0, 0)
@@ -203,8 +199,7 @@ class GuardApplication:
     def _close_vault(self, params: Params) -> Values:
         """In user; in (vault, 0): it is overwritten here; what was saved of it stays good."""
         number, zero = params.values[2:4]
-        if zero:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "close")
+        _refuse_if(zero, "close")
         self._vault.end(self._vault.get(_user(params, 0), number))
         return NO_VALUES
 
@@ -245,6 +240,11 @@ class GuardApplication:
             yield
         finally:
             self._budget.refund(n_bytes)
+
+
+def _refuse_if(wrong: object, what: str) -> None:
+    if wrong:
+        raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, what)
 
 
 def _user(params: Params, at: int) -> bytes:

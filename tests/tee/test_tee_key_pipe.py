@@ -16,7 +16,7 @@ from tee_helpers import ROOT_KEY
 from tee_sim import keys, spawn
 from tee_sim.channel import Channel
 from tee_sim.client import ResultCode, TeeClient, TeeError
-from tee_sim.guard.at_rest import receive_key
+from tee_sim.key_pipe import receive
 from tee_sim.protocol import NO_VALUES, TA_GUARD, TA_STORE, Kind
 from tee_sim.vault_format import VAULT_HEADER, vault_header
 
@@ -145,7 +145,7 @@ def test_a_pipe_that_gives_no_whole_key_is_refused():
         os.write(write_end, given)
         os.close(write_end)
         with pytest.raises(ValueError, match="the core gave no storage key"):
-            receive_key(read_end)
+            receive(read_end)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(read_end)
 
