@@ -6,7 +6,7 @@ The same name is private in "my neighbour Ann Lee" and public in "who wrote ..."
 import re
 
 from tee_sim.guard.frames import personal
-from tee_sim.guard.rules import Ranges, load, patterns, search, value_of
+from tee_sim.guard.rules import Ranges, Rule, load, patterns, search, value_of
 from tee_sim.guard.words import entries
 
 _RULES = load("names")
@@ -23,10 +23,7 @@ def find_names(text: str) -> Ranges:
         span = _stated_name(match)
         if span is not None:
             yield span
-    for match in search(_RULES["framed"], text):
-        span = without_other_words(text, *value_of(match))
-        if span is not None:
-            yield span
+    yield from _cut(_RULES["framed"], text)
     for match in search(_RULES["titled"], text):
         low, high = max(0, match.start() - _REACH), match.end() + _REACH
         span = without_other_words(text, *value_of(match))
@@ -34,6 +31,11 @@ def find_names(text: str) -> Ranges:
             personal(text, *match.span()) or _CONTACTED.search(text, low, high)
         ):
             yield span
+
+
+def _cut(rules: tuple[Rule, ...], text: str) -> Ranges:
+    found = (without_other_words(text, *value_of(match)) for match in search(rules, text))
+    return (span for span in found if span is not None)
 
 
 def without_other_words(text: str, start: int, end: int) -> tuple[int, int] | None:
@@ -72,10 +74,7 @@ def _stated_name(match: "re.Match[str]") -> tuple[int, int] | None:
 
 def find_employers(text: str) -> Ranges:
     """Yield organisations that a text calls somebody's employer, school or company."""
-    for match in search(_RULES["employer"], text):
-        span = without_other_words(text, *value_of(match))
-        if span is not None:
-            yield span
+    return _cut(_RULES["employer"], text)
 
 
 def find_neighbours(text: str, anchors: "list[tuple[int, int]]") -> Ranges:

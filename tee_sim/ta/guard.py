@@ -133,11 +133,8 @@ class GuardApplication:
         """
         shared, flags = params.memory(1), params.values[5]
         session = self._session(params)
-        given = flags >> _CONTEXT_SHIFT
-        _refuse_if(
-            given > len(params.memory(0)) or flags & ((1 << _CONTEXT_SHIFT) - 1) > _FINAL_BIT,
-            "flags",
-        )
+        given, low = flags >> _CONTEXT_SHIFT, flags & ((1 << _CONTEXT_SHIFT) - 1)
+        _refuse_if(given > len(params.memory(0)) or low > _FINAL_BIT, "flags")
         with self._text(params, _UNMASK_FACTOR) as text:
             context = _characters(text, given)
             final = bool(flags & _FINAL_BIT)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_texts import USER, masked, spanned
 
+from tee_sim import sealing
 from tee_sim.errors import ResultCode, TeeError
 from tee_sim.guard import at_rest
 from tee_sim.guard import vault as vault_module
@@ -238,7 +239,8 @@ def test_the_blob_shows_no_value_no_token_and_no_surrogate(style):
 
 def test_the_plaintext_is_overwritten_after_sealing_and_after_opening(monkeypatch):
     wiped = []
-    monkeypatch.setattr(at_rest, "wipe", lambda *buffers: wiped.extend(buffers))
+    for module in (at_rest, sealing):
+        monkeypatch.setattr(module, "wipe", lambda *buffers: wiped.extend(buffers))
     _, _, _, blob = saved_session()
     unseal(KEY, Vault(Budget()), blob, USER, 0)
     size = len(blob) - VAULT_HEADER.size - VAULT_TAG_BYTES

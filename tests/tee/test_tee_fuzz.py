@@ -56,8 +56,8 @@ class Peer:
         self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
-        self.session = self.admin = self.memory = self.arena = self.model = self.vault = 0
-        self.saved = 0
+        self.session = self.admin = self.memory = self.arena = self.model = 0
+        self.vault = self.saved = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
@@ -79,9 +79,7 @@ class Peer:
             os.close(fd)
         if self.role == "core":
             values = (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
-            self.model = self.ask(
-                Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
-            )[4]
+            self.model = self.invoke(KvCommand.OPEN_MODEL, 0x211, values)[4]
             rotated = (self.model, 0, *[0] * 6)  # so that there are rows to move
             self.ask(Kind.INVOKE, 0x21, rotated, session=self.admin, command=AdminCommand.ROTATE)
 
@@ -101,6 +99,9 @@ class Peer:
         """Make a request that may be refused and return the reply's values."""
         packet = self.frame(kind, types, values, session, command)
         return decode(self.exchange(packet, fds)).values
+
+    def invoke(self, command, types, values):
+        return self.ask(Kind.INVOKE, types, values, session=self.session, command=command)
 
     def exchange(self, packet, fds=()):
         """Send, and return the reply, or None when the TEE closed cleanly."""
@@ -131,11 +132,7 @@ class Peer:
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.INITIALIZE, 0, (0,) * 8),
             (Kind.REGISTER_MEMORY, 1, (4096, 1, *[0] * 6)),
-            (
-                Kind.RELEASE_MEMORY,
-                1,
-                (rng.randrange(self.arena - 3, self.arena + 3) % 2**64, *[0] * 7),
-            ),
+            (Kind.RELEASE_MEMORY, 1, ((self.arena + rng.randrange(-3, 3)) % 2**64, *[0] * 7)),
         ]
         commands = [
             (1, 0x211, (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)),
@@ -179,18 +176,13 @@ class Peer:
         text = memref(self.memory, rng.choice((0, 1, 512)), rng.choice((0, 32, 128, 8192)))
         answer = memref(self.memory, 512, rng.choice((0, 64, 4096)))
         if not self.vault or rng.random() < 0.02:
-            opened = self.ask(
-                Kind.INVOKE, 0x211, (7, 7, 60, *[0] * 5), session=self.session, command=2
-            )
-            self.vault = opened[4] or self.vault
-            there = (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7)
-            self.ask(Kind.INVOKE, 0x33ED, there, session=self.session, command=3)
+            self.vault = self.invoke(2, 0x211, (7, 7, 60, *[0] * 5))[4] or self.vault
+            self.invoke(3, 0x33ED, (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7))
         if not self.saved:
-            session, memory = self.session, memref(self.memory, 1 << 14, 40_000)
-            opened = self.ask(Kind.INVOKE, 0x211, (7, 7, 60, *[0] * 5), session=session, command=2)
-            there = (*memory, 0, 0, opened[4], 0, 7, 7)
-            self.saved = self.ask(Kind.INVOKE, 0x112E, there, session=session, command=6)[2]
-            self.ask(Kind.INVOKE, 0x11, (7, 7, opened[4], *[0] * 5), session=session, command=8)
+            opened = self.invoke(2, 0x211, (7, 7, 60, *[0] * 5))[4]
+            there = memref(self.memory, 1 << 14, 40_000)
+            self.saved = self.invoke(6, 0x112E, (*there, 0, 0, opened, 0, 7, 7))[2]
+            self.invoke(8, 0x11, (7, 7, opened, *[0] * 5))
         vault = rng.choice((self.vault, self.vault, self.vault, 0, 1))
         user = rng.choice(((7, 7), (7, 7), (7, 8)))
         flags = rng.choice((0, 1, 1 << 32, 1 | 3 << 32, 2))
