@@ -6,7 +6,6 @@ import random
 import select
 import socket
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -397,7 +396,5 @@ def test_a_host_that_hangs_up_in_mid_call_leaves_no_process_behind():
         peer = Peer("core", random.Random(0))
         peer.socket.send(peer.valid())
         peer.socket.close()
-        start = time.monotonic()
         assert peer.process.wait(5) == 0
-        assert time.monotonic() - start < 5
         peer.process.stderr.close()
