@@ -30,6 +30,7 @@ from tee_sim.scan_result import (
     Span,
     Style,
     encode_text,
+    unpack_score,
     unpack_spans,
     unpack_verdict,
 )
@@ -233,11 +234,10 @@ class Vault:
         try:
             records = unpack_spans(answer[n_text:])
             count = len(records) // 2
-            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
             masked = answer[:n_text].decode("utf-8")
             topics, reason, back = unpack_verdict(level >> 8)
             spans, places = records[:count], records[count:]
-            rated = LEVELS[level & 0xFF], score
+            rated = LEVELS[level & 0xFF], unpack_score(score_bits)
             return Masked(masked, *rated, spans, places, topics, reason, back)
         except (ValueError, IndexError):
             raise _unreadable() from None

@@ -144,11 +144,10 @@ def is_nric(value: str) -> bool:
     """Singapore: weights 2 7 6 5 4 3 2, an offset and an alphabet by prefix."""
     prefix = value[0]
     offset = {"S": 0, "F": 0, "T": 4, "G": 4, "M": 3}[prefix]
-    alphabet = {"S": "JZIHGFEDCBA", "T": "JZIHGFEDCBA", "M": "XWUTRQPNJLK"}.get(
-        prefix, "XWUTRQPNMLK"
-    )
+    alphabet = {"S": "JZIHGFEDCBA", "T": "JZIHGFEDCBA", "M": "XWUTRQPNJLK"}
+    letters = alphabet.get(prefix, "XWUTRQPNMLK")
     rest = (weighted(value[1:8], "2765432") + offset) % 11
-    return alphabet[10 - rest if prefix == "M" else rest] == value[8]
+    return letters[10 - rest if prefix == "M" else rest] == value[8]
 
 
 def is_my_number(digits: str) -> bool:

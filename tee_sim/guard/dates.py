@@ -22,10 +22,8 @@ def find_births(text: str) -> Ranges:
 def _exists(numbers: list[int]) -> bool:
     """Whether three numbers are a day in some usual order."""
     a, b, c = numbers
-    return any(
-        is_date(year if year > 99 else 2000 + year, month, day)
-        for year, month, day in ((a, b, c), (c, b, a), (c, a, b))
-    )
+    orders = (a, b, c), (c, b, a), (c, a, b)
+    return any(is_date(y if y > 99 else 2000 + y, month, day) for y, month, day in orders)
 
 
 def find_ages(text: str) -> Ranges:

@@ -24,10 +24,8 @@ def find_payment_cards(text: str) -> Ranges:
         if 12 <= len(digits) <= 19 and numbers.luhn_valid(digits) and len(set(digits)) > 1:
             yield match.span("value")
     for match in _CARD.finditer(text):
-        found = False
-        for start, end in numbers.find_cards(match.group()):
-            found = True
-            yield match.start() + start, match.start() + end
+        found = list(numbers.find_cards(match.group()))
+        yield from ((match.start() + start, match.start() + end) for start, end in found)
         if not found and len(match.group()) <= _MAX_CARD_CHARS:
             backward = match.group()[::-1]  # a disguise that changes nothing else
             if (0, len(backward)) in numbers.find_cards(backward):

@@ -19,17 +19,12 @@ def generalise(kind: str, value: str) -> str:
     Security: of an age the decade is told (from 90 on: "90 or over"), of a date its year, of a city
     its country; of all else the kind alone.
     """
-    if kind == "AGE":
-        years = _YEARS.search(value)
-        if years is not None:
-            decade = int(years.group()) // 10 * 10
-            return "90 or over" if decade >= 90 else f"{decade}s" if decade else "under 10"
-    if kind in ("DATE", "DATE_OF_BIRTH"):
-        year = _YEAR.search(value)
-        if year is not None:
-            return year.group()
-    if kind == "LOCATION":
-        country = _COUNTRY.get(" ".join(value.lower().split()).strip(".,"))
-        if country is not None:
-            return country
+    if kind == "AGE" and (years := _YEARS.search(value)):
+        decade = int(years.group()) // 10 * 10
+        return "90 or over" if decade >= 90 else f"{decade}s" if decade else "under 10"
+    if kind in ("DATE", "DATE_OF_BIRTH") and (year := _YEAR.search(value)):
+        return year.group()
+    city = " ".join(value.lower().split()).strip(".,")
+    if kind == "LOCATION" and city in _COUNTRY:
+        return _COUNTRY[city]
     return _WORDS.get(kind) or f"a {kind.replace('_', ' ').lower()}"

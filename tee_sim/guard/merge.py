@@ -57,10 +57,7 @@ def cover_clusters(text: str, spans: Iterable[Span]) -> list[Span]:
     """Return the spans, widened so that none cuts a grapheme cluster."""
     if text.isascii():
         return list(spans)
-    return [
-        Span(*whole_clusters(text, span.start, span.end), span.kind, span.severity)
-        for span in spans
-    ]
+    return [Span(*whole_clusters(text, s.start, s.end), s.kind, s.severity) for s in spans]
 
 
 def join_places(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:

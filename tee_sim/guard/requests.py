@@ -107,9 +107,7 @@ def _begins(segment: str) -> bool:
 def _stands_alone(segment: str, *, strict: bool, turned: bool) -> bool:
     """Whether a segment asks for something without pointing back at a masked part."""
     segment = segment.strip()
-    if MASK in segment or refers_back(segment):
-        return False
-    if not asks(segment):
+    if MASK in segment or refers_back(segment) or not asks(segment):
         return False
     idle = segment
     if not turned:

@@ -73,13 +73,9 @@ def _statement(text: str, sentences: Sequence[tuple[int, int]]) -> Iterator[Situ
     if any(asks(sentence) for sentence in said):
         return
     for sentence, (start, end) in zip(said, sentences, strict=True):
-        long = len(sentence.split()) >= _STATEMENT_WORDS
-        if (
-            long
-            and (_any(_TELLING, sentence) or not sentence.isascii())
-            and not _any(_MOOD, sentence)
-            and _tells(text, (start, end), named=False)
-        ):
+        told = _any(_TELLING, sentence) or not sentence.isascii()
+        told = told and len(sentence.split()) >= _STATEMENT_WORDS and not _any(_MOOD, sentence)
+        if told and _tells(text, (start, end), named=False):
             yield Situation(start, end, "statement", _MILD, grave=False)
             return
 

@@ -49,10 +49,7 @@ class Entry:
     __slots__ = ("cost", "keys", "stand_in", "value")
 
     def __init__(self, value: bytearray, keys: tuple[bytes, ...], cost: int) -> None:
-        self.value = value
-        self.keys = keys
-        self.cost = cost
-        self.stand_in = ""
+        self.value, self.keys, self.cost, self.stand_in = value, keys, cost, ""
 
 
 class Session:

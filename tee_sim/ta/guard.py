@@ -1,6 +1,5 @@
 """The `guard` trusted application: SCAN a text for private spans, MASK them and UNMASK answers."""
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
 from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
-from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_spans, pack_verdict
+from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_score, pack_spans, pack_verdict
 from tee_sim.sealed_format import MAX_OBJECT_BYTES
 from tee_sim.secret_memory import KeptKey
 
@@ -81,7 +80,7 @@ class GuardApplication:
         if len(packed) <= len(shared_spans):
             shared_spans[: len(packed)] = packed
         level = LEVELS.index(result.level)
-        return (0, 0, 0, 0, level, _score_bits(result.score), len(packed), pack_verdict(result))
+        return (0, 0, 0, 0, level, pack_score(result.score), len(packed), pack_verdict(result))
 
     def _rated(self, text: str) -> ScanResult:
         """Return what SCAN and MASK say of a text."""
@@ -120,7 +119,7 @@ class GuardApplication:
             shared[size : size + len(packed)] = packed
         wipe(shown)
         level = LEVELS.index(result.level) | pack_verdict(result) << 8
-        return (0, 0, 0, 0, level, _score_bits(result.score), size, len(packed))
+        return (0, 0, 0, 0, level, pack_score(result.score), size, len(packed))
 
     def _unmask(self, params: Params) -> Values:
         """In UTF-8 text; out the text with its values; in/out as told here.
@@ -260,8 +259,3 @@ def _characters(text: str, n_bytes: int) -> int:
         return len(head.decode("utf-8"))
     except UnicodeDecodeError:
         raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags") from None
-
-
-def _score_bits(score: float) -> int:
-    bits: int = struct.unpack("<Q", struct.pack("<d", score))[0]
-    return bits
