@@ -8,8 +8,7 @@ forgotten; what a value is found by is a keyed hash, not the value.
 import os
 import unicodedata
 from collections.abc import Iterable
-from importlib import import_module
-from typing import Any
+from hashlib import blake2b
 
 from tee_sim.clocks import clock
 from tee_sim.errors import Origin, ResultCode, TeeError
@@ -30,7 +29,6 @@ _SEEN_BYTES = 16 << 10
 _VAULT_BUDGET_BYTES = _SEEN_BYTES + (8 << 10)
 _MAX_FORGOTTEN, _NEVER = 4096, 1 << 64
 
-_blake2b: Any = import_module("_blake2").blake2b  # `hashlib` would bring OpenSSL into the guard
 # Compared character by character; all other kinds as words, or without separators
 _EXACT = frozenset({"SECRET", "API_KEY", "PRIVATE_KEY", "JWT", "CRYPTO_ADDRESS", "URL", ESCAPED})
 _WORDS = frozenset(entries("word_kinds"))
@@ -176,14 +174,14 @@ class Session:
     def draw(self, purpose: str, *parts: object) -> bytes:
         """Return 64 bytes of this session's own PRF (keyed BLAKE2b, RFC 7693)."""
         text = "\x1f".join((purpose, *map(str, parts)))
-        digest: bytes = _blake2b(text.encode("utf-8"), key=self.key, digest_size=64).digest()
+        digest: bytes = blake2b(text.encode("utf-8"), key=self.key, digest_size=64).digest()
         return digest
 
     def _shared(self, kind: str, value: str) -> list[bytes]:
         return [self._hash(b"~", kind, form.encode("utf-8")) for form in _forms(kind, value)]
 
     def _hash(self, purpose: bytes, kind: str, data: bytes | bytearray) -> bytes:
-        state = _blake2b(purpose + kind.encode() + b"\0", key=self.key, digest_size=16)
+        state = blake2b(purpose + kind.encode() + b"\0", key=self.key, digest_size=16)
         state.update(data)
         digest: bytes = state.digest()
         return digest
