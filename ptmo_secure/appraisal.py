@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ptmo_secure.attestation import read_enrolment
-from ptmo_secure.errors import EngineError, InputError, SecurityError
+from ptmo_secure.errors import InputError, SecurityError
 from ptmo_secure.sealed import files
 from tee_sim.verify import (
     Evidence,
@@ -68,9 +68,9 @@ def appraise(
 
     Raises:
         RefusedEvidence: naming the check that failed.
-        InputError: no such record, or an unknown protection.
+        InputError: no such record, an unknown protection, or a path that cannot be the memory's.
         SecurityError: the memory is damaged.
-        EngineError: the memory cannot be written.
+        EngineError: the disk is full or fails.
     """
     identities = [read_enrolment(path) for path in enrolled]
     try:
@@ -112,11 +112,9 @@ def token_of(text: bytes) -> bytes:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep other verifiers out of the memory; by its folder, since the file is replaced."""
-    try:
+    with files.naming(path.parent):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise EngineError(f"{path.parent}: {error.strerror}") from None
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
@@ -133,15 +131,12 @@ def _read_memory(path: Path) -> dict[bytes, Evidence]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise EngineError(f"{path}: {error.strerror}") from None
+        raise files.failure(path, error) from None
     except (ValueError, TypeError, RecursionError, EvidenceError):
         raise SecurityError(f"{path}: the verifier's memory is damaged") from None
     return {evidence.ueid: evidence for evidence in newest}
 
 
 def _write_memory(path: Path, seen: dict[bytes, Evidence]) -> None:
-    try:
-        with files.replacing(path) as file:
-            file.write(json.dumps([evidence.encode().hex() for evidence in seen.values()]).encode())
-    except OSError as error:
-        raise EngineError(f"{path}: {error.strerror}") from None
+    with files.naming(path), files.replacing(path) as file:
+        file.write(json.dumps([evidence.encode().hex() for evidence in seen.values()]).encode())

@@ -34,8 +34,9 @@ from tee_sim.protocol import (
 from tee_sim.scan_result import ScanResult, Span, Style
 from tee_sim.sealed_format import MAX_OBJECT_BYTES, CounterState
 from tee_sim.shared_memory import SharedMemory
-from tee_sim.spawn import connect
+from tee_sim.spawn import connect, connect_both
 from tee_sim.store_calls import StoreCalls
+from tee_sim.vault_format import VaultHeader, vault_header
 
 __all__ = [
     "MAX_OBJECT_BYTES",
@@ -61,8 +62,10 @@ __all__ = [
     "Unmasker",
     "Usage",
     "Vault",
+    "VaultHeader",
     "WeightRoleName",
     "audit_names",
+    "vault_header",
 ]
 
 WeightRoleName = Literal["q", "k", "v", "o", "freq"]
@@ -138,13 +141,29 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
         """
         if role not in ("core", "guard"):
             raise ValueError(f"unknown TEE role {role!r}: expected 'core' or 'guard'")
-        if type(poll_us) is not int or not 0 <= poll_us <= _MAX_POLL_US:
-            raise ValueError(f"poll_us={poll_us} is outside 0..{_MAX_POLL_US}")
-        if fuses is not None and not os.fspath(fuses):
-            raise ValueError("fuses='' names no file")
-        fuse_file = None if fuses is None else Path(fuses)
+        fuse_file = _checked(fuses, poll_us)
         channel, session = connect(role, debug_root_key, fuse_file, ledger, poll_us)
         return cls(channel, role, session)
+
+    @classmethod
+    def launch_both(
+        cls,
+        *,
+        debug_root_key: bytes | None = None,
+        fuses: str | os.PathLike[str] | None = None,
+        ledger: CostLedger | None = None,
+        poll_us: int = _POLL_US,
+    ) -> "tuple[TeeClient, TeeClient]":
+        """Start a core and the guard of the same device: (core, guard).
+
+        Security: the core gives the guard its storage key, and no other, through a pipe of theirs.
+        With `fuses` it is the same at every start, so that saved vaults open again.
+
+        Args, raises: as `launch`; the ledger is the core's.
+        """
+        fuse_file = _checked(fuses, poll_us)
+        core, guard = connect_both(debug_root_key, fuse_file, ledger, poll_us)
+        return cls(core[0], "core", core[1]), cls(guard[0], "guard", guard[1])
 
     def __enter__(self) -> "TeeClient":
         return self
@@ -371,3 +390,11 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
         if known is None:
             raise TeeError(ResultCode.ITEM_NOT_FOUND, Origin.API, f"no model {model}")
         return known
+
+
+def _checked(fuses: str | os.PathLike[str] | None, poll_us: int) -> Path | None:
+    if type(poll_us) is not int or not 0 <= poll_us <= _MAX_POLL_US:
+        raise ValueError(f"poll_us={poll_us} is outside 0..{_MAX_POLL_US}")
+    if fuses is not None and not os.fspath(fuses):
+        raise ValueError("fuses='' names no file")
+    return None if fuses is None else Path(fuses)

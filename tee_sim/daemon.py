@@ -1,6 +1,7 @@
 """The TEE process: receives a packet, answers it, until the host closes the socket.
 
-Started by `tee_sim.spawn` with an empty environment and one descriptor, the socket.
+Started by `tee_sim.spawn` with an empty environment and one descriptor, the socket; where core and
+guard are started together, with one end of a pipe besides, which is closed before the first reply.
 """
 
 import gc
@@ -35,6 +36,7 @@ def main(
     parent_pid: int,
     fuses: str = "",
     poll_us: int = 0,
+    key_pipe: int = -1,
     instruments: Instruments | None = None,
 ) -> None:
     """Serve one connection as `role` ("core" or "guard") and exit.
@@ -48,6 +50,7 @@ def main(
         parent_pid: the host process; the TEE ends with it.
         fuses: file of the root key of a core that has one; empty: the key is drawn now.
         poll_us: how long the next packet is awaited without sleeping.
+        key_pipe: end of the pipe by which a core gives a guard its storage key; -1: there is none.
         instruments: fault points, of tests alone.
 
     Raises:
@@ -57,7 +60,7 @@ def main(
     secrets = SecretMemory()
     if secrets.kind == "memfd_secret":
         begun.add("secret_memory")
-    load, audit = _loader(role, fuses, secrets)
+    load, audit = _loader(role, fuses, secrets, key_pipe)
     gc.collect()
     gc.freeze()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
@@ -142,13 +145,16 @@ def _await(
 
 
 def _loader(
-    role: str, fuses: str, secrets: SecretMemory | None = None
+    role: str, fuses: str, secrets: SecretMemory | None = None, key_pipe: int = -1
 ) -> tuple[ApplicationLoader, "AuditLog | None"]:
     """Import only what the role needs; return the builder of its applications, and its log."""
     if role == "core":
         from tee_sim.audit import AuditLog
         from tee_sim.device import Device, draw_key, read_fuses
+        from tee_sim.key_pipe import give
+        from tee_sim.keys import application_key
         from tee_sim.measurement import measure
+        from tee_sim.protocol import TA_GUARD
         from tee_sim.ta.admin import AdminApplication
         from tee_sim.ta.attest import AttestApplication
         from tee_sim.ta.kv import KvApplication
@@ -164,11 +170,14 @@ def _loader(
                 raise SystemExit(f"{fuses}: {reason}") from None
 
         def load_core(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
-            nonlocal fused_key
+            nonlocal fused_key, key_pipe
             key, fused_key = fused_key, None  # used once: the device overwrites it
             if fuses and (key is None or root_key is not None):
                 raise TeeError(ResultCode.BAD_STATE, Origin.TEE, "the fuses were read already")
             device = Device(budget, root_key or key or draw_key(), secrets, fused=key is not None)
+            if key_pipe >= 0:
+                pipe, key_pipe = key_pipe, -1
+                give(pipe, application_key(device.root_key, TA_GUARD))
             store = StoreApplication(budget, device)
             kv = KvApplication(budget, device)
             attest = AttestApplication(device, audit, measurement)
@@ -177,18 +186,26 @@ def _loader(
         return load_core, audit
     if role == "guard":
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it keeps a file in the user's home open
         from tee_sim.guard.ner import open_model
+        from tee_sim.key_pipe import STORAGE_KEY_BYTES, receive
         from tee_sim.ta.guard import GuardApplication
 
         try:
             classifier = open_model()
+            drawn = receive(key_pipe) if key_pipe >= 0 else None
         except ValueError as error:
             raise SystemExit(str(error)) from None
+
+        # Without a core vaults are sealed, too, and open as long as this process is there
+        storage_key = (secrets or SecretMemory()).keep(
+            drawn or bytearray(os.urandom(STORAGE_KEY_BYTES))
+        )
 
         def load_guard(budget: Budget, root_key: bytearray | None) -> Sequence[TrustedApplication]:
             if root_key is not None:
                 raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TEE, "the guard holds no root key")
-            return (GuardApplication(budget, classifier),)
+            return (GuardApplication(budget, classifier, storage_key),)
 
         return load_guard, None
     raise ValueError(f"unknown TEE role {role!r}")

@@ -27,7 +27,7 @@ from tee_sim.protocol import (
     split_memref,
 )
 
-if TYPE_CHECKING:  # the guard keeps no log, and imports no hash
+if TYPE_CHECKING:  # the guard keeps no log
     from tee_sim.audit import AuditLog
 
 MAX_SESSIONS = 256

@@ -32,6 +32,8 @@ class ResultCode(IntEnum):
     WRONG_OBJECT = 0x80000002
     ROLLED_BACK = 0x80000003
     COUNTER_ROLLED_BACK = 0x80000004
+    EXPIRED = 0x80000005
+    CLOCK_SET_BACK = 0x80000006
 
 
 class Origin(IntEnum):

@@ -18,7 +18,7 @@ _NOBODY = 65534  # the kernel's overflow id: the owner of no file
 def begin(parent_pid: int) -> set[str]:
     """Switch on what is to stand before anything is loaded; return the names of what took effect.
 
-    Security: `no_network` leaves no interface, not even loopback; `dumpable_off` makes
+    Security: `no_network` leaves no interface that is up, not even loopback; `dumpable_off` makes
     /proc/PID/mem unreadable for other processes of the same user (root still reads it);
     `no_core_dumps` keeps keys out of core files; `no_new_privs` makes set-uid programs harmless;
     `parent_watch` ends the TEE when its host process ends, whatever else still holds the socket.

@@ -17,10 +17,11 @@ overwritten here.
 """
 
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tee_sim.memory import wipe
 from tee_sim.protocol import TA_KV
+from tee_sim.sealing import expand
 
 Key = bytes | bytearray | memoryview
 ROOT_KEY_BYTES = 32
@@ -46,16 +47,10 @@ MODEL_DIGEST_BYTES = 32
 FILE_ID_BYTES = 16
 
 
-def _expand(key: Key, label: bytes, length: int = 32) -> bytearray:
-    derived = bytearray(length)
-    HKDFExpand(algorithm=SHA256(), length=length, info=label).derive_into(key, derived)
-    return derived
-
-
 def _expand_once(parent: bytearray, label: bytes, length: int = 32) -> bytearray:
     """Expand a key that was derived for this alone, and overwrite it."""
     try:
-        return _expand(parent, label, length)
+        return expand(parent, label, length)
     finally:
         wipe(parent)
 
@@ -108,7 +103,7 @@ def pair_permutation_key(key_of_epoch: Key, layer: int, kv_head: int) -> bytearr
 
     Security: 32 secret bytes; whoever holds them holds that permutation.
     """
-    return _expand(
+    return expand(
         key_of_epoch, _LABEL_PAIRS + layer.to_bytes(4, "big") + kv_head.to_bytes(4, "big")
     )
 
@@ -118,7 +113,7 @@ def value_permutation_key(key_of_epoch: Key, layer: int, kv_head: int) -> bytear
 
     Security: 32 secret bytes; whoever holds them holds that permutation.
     """
-    return _expand(
+    return expand(
         key_of_epoch, _LABEL_VALUES + layer.to_bytes(4, "big") + kv_head.to_bytes(4, "big")
     )
 
@@ -132,7 +127,7 @@ def seal_key(key_of_epoch: Key, session: int) -> bytearray:
         key_of_epoch: `epoch_key` of the epoch drawn for the session.
         session: session handle, 0 <= session < 2**64.
     """
-    return _expand(key_of_epoch, _LABEL_SEAL + session.to_bytes(8, "big"), SEAL_KEY_BYTES)
+    return expand(key_of_epoch, _LABEL_SEAL + session.to_bytes(8, "big"), SEAL_KEY_BYTES)
 
 
 def saved_session_key(root_key: Key, model_digest: bytes, file_id: bytes) -> bytearray:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.protocol import GuardCommand, ParamType, Values, memref, param_types
+from tee_sim.protocol import (
+    NO_VALUES,
+    GuardCommand,
+    ParamType,
+    Values,
+    memref,
+    param_types,
+)
 from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import (
     ENTITY_KINDS,
@@ -23,7 +30,9 @@ from tee_sim.scan_result import (
     Span,
     Style,
     encode_text,
+    unpack_score,
     unpack_spans,
+    unpack_verdict,
 )
 
 DEFAULT_TTL_S = 3600
@@ -31,6 +40,10 @@ _IN, _OUT, _BOTH = ParamType.VALUE_INPUT, ParamType.VALUE_OUTPUT, ParamType.VALU
 _OPEN = param_types(_IN, _IN, _OUT)
 _TEXT = param_types(ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, _BOTH, _BOTH)
 _FORGET = param_types(_IN, _IN, _OUT)
+_CLOSE = param_types(_IN, _IN)
+_SAVE = param_types(ParamType.MEMREF_OUTPUT, _OUT, _IN, _IN)
+_LOAD = param_types(ParamType.MEMREF_INPUT, _OUT, _IN, _IN)
+_SAVED_ROOM = 64 << 10
 _MIN_ROOM = 64 * SPAN_BYTES
 _MAX_ROOM = 64 << 20
 _FINAL_BIT, _CONTEXT_SHIFT = 1, 32
@@ -45,6 +58,7 @@ class Masked:
         text: what may leave the device.
         level, score, spans: of the unmasked text, as `TeeClient.scan` gives them.
         places: the same spans where they stand in the masked text.
+        topics, reason, refers_back: of the unmasked text, as in `ScanResult`.
     """
 
     text: str
@@ -52,6 +66,9 @@ class Masked:
     score: float
     spans: tuple[Span, ...]
     places: tuple[Span, ...]
+    topics: tuple[str, ...] = ()
+    reason: str = "nothing_private"
+    refers_back: bool = False
 
 
 class MaskCalls(ScanCalls):
@@ -67,7 +84,7 @@ class MaskCalls(ScanCalls):
             user: whose it is; no other user's calls reach it.
             ttl_s: seconds after its last use at which it is forgotten, 1 to 2,592,000.
         """
-        owner = struct.unpack("<2Q", hashlib.sha256(encode_text(user)).digest()[:16])
+        owner = _owner(user)
         if type(ttl_s) is not int or not 0 <= ttl_s < 1 << 63:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.API, f"ttl_s={ttl_s!r}")
         values = self._invoke(
@@ -77,6 +94,51 @@ class MaskCalls(ScanCalls):
             undo=lambda opened: self._forget(owner, opened[4]),
         )
         return Vault(self, owner, values[4])
+
+    def load_vault(self, saved: bytes, user: str = "", number: int = 0) -> "Vault":
+        """Open a vault that `Vault.save` returned, on the same device (role "guard").
+
+        Security: every changed byte is noticed. An older version of the vault is not, unless this
+        guard forgot something of it since: keep it where rollback is noticed (`SealedStore`).
+
+        Args:
+            saved: what `save` returned.
+            user: whose it must be.
+            number: the vault it must be; 0: any of that user's.
+
+        Raises:
+            TeeError: as docs/tee.md lists for LOAD_VAULT; nothing was restored.
+        """
+        owner, size = _owner(user), len(saved)
+        with self._channel.lock:
+            window = self._shared_window(max(size, 1))
+            try:
+                window.buffer[:size] = saved
+                replied = self._invoke(
+                    GuardCommand.LOAD_VAULT,
+                    _LOAD,
+                    (*memref(window.id, 0, size), 0, 0, number, 0, *owner),
+                    undo=lambda loaded: self._close_vault(owner, loaded[2]),
+                )
+            finally:
+                window.wipe(size)
+        return Vault(self, owner, replied[2])
+
+    def _save(self, owner: tuple[int, int], number: int) -> bytes:
+        room = _SAVED_ROOM
+        with self._channel.lock:
+            while True:
+                window = self._shared_window(room)
+                values = (*memref(window.id, 0, room), 0, 0, number, 0, *owner)
+                size = self._invoke(GuardCommand.SAVE_VAULT, _SAVE, values)[2]
+                if size <= room:
+                    return bytes(window.buffer[:size])
+                if size > _MAX_ROOM:
+                    raise TeeError(ResultCode.COMMUNICATION, Origin.API, "the vault is too long")
+                room = size
+
+    def _close_vault(self, owner: tuple[int, int], number: int) -> None:
+        self._invoke(GuardCommand.CLOSE_VAULT, _CLOSE, (*owner, number, *NO_VALUES[3:]))
 
     def _forget(self, owner: tuple[int, int], number: int, named: int = 0) -> tuple[int, int]:
         values = (*owner, number, named, 0, 0, 0, 0)
@@ -113,6 +175,11 @@ class MaskCalls(ScanCalls):
             window.wipe(size + room)
 
 
+def _owner(user: str) -> tuple[int, int]:
+    high, low = struct.unpack("<2Q", hashlib.sha256(encode_text(user)).digest()[:16])
+    return high, low
+
+
 def _answer_bytes(command: GuardCommand, replied: Values) -> int:
     return replied[6] + replied[7] if command == GuardCommand.MASK else replied[4]
 
@@ -137,9 +204,12 @@ class Vault:
         self.close()
 
     def close(self) -> None:
-        """Have the guard forget all of it. Idempotent; a guard that is gone has forgotten it."""
+        """Have the guard let go of all of it; what `save` returned stays good.
+
+        Idempotent; a guard that is gone has let go of it.
+        """
         try:
-            self._calls._forget(self._owner, self.number)
+            self._calls._close_vault(self._owner, self.number)
         except TeeError:
             pass
 
@@ -164,9 +234,11 @@ class Vault:
         try:
             records = unpack_spans(answer[n_text:])
             count = len(records) // 2
-            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
             masked = answer[:n_text].decode("utf-8")
-            return Masked(masked, LEVELS[level], score, records[:count], records[count:])
+            topics, reason, back = unpack_verdict(level >> 8)
+            spans, places = records[:count], records[count:]
+            rated = LEVELS[level & 0xFF], unpack_score(score_bits)
+            return Masked(masked, *rated, spans, places, topics, reason, back)
         except (ValueError, IndexError):
             raise _unreadable() from None
 
@@ -189,11 +261,23 @@ class Vault:
 
         Args:
             placeholder: as `mask` wrote it, "[PERSON_1]"; None: all, and the vault is closed.
+
+        What `save` returned before is refused by this guard from then on: save anew, and let go of
+        the old.
         """
         return self._calls._forget(self._owner, self.number, _named(placeholder))[0]
 
+    def save(self) -> bytes:
+        """Return the vault sealed, for `TeeClient.load_vault`; it stays open.
+
+        Security: ciphertext of this device's guard alone. It shows a hash of the user, the vault's
+        number, how often and when it was saved, its time to live, and its size. From then on its
+        time runs at rest as well.
+        """
+        return self._calls._save(self._owner, self.number)
+
     def forget_user(self) -> int:
-        """Forget every vault of this one's user; return how many."""
+        """Forget every vault of this one's user that is open; return how many."""
         return self._calls._forget(self._owner, 0)[1]
 
     def _unmask(self, data: bytes, given: int, *, final: bool) -> tuple[str, int]:

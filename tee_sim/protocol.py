@@ -106,6 +106,9 @@ class GuardCommand(IntEnum):
     MASK = 3
     UNMASK = 4
     FORGET = 5
+    SAVE_VAULT = 6
+    LOAD_VAULT = 7
+    CLOSE_VAULT = 8
 
 
 class AdminCommand(IntEnum):

@@ -1,7 +1,5 @@
 """The client's call on the guard: text in, spans out."""
 
-import struct
-
 from tee_sim.caller import Caller
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.protocol import NO_VALUES, GuardCommand, ParamType, memref, param_types
@@ -10,6 +8,7 @@ from tee_sim.scan_result import (
     SPAN_BYTES,
     ScanResult,
     encode_text,
+    unpack_score,
     unpack_spans,
     unpack_verdict,
 )
@@ -66,7 +65,7 @@ class ScanCalls(Caller):
             if n_bytes > capacity:
                 return n_bytes, None
             spans = unpack_spans(bytes(window.buffer[size : size + n_bytes]))
-            score: float = struct.unpack("<d", struct.pack("<Q", score_bits))[0]
+            score = unpack_score(score_bits)
             return n_bytes, ScanResult(LEVELS[level], score, spans, *unpack_verdict(verdict))
         except (ValueError, IndexError):
             raise TeeError(

@@ -84,6 +84,18 @@ class ScanResult:
     refers_back: bool = False
 
 
+def pack_score(score: float) -> int:
+    """Encode a score as the bits of its float64."""
+    bits: int = struct.unpack("<Q", struct.pack("<d", score))[0]
+    return bits
+
+
+def unpack_score(bits: int) -> float:
+    """Decode what `pack_score` made."""
+    score: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    return score
+
+
 def pack_verdict(result: ScanResult) -> int:
     """Encode reason, topics and backward reference of a result as one number."""
     topics = sum(1 << TOPICS.index(topic) for topic in result.topics)

@@ -6,13 +6,12 @@ no more than that two objects are equal.
 
 import os
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from tee_sim import keys
 from tee_sim.device import Device
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.memory import wipe
 from tee_sim.sealed_format import (
     FORMAT_VERSION,
     MAX_OBJECT_BYTES,
@@ -24,6 +23,7 @@ from tee_sim.sealed_format import (
     ObjectHeader,
     object_header,
 )
+from tee_sim.sealing import gcm_siv
 
 
 class SealedStorage:
@@ -112,13 +112,7 @@ class SealedStorage:
         self._counter.forget(self._application + object_id)
 
     def _cipher(self) -> AESGCMSIV:
-        key = keys.sealed_objects_key(self._device.root_key, self._uuid)
-        try:
-            return AESGCMSIV(key)
-        except UnsupportedAlgorithm:  # OpenSSL before 3.2
-            raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "GCM-SIV") from None
-        finally:
-            wipe(key)
+        return gcm_siv(keys.sealed_objects_key(self._device.root_key, self._uuid))
 
 
 def check_length(sealed: bytes | bytearray) -> ObjectHeader:

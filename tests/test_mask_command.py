@@ -74,7 +74,7 @@ def test_an_answer_gets_its_values_back_from_the_texts_that_were_masked(capsys):
         ),
         (("mask", "a\udcff"), "the text is not valid UTF-8"),
         (("mask", "a" * ((1 << 20) + 1)), "the text is too long"),
-        (("unmask", "a"), "--original is missing"),
+        (("unmask", "a"), "--original or --session is missing"),
         (("unmask", "-", "--original", "-"), "'-' is given twice"),
         (("unmask", "a\udcff", "--original", "b"), "the answer is not valid UTF-8"),
     ],
@@ -119,3 +119,81 @@ def test_a_stream_through_the_host_class():
         masked = masking.mask(EXAMPLE)
         pieces = [masked.text[at : at + 3] for at in range(0, len(masked.text), 3)]
         assert "".join(masking.unmask_stream(pieces)) == EXAMPLE
+
+
+# ------------------------------------------------------------------------------------- sessions
+
+
+@pytest.fixture
+def state(tmp_path):
+    return "--state", str(tmp_path / "device")
+
+
+def test_a_session_is_masked_now_and_unmasked_by_another_call(capsys, state):
+    letter = ("--session", "letter", *state)
+    code, out, _ = run(capsys, "mask", EXAMPLE, *letter, "--style", "surrogate", "--json")
+    value = json.loads(out)
+    assert (code, value["session"], value["reason"]) == (0, "letter", "nothing_left_to_ask")
+    assert value["topics"] == ["health"]
+    assert run(capsys, "unmask", value["text"], *letter) == (0, EXAMPLE + "\n", "")
+    assert run(capsys, "mask", "I am Dr. Kim", *letter)[1] == "I am [PERSON_1]\n"
+    assert run(capsys, "unmask", "[PERSON_1]", *letter)[1] == "Dr. Kim\n"
+
+
+def test_sessions_are_listed_without_values_and_forgotten_by_value_session_or_user(capsys, state):
+    for name, user in (("a", "ann"), ("b", "ann"), ("a", "bob")):
+        assert run(capsys, "mask", EXAMPLE, "--session", name, "--user", user, *state)[0] == 0
+    code, out, _ = run(capsys, "privacy", "sessions", *state, "--json")
+    rows = json.loads(out)["sessions"]
+    assert [(row["user"], row["session"]) for row in rows] == [
+        ("ann", "a"),
+        ("ann", "b"),
+        ("bob", "a"),
+    ]
+    assert all(row["ttl_s"] == 7 * 86_400 and row["age_s"] < 600 for row in rows)
+    assert not any(private in out for private in VALUES[:2])
+    ann = ("--session", "a", "--user", "ann", *state)
+    assert run(capsys, "privacy", "forget", *ann, "--value", "[PERSON_1]")[1] == (
+        "forgotten: 1 values\n"
+    )
+    assert run(capsys, "unmask", "[PERSON_1] [PHONE_1]", *ann)[1] == "[PERSON_1] 010-1234-5678\n"
+    assert run(capsys, "privacy", "forget", *ann)[1] == "forgotten: 1 sessions\n"
+    code, out, err = run(capsys, "unmask", "[PERSON_1]", *ann)
+    assert (code, out, err) == (2, "", "error: no session 'a' is kept for 'ann'\n")
+    assert run(capsys, "privacy", "forget", "--user", "ann", *state)[1] == "forgotten: 1 sessions\n"
+    shown = run(capsys, "privacy", "sessions", *state)[1]
+    assert shown.startswith("a of bob: masked in ") and shown.count("\n") == 1
+    code, _, err = run(capsys, "privacy", "forget", "--session", "none", *state)
+    assert (code, err) == (2, "error: there is nothing of that name to forget\n")
+
+
+def test_a_tampered_session_is_one_line_exit_code_1_and_no_text(capsys, state, tmp_path):
+    run(capsys, "mask", EXAMPLE, "--session", "a", *state)
+    (path,) = (tmp_path / "device" / "objects").glob("vault-*.sealed")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    for command in (("unmask", "[PERSON_1]"), ("mask", EXAMPLE)):
+        code, out, err = run(capsys, *command, "--session", "a", *state)
+        assert (code, out) == (1, "") and "MAC_INVALID" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("mask", "a", "--session", ""), "a session's name has 1 to 200 characters"),
+        (("mask", "a", "--session", "a", "--ttl", "0"), "a time to live of 0 s is outside"),
+        (("mask", "a", "--session", "a\udcff"), "the session or user is not valid UTF-8"),
+        (("unmask", "a", "--session", "a"), "no device keeps its sealed state there"),
+        (("unmask", "a", "--session", "a", "--original", "b"), "exclude each other"),
+        (("privacy", "forget", "--value", "[PERSON_1]"), "--value needs --session"),
+        (("privacy", "forget"), "no device keeps its sealed state there"),
+    ],
+)
+def test_bad_sessions_are_one_line_and_exit_code_2(capsys, state, arguments, message):
+    code, out, err = run(capsys, *arguments, *state)
+    assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+
+
+def test_listing_makes_no_device(capsys, state, tmp_path):
+    assert run(capsys, "privacy", "sessions", *state) == (0, "no session is kept\n", "")
+    assert not (tmp_path / "device").exists()

@@ -296,6 +296,28 @@ def test_other_options_are_checked(machine: Machine, tmp_path: Path) -> None:
     assert machine.run("attest", "--state", str(tmp_path / "file")) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--memory", ""), "--memory '' is not a path"),
+        (("--memory", "."), ".: Is a directory"),
+        (("--memory", "{file}/memory"), "{file}: File exists"),
+        (("--enrolled", ""), "--enrolled '' is not a path"),
+        (("--enrolled", "."), ".: Is a directory; `ptmo tee attest` makes it"),
+        ((" ",), "FILE ' ' is not a path"),
+        ((".",), ".: Is a directory"),
+    ],
+)
+def test_a_path_that_is_none_is_bad_input_of_one_line(
+    machine: Machine, tmp_path: Path, options: tuple[str, ...], text: str
+) -> None:
+    value, file = machine.attest(), tmp_path / "file"
+    file.write_text("")
+    given = [option.format(file=file) for option in options]
+    assert machine.verify(value, *given) == (2, {})
+    assert machine.err == f"error: {text.format(file=file)}\n"
+
+
 def test_the_help_of_verify_lists_every_protection_that_can_be_required(machine: Machine) -> None:
     code, out = machine.run("verify", "--help")
     names = re.search(r"--require takes: (.*?)\. (.*) are always\s+required", out, re.DOTALL)

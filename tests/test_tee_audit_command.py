@@ -91,6 +91,7 @@ def test_what_is_not_there_is_bad_input(
         (("--state", tmp_path), "no start of a device left a log there"),
         (("--state", state, "--start", 4), f"start 4 left no log in {state}"),
         (("--state", state, "--enrolled", tmp_path / "none"), "No such file or directory"),
+        (("--state", state, "--enrolled", ""), "--enrolled '' is not a path"),
     ):
         code, out, err = run(capsys, *arguments)
         assert (code, out) == (2, "") and text in err and err.count("\n") == 1

@@ -61,10 +61,10 @@ def attest(
 def verify(
     nonce: Annotated[str, typer.Option("--nonce", metavar="HEX", help=_NONCE_HELP)],
     file: Annotated[
-        Path, typer.Argument(metavar="[FILE]", help="The token; - is stdin.", show_default=False)
-    ] = Path("-"),
+        str, typer.Argument(metavar="[FILE]", help="The token; - is stdin.", show_default=False)
+    ] = "-",
     enrolled: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--enrolled", metavar="FILE", help="Enrolment record of a device; repeatable."
         ),
@@ -80,7 +80,7 @@ def verify(
         ),
     ] = None,
     memory: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--memory", metavar="FILE", help="What was seen of devices before."),
     ] = None,
     json: options.Json = False,
@@ -111,12 +111,16 @@ def verify(
     with output.json_only(json) as emit:
         from ptmo_secure import appraisal
         from ptmo_secure.attestation import ENROLMENT, claims_as_json
+        from ptmo_secure.engine.paths import path_text
         from ptmo_secure.sealed.paths import default_state_folder
 
-        text = _read(file, appraisal.MAX_TOKEN_TEXT_BYTES)
+        given = [Path(path_text("--enrolled", path)) for path in enrolled or ()]
+        kept = default_state_folder() / appraisal.MEMORY
+        if memory is not None:
+            kept = Path(path_text("--memory", memory))
+        text = _read(Path(path_text("FILE", file)), appraisal.MAX_TOKEN_TEXT_BYTES)
         # Only now: in a pipe, the command that makes the record has ended when its output has.
-        records = enrolled or [default_state_folder() / ENROLMENT]
-        kept = memory or default_state_folder() / appraisal.MEMORY
+        records = given or [default_state_folder() / ENROLMENT]
         refused = None
         claims: dict[str, Any] = {}
         try:

@@ -21,7 +21,7 @@ def audit(
         int | None, typer.Option("--start", metavar="N", help="Show every record of this start.")
     ] = None,
     enrolled: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--enrolled", metavar="FILE", help="Enrolment record of the device."),
     ] = None,
     state: options.State = None,
@@ -43,9 +43,11 @@ def audit(
     """
     with output.json_only(json) as emit:
         from ptmo_secure.audit import missing_starts, read_logs
+        from ptmo_secure.engine.paths import path_text
 
         folder = options.state_path(state)
-        logs = read_logs(folder, enrolled)
+        record = None if enrolled is None else Path(path_text("--enrolled", enrolled))
+        logs = read_logs(folder, record)
         missing = missing_starts(logs)
         shown = [log for log in logs if start in (None, log.evidence.boot_count)]
         if not shown:

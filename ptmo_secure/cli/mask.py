@@ -1,6 +1,7 @@
 """`ptmo mask`, `ptmo unmask`: private values out of a text, and back into an answer."""
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -9,6 +10,14 @@ from ptmo_secure.cli import options, output
 from ptmo_secure.errors import InputError
 
 _STYLES = "placeholder, surrogate, generalise"
+_DAY_S = 86_400
+Session = Annotated[
+    str | None,
+    typer.Option("--session", metavar="NAME", help="Keep the values, sealed, under this name."),
+]
+User = Annotated[
+    str, typer.Option("--user", metavar="NAME", help="Whose session it is [default: nobody's].")
+]
 
 
 def mask(
@@ -16,6 +25,15 @@ def mask(
     style: Annotated[
         str, typer.Option("--style", metavar="S", help=f"What is shown instead: {_STYLES}.")
     ] = "placeholder",
+    session: Session = None,
+    user: User = "",
+    ttl_s: Annotated[
+        int,
+        typer.Option(
+            "--ttl", metavar="S", help="Of a new session: forgotten S seconds after its last text."
+        ),
+    ] = 7 * _DAY_S,
+    state: options.State = None,
     json: options.Json = False,
 ) -> None:
     """Show a text without its private values.
@@ -25,15 +43,23 @@ def mask(
       ptmo mask "Call Dr. Kim at 010-1234-5678 about my HIV test."
       ptmo mask "I am 34 and live in Berlin." --style generalise
       ptmo mask - --json < letter.txt
+      ptmo mask - --session letter < letter.txt
 
     The values stay in the guard process and end with it. `ptmo unmask` puts them back into an
-    answer when it is given the same text again. The text of an argument is visible to other users
-    of the machine in the list of processes; '-' is not.
+    answer when it is given the same text again. With --session the guard seals them for this
+    device, and `ptmo unmask --session` needs no text; `ptmo privacy` lists and forgets. The text of
+    an argument is visible to other users of the machine in the list of processes; '-' is not.
     """
     from ptmo_secure.privacy.masking import Masking
 
     words = _read("text", text)
-    with output.json_only(json) as emit, Masking.open() as masking:
+    options.check_utf8("session or user", session, user)
+    with output.json_only(json) as emit, ExitStack() as held:
+        if session is None:
+            masking = held.enter_context(Masking.open(user))
+        else:
+            folder = options.state_path(state)
+            masking = held.enter_context(Masking.resume(folder, session, user, ttl_s=ttl_s))
         masked = masking.mask(words, style)
         emit(
             {
@@ -42,6 +68,9 @@ def mask(
                 "reversible": style != "generalise",
                 "level": masked.level,
                 "score": masked.score,
+                "reason": masked.reason,
+                "topics": masked.topics,
+                "session": session,
                 "spans": [
                     {
                         "kind": span.kind,
@@ -69,6 +98,9 @@ def unmask(
             help="What was masked, turn by turn; repeatable, '-' reads stdin.",
         ),
     ] = None,
+    session: Session = None,
+    user: User = "",
+    state: options.State = None,
     json: options.Json = False,
 ) -> None:
     """Put private values back into an answer to a text that `ptmo mask` masked.
@@ -77,20 +109,29 @@ def unmask(
     Examples:
       ptmo unmask "I called [PERSON_1]." --original "Call Dr. Kim at 010-1234-5678"
       ptmo unmask "Dear <person_1>," --original - < letter.txt
+      ptmo unmask - --session letter < answer.txt
 
-    No process keeps the values, so the text is given again: the same texts in the same order get
-    the same placeholders. Surrogates are drawn anew each time and cannot be put back this way. What
-    was not masked stays as it is.
+    With --session the values are those that `ptmo mask --session` kept, surrogates too. Otherwise
+    no process keeps them, so the text is given again: the same texts in the same order get the
+    same placeholders, while surrogates are drawn anew and cannot be put back this way. What was
+    not masked stays as it is.
     """
     from ptmo_secure.privacy.masking import Masking
 
-    if not original:
-        raise InputError("--original is missing: give the text that was masked")
-    if [answer, *original].count("-") > 1:
+    if not original and session is None:
+        raise InputError("--original or --session is missing: give the text that was masked")
+    if original and session is not None:
+        raise InputError("--original and --session exclude each other")
+    if [answer, *(original or ())].count("-") > 1:
         raise InputError("'-' is given twice: stdin is read once")
-    turns = [_read("original", turn) for turn in original]
+    options.check_utf8("session or user", session, user)
+    turns = [_read("original", turn) for turn in original or ()]
     words = _read("answer", answer)
-    with output.json_only(json) as emit, Masking.open() as masking:
+    with output.json_only(json) as emit, ExitStack() as held:
+        if session is None:
+            masking = held.enter_context(Masking.open(user))
+        else:
+            masking = held.enter_context(Masking.resume(options.state_path(state), session, user))
         for turn in turns:
             masking.mask(turn)
         restored = masking.unmask(words)

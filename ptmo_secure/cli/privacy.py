@@ -1,10 +1,12 @@
-"""`ptmo privacy`: what was disclosed, and what may be."""
+"""`ptmo privacy`: what was disclosed, what may be, and which masked sessions are kept."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptmo_secure.cli import options, output
+from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
     from ptmo_secure.privacy.budget import PrivacyBudget
@@ -82,6 +84,89 @@ def reset(user: User = None, state: options.State = None, json: options.Json = F
             )
 
 
+def sessions(user: User = None, state: options.State = None, json: options.Json = False) -> None:
+    """List the sessions whose values `ptmo mask --session` keeps; no value is shown.
+
+    \b
+    Examples:
+      ptmo privacy sessions
+      ptmo privacy sessions --user ann --json
+
+    Sessions that are over are removed on the way.
+    """
+    options.check_utf8("user", user)
+    with output.json_only(json) as emit:
+        from ptmo_secure.privacy.kept_vaults import KeptVaults
+        from ptmo_secure.sealed.store import holds_device
+
+        folder, now_s, found = options.state_path(state), time.time(), []
+        if holds_device(folder):
+            with KeptVaults.open(folder) as kept:
+                found = kept.sessions(user)
+        rows = [
+            {
+                "user": one.user,
+                "session": one.name,
+                "age_s": round(max(0.0, now_s - one.saved_s)),
+                "left_s": round(max(0.0, one.left_s(now_s))),
+                "ttl_s": one.ttl_s,
+                "bytes": one.size_bytes,
+            }
+            for one in found
+        ]
+        emit({"sessions": rows})
+        if json:
+            return
+    if not rows:
+        print("no session is kept")
+    for row in rows:
+        whose = f" of {output.one_line(str(row['user']))}" if row["user"] else ""
+        print(
+            f"{output.one_line(str(row['session']))}{whose}: masked in {row['age_s']} s ago, "
+            f"forgotten in {row['left_s']} s"
+        )
+
+
+def forget(
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="One session [default: all].")
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option("--value", metavar="P", help="One value of it, by its placeholder."),
+    ] = None,
+    user: User = None,
+    state: options.State = None,
+    json: options.Json = False,
+) -> None:
+    """Forget masked sessions, or one value, for good: no copy of their files opens any more.
+
+    \b
+    Examples:
+      ptmo privacy forget --session letter
+      ptmo privacy forget --session letter --value "[PERSON_1]"
+      ptmo privacy forget --user ann
+
+    It also removes a session whose file was damaged.
+    """
+    options.check_utf8("user, session or value", user, session, value)
+    if value is not None and session is None:
+        raise InputError("--value needs --session")
+    with output.json_only(json) as emit:
+        from ptmo_secure.privacy.kept_vaults import KeptVaults
+
+        with KeptVaults.open(options.state_path(state), create=False) as kept:
+            if session is not None and value is not None:
+                count, what = kept.forget_value(session, value, user or ""), "values"
+            else:
+                count, what = kept.forget(session, user), "sessions"
+        if not count:
+            raise InputError("there is nothing of that name to forget")
+        emit({"forgotten": count, "what": what})
+        if not json:
+            print(f"forgotten: {count} {what}")
+
+
 def _budget(state: str | None) -> "PrivacyBudget":
     """The budget of a device, or an empty one where there is no device: looking makes none."""
     from ptmo_secure.privacy.budget import PrivacyBudget
@@ -92,4 +177,4 @@ def _budget(state: str | None) -> "PrivacyBudget":
     return PrivacyBudget(state=SealedState(folder=folder) if holds_device(folder) else None)
 
 
-COMMANDS = (status, reset)
+COMMANDS = (status, reset, sessions, forget)

@@ -5,41 +5,63 @@ with Masking.open("ann") as masking:
     print(masking.unmask(f"Done: {masked.text}"))
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import get_args
 
 from ptmo_secure.errors import EngineError, InputError
+from ptmo_secure.privacy.kept_vaults import DEFAULT_TTL_S, KeptVaults
 from tee_sim.client import Masked, ResultCode, Style, TeeClient, TeeDeadError, TeeError, Vault
 
 STYLES: tuple[Style, ...] = get_args(Style)
 
 
 class Masking:
-    """A conversation's masked values, in a guard process of its own; a context manager.
+    """A conversation's masked values, in a guard process; a context manager.
 
     Every method raises `InputError` for a text that cannot be masked (too long, not valid Unicode)
     and `EngineError` when the guard fails. Neither quotes the text, and neither is a masked text.
     """
 
-    def __init__(self, guard: TeeClient, vault: Vault) -> None:
-        """Use `open`."""
-        self._guard = guard
+    def __init__(
+        self, vault: Vault, held: ExitStack, keep: Callable[[], None] | None = None
+    ) -> None:
+        """Use `open` or `resume`."""
         self._vault = vault
+        self._held = held
+        self._keep = keep
 
     @classmethod
     def open(cls, user: str = "") -> "Masking":
         """Start a guard and open a vault for a user."""
-        with _tee_errors():
-            guard = TeeClient.launch("guard")
-            try:
-                return cls(guard, guard.open_vault(user))
-            except BaseException:
-                guard.close()
-                raise
+        with _tee_errors(), ExitStack() as undo:
+            guard = undo.enter_context(TeeClient.launch("guard"))
+            return cls(guard.open_vault(user), undo.pop_all())
+
+    @classmethod
+    def resume(
+        cls, folder: Path, session: str, user: str = "", *, ttl_s: int | None = None
+    ) -> "Masking":
+        """Go on with a session that the device in `folder` keeps.
+
+        Args:
+            folder: of the device's state.
+            session: its name.
+            user: whose it is.
+            ttl_s: make device and session where there are none, and forget the session so many
+                seconds after it was masked in last; None: a session that is not there is an
+                `InputError`.
+        """
+        new = ttl_s is not None
+        with ExitStack() as undo:
+            kept = undo.enter_context(KeptVaults.open(folder, create=new))
+            time = DEFAULT_TTL_S if ttl_s is None else ttl_s
+            vault = undo.enter_context(kept.session(session, user, ttl_s=time, create=new))
+            return cls(vault, undo.pop_all(), lambda: kept.keep(session, vault, user))
 
     def mask(self, text: str, style: str = "placeholder") -> Masked:
-        """Return a text without its private values, and what they are.
+        """Return a text without its private values, and what they are; a kept session is stored.
 
         Args:
             text: at most 256 KiB of UTF-8.
@@ -49,7 +71,10 @@ class Masking:
             raise InputError(f"unknown style {style!a}: choose from {', '.join(STYLES)}")
         chosen = next(known for known in STYLES if known == style)
         with _tee_errors():
-            return self._vault.mask(text, chosen)
+            masked = self._vault.mask(text, chosen)
+        if self._keep is not None:
+            self._keep()
+        return masked
 
     def unmask(self, text: str) -> str:
         """Return a text with the values that this conversation masked."""
@@ -62,8 +87,8 @@ class Masking:
             yield from self._vault.unmasker().each(iter(pieces))
 
     def close(self) -> None:
-        """End the guard; its values go with it. Idempotent."""
-        self._guard.close()
+        """End the guard; values of no kept session go with it. Idempotent."""
+        self._held.close()
 
     def __enter__(self) -> "Masking":
         return self

@@ -67,6 +67,7 @@ class SealedStore:
 
     Attributes:
         tee: the device's TEE.
+        guard: the guard that was started with it, under the device's storage key, or None.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SealedStore:
     ) -> None:
         """Use `open`."""
         self.tee = tee
+        self.guard: TeeClient | None = None
         self._keeps_log = keeps_log
         self._calls = tee.open_store()
         self._counter_path = folder / "counter"
@@ -92,6 +94,7 @@ class SealedStore:
         debug_root_key: bytes | None = None,
         ledger: CostLedger | None = None,
         poll_us: int = 50,
+        with_guard: bool = False,
     ) -> "SealedStore":
         """Start the TEE of the device whose state is in `folder`, and bring the state in order.
 
@@ -101,6 +104,7 @@ class SealedStore:
             debug_root_key: 32 bytes in the place of the fuses; tests only.
             ledger: counts on where an earlier TEE's calls stand.
             poll_us: as for `TeeClient.launch`.
+            with_guard: start a guard as well, whose saved vaults this device opens again.
 
         Raises:
             InputError: the folder cannot be made, or holds no device and none is to be made.
@@ -125,18 +129,22 @@ class SealedStore:
                     f"{fuses}: missing, though there is sealed state: put the file back; "
                     f"to start over as a new device, remove {path}"
                 )
+            guard: TeeClient | None = None
             try:
-                tee = TeeClient.launch(
-                    "core",
-                    debug_root_key=debug_root_key,
-                    fuses=fuses,
-                    ledger=ledger,
-                    poll_us=poll_us,
-                )
+                if with_guard:
+                    tee, guard = TeeClient.launch_both(
+                        debug_root_key=debug_root_key, fuses=fuses, ledger=ledger, poll_us=poll_us
+                    )
+                    undo.callback(guard.close)
+                else:
+                    tee = TeeClient.launch(
+                        debug_root_key=debug_root_key, fuses=fuses, ledger=ledger, poll_us=poll_us
+                    )
             except TeeError as error:
                 raise EngineError(str(error)) from None
             undo.callback(tee.close)
             store = cls(tee, path, folder_lock, keeps_log=fuses is not None)
+            store.guard = guard
             store._start()
             undo.pop_all()
             return store
@@ -148,11 +156,13 @@ class SealedStore:
         self.close()
 
     def close(self) -> None:
-        """End the TEE process when the call under way is over, so that no file changes any more.
+        """End the TEE, and the guard, when the call under way is over: no file changes any more.
 
         Its log is kept, where it still answers. Idempotent. A forked child only lets go of its
         copies.
         """
+        if self.guard is not None:
+            self.guard.close()
         if self._is_inherited():
             self.tee.close()
             return
@@ -182,6 +192,10 @@ class SealedStore:
     def names(self) -> list[str]:
         """Return the names of the stored objects, sorted, as the folder shows them."""
         return sorted(path.stem for path in self._files() if path.stem != VERSIONS)
+
+    def path_of(self, name: str) -> Path:
+        """Return where an object is stored; raise InputError for a bad name."""
+        return self._place(name)[0]
 
     def state(self) -> CounterState:
         """Return where the device's rollback counter stands."""

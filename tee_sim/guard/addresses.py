@@ -1,19 +1,14 @@
 """Postal addresses: a number with a street word, boxes, units, post codes; and places of home."""
 
 import re
-from collections.abc import Iterator
 
-from tee_sim.guard.rules import find, load, search, value_of
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, find, load, patterns, search, value_of
+from tee_sim.guard.words import entries
 
 _RULES, _KOREAN = load("addresses"), load("korean")
 _DIGIT, _HANGUL = re.compile(r"\d"), re.compile("[\uac00-\ud7a3]")
-_FAMOUS, _WORDS_AFTER = (_RULES[name][0].pattern for name in ("famous", "words_after"))
-_NOT_PLACES = frozenset(
-    "God Jesus I Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March "
-    "April June July August September October November December English Spanish French".split()
-)
+_FAMOUS, _WORDS_AFTER = patterns(_RULES, "famous words_after")
+_NOT_PLACES = frozenset(entries("no_places"))
 
 
 def find_addresses(text: str) -> Ranges:

@@ -3,56 +3,23 @@
 Values come without separators, letters in capitals. One function per published algorithm.
 """
 
-import re
 from collections.abc import Iterable
 from datetime import date
-from importlib import import_module
-from typing import Any
+
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from tee_sim.guard.numbers import luhn_valid
+from tee_sim.guard.words import pairs
 
-_IBAN_LENGTHS = dict(
-    re.findall(
-        r"([A-Z]{2})(\d{2})",
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 "
-        "DK18 DO28 EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 "
-        "IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 "
-        "MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 "
-        "SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30",
-    )
-)
+_IBAN_LENGTHS = pairs("iban_lengths")
 _VERHOEFF_CYCLE = "1576283094"  # position i of the permutation is this one applied i times
-_FISCAL_ODD = dict(
-    zip(
-        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (
-            *(1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20),
-            *(11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23),
-        ),
-        strict=True,
-    )
-)
-_VIN_VALUES = dict(
-    zip("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", "012345678912345678123457923456789", strict=True)
-)
+_FISCAL_ODD = {char: int(value) for char, value in pairs("fiscal_code").items()}
+_VIN_PLACES = "0123456789.ABCDEFGH..JKLMN.P.R..STUVWXYZ"  # a character counts its place mod 10
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _BECH32_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _BECH32_CONSTANTS = (1, 0x2BC830A3)  # BIP 173, BIP 350
-
-
-def _own_sha256() -> Any:
-    """Return Python's own SHA-256: `hashlib` would bring OpenSSL into the guard."""
-    for module in ("_sha2", "_sha256", "hashlib"):  # Python 3.12, before, and builds without either
-        try:
-            return import_module(module).sha256
-        except ImportError:
-            continue
-    raise ImportError("no SHA-256")
-
-
-_sha256 = _own_sha256()
 
 
 def weighted(digits: str, weights: Iterable[int | str]) -> int:
@@ -125,14 +92,9 @@ def is_sin(digits: str) -> bool:
 
 def is_cpf(digits: str) -> bool:
     """Brazil, persons: two check digits mod 11."""
-    first = weighted(digits, range_of(10, 2)) * 10 % 11 % 10
-    second = weighted(digits, range_of(11, 2)) * 10 % 11 % 10
+    first = weighted(digits, range(10, 1, -1)) * 10 % 11 % 10
+    second = weighted(digits, range(11, 1, -1)) * 10 % 11 % 10
     return varied(digits) and digits[9:] == f"{first}{second}"
-
-
-def range_of(high: int, low: int) -> tuple[int, ...]:
-    """Return the weights `high`, `high` - 1, ..., `low`."""
-    return tuple(range(high, low - 1, -1))
 
 
 def is_nir(value: str) -> bool:
@@ -182,11 +144,10 @@ def is_nric(value: str) -> bool:
     """Singapore: weights 2 7 6 5 4 3 2, an offset and an alphabet by prefix."""
     prefix = value[0]
     offset = {"S": 0, "F": 0, "T": 4, "G": 4, "M": 3}[prefix]
-    alphabet = {"S": "JZIHGFEDCBA", "T": "JZIHGFEDCBA", "M": "XWUTRQPNJLK"}.get(
-        prefix, "XWUTRQPNMLK"
-    )
+    alphabet = {"S": "JZIHGFEDCBA", "T": "JZIHGFEDCBA", "M": "XWUTRQPNJLK"}
+    letters = alphabet.get(prefix, "XWUTRQPNMLK")
     rest = (weighted(value[1:8], "2765432") + offset) % 11
-    return alphabet[10 - rest if prefix == "M" else rest] == value[8]
+    return letters[10 - rest if prefix == "M" else rest] == value[8]
 
 
 def is_my_number(digits: str) -> bool:
@@ -210,7 +171,7 @@ def is_personnummer(digits: str) -> bool:
 
 def is_vin(value: str) -> bool:
     """Vehicle identification number: ISO 3779 letters, check digit at place 9 (49 CFR 565)."""
-    total = sum(int(_VIN_VALUES[c]) * w for c, w in zip(value, _VIN_WEIGHTS, strict=True))
+    total = sum(_VIN_PLACES.index(c) % 10 * w for c, w in zip(value, _VIN_WEIGHTS, strict=True))
     return "0123456789X"[total % 11] == value[8] and not value.isdecimal()
 
 
@@ -222,20 +183,21 @@ def is_base58check(value: str) -> bool:
     if number >= 1 << 200:
         return False
     data = number.to_bytes(25, "big")
-    digest: bytes = _sha256(_sha256(data[:21]).digest()).digest()
-    return digest[:4] == data[21:]
+    return _sha256(_sha256(data[:21]))[:4] == data[21:]
+
+
+def _sha256(data: bytes) -> bytes:
+    state = Hash(SHA256())
+    state.update(data)
+    return state.finalize()
 
 
 def is_bech32(value: str) -> bool:
     """Segregated-witness address: BIP 173 or BIP 350 checksum."""
     prefix, _, data = value.lower().rpartition("1")
     check = 1
-    for part in (
-        [ord(c) >> 5 for c in prefix]
-        + [0]
-        + [ord(c) & 31 for c in prefix]
-        + [_BECH32.find(c) for c in data]
-    ):
+    high, low = [ord(c) >> 5 for c in prefix], [ord(c) & 31 for c in prefix]
+    for part in (*high, 0, *low, *(_BECH32.find(c) for c in data)):
         top = check >> 25
         check = (check & 0x1FFFFFF) << 5 ^ part
         for i, generator in enumerate(_BECH32_GENERATOR):
@@ -264,36 +226,9 @@ def is_korean_business(digits: str) -> bool:
     return varied(digits) and (10 - total % 10) % 10 == int(digits[9])
 
 
-def is_ein(digits: str) -> bool:
-    """US employer number: a prefix that the IRS has given out."""
-    unused = {0, 7, 8, 9, 17, 18, 19, 28, 29, 49, 69, 70, 78, 79, 89, 96, 97}
-    return int(digits[:2]) not in unused
-
-
-def is_itin(digits: str) -> bool:
-    """US taxpayer number: 9xx with group 50-65, 70-88, 90-92 or 94-99."""
-    group = int(digits[3:5])
-    return 50 <= group <= 65 or 70 <= group <= 88 or 90 <= group <= 92 or group >= 94
-
-
-def is_korean_licence(digits: str) -> bool:
-    """Korean driving licence: the first pair is a region, 11 to 28."""
-    return 11 <= int(digits[:2]) <= 28
-
-
 def is_plate(value: str) -> bool:
     """Number plate or VIN by context: letters and digits."""
     return len(value) >= 5 and not value.isalpha()
-
-
-def is_korean_plate(value: str) -> bool:
-    """Korean number plate: the syllable is one of those in use."""
-    return value[-5] in (
-        "\uac00\ub098\ub2e4\ub77c\ub9c8\uac70\ub108\ub354\ub7ec\uba38\ubc84\uc11c\uc5b4"
-        "\uc800\uace0\ub178\ub3c4\ub85c"
-        "\ubaa8\ubcf4\uc18c\uc624\uc870\uad6c\ub204\ub450\ub8e8\ubb34\ubd80\uc218\uc6b0"
-        "\uc8fc\ud5c8\ud558\ud638\ubc14\uc0ac\uc544\uc790"
-    )
 
 
 def any_value(value: str) -> bool:

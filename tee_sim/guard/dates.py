@@ -1,15 +1,12 @@
 """Dates of birth and ages that a text gives of a person."""
 
 import re
-from collections.abc import Iterator
 
 from tee_sim.guard.checksums import is_date
-from tee_sim.guard.rules import find, load, search, value_of
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, find, load, patterns, search, value_of
 
 _RULES = load("dates")
-_FORMER, _AGE_HINT = (_RULES[name][0].pattern for name in ("former", "age_hint"))
+_FORMER, _AGE_HINT = patterns(_RULES, "former age_hint")
 
 
 def find_births(text: str) -> Ranges:
@@ -25,10 +22,8 @@ def find_births(text: str) -> Ranges:
 def _exists(numbers: list[int]) -> bool:
     """Whether three numbers are a day in some usual order."""
     a, b, c = numbers
-    return any(
-        is_date(year if year > 99 else 2000 + year, month, day)
-        for year, month, day in ((a, b, c), (c, b, a), (c, a, b))
-    )
+    orders = (a, b, c), (c, b, a), (c, a, b)
+    return any(is_date(y if y > 99 else 2000 + y, month, day) for y, month, day in orders)
 
 
 def find_ages(text: str) -> Ranges:

@@ -3,13 +3,10 @@
 import re
 from collections.abc import Iterable
 
+from tee_sim.guard.rules import load, patterns
+
 _BEFORE, _AFTER = 48, 24
-# First person, or somebody to be reached: a text about real people rather than about the world
-PERSONAL = re.compile(
-    r"\b(?:I|I['\u2019]\w{1,2}|[Mm]y|[Mm]e|[Mm]ine|[Ww]e|[Oo]ur|[Uu]s)\b(?!\.)"
-    r"|[\uc800\ub098\uc81c\ub0b4](?:[\ub294\uac00\ub3c4\ub97c\uc758]"
-    r"|\s|\uac8c|\ud55c\ud14c)|\uc6b0\ub9ac"
-)
+(PERSONAL,) = patterns(load("frames"), "personal")
 
 
 def hinted(text: str, hints: Iterable[str]) -> bool:

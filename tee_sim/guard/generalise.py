@@ -5,34 +5,12 @@ One way: nothing of the value is kept, so nothing brings it back.
 
 import re
 
-from tee_sim.guard.words import entries
+from tee_sim.guard.words import pairs
 
-_COUNTRY = dict(entry.split("=", 1) for entry in entries("city_countries"))
+_COUNTRY = pairs("city_countries")
 _YEAR = re.compile(r"(?<!\d)(?:1[89]|20)\d\d(?!\d)")
 _YEARS = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
-_WORDS = {
-    "SECRET": "a secret",
-    "PAYMENT_CARD": "a card number",
-    "US_SSN": "a social security number",
-    "PHONE": "a phone number",
-    "EMAIL": "an e-mail address",
-    "PERSON": "a person",
-    "ORG": "an organisation",
-    "ADDRESS": "an address",
-    "LOCATION": "a city",
-    "DATE_OF_BIRTH": "a date",
-    "DATE": "a date",
-    "AGE": "an age",
-    "IP_ADDRESS": "an IP address",
-    "MAC_ADDRESS": "a MAC address",
-    "URL": "a web address",
-    "API_KEY": "an API key",
-    "COORDINATES": "a place",
-    "MEDICAL": "a medical matter",
-    "FINANCIAL": "a money matter",
-    "DEMOGRAPHIC": "a personal trait",
-    "ID_NUMBER": "a number",
-}
+_WORDS = pairs("kinds")
 
 
 def generalise(kind: str, value: str) -> str:
@@ -41,17 +19,12 @@ def generalise(kind: str, value: str) -> str:
     Security: of an age the decade is told (from 90 on: "90 or over"), of a date its year, of a city
     its country; of all else the kind alone.
     """
-    if kind == "AGE":
-        years = _YEARS.search(value)
-        if years is not None:
-            decade = int(years.group()) // 10 * 10
-            return "90 or over" if decade >= 90 else f"{decade}s" if decade else "under 10"
-    if kind in ("DATE", "DATE_OF_BIRTH"):
-        year = _YEAR.search(value)
-        if year is not None:
-            return year.group()
-    if kind == "LOCATION":
-        country = _COUNTRY.get(" ".join(value.lower().split()).strip(".,"))
-        if country is not None:
-            return country
+    if kind == "AGE" and (years := _YEARS.search(value)):
+        decade = int(years.group()) // 10 * 10
+        return "90 or over" if decade >= 90 else f"{decade}s" if decade else "under 10"
+    if kind in ("DATE", "DATE_OF_BIRTH") and (year := _YEAR.search(value)):
+        return year.group()
+    city = " ".join(value.lower().split()).strip(".,")
+    if kind == "LOCATION" and city in _COUNTRY:
+        return _COUNTRY[city]
     return _WORDS.get(kind) or f"a {kind.replace('_', ' ').lower()}"

@@ -42,13 +42,9 @@ def _schemes() -> Iterator[Identifier]:
         for rule in rules:
             shape = re.compile(f"{START}(?:{rule.pattern.pattern}){STOP}", re.IGNORECASE)
             words = "|".join(rule.hints)
-            context = rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])"
-            yield Identifier(
-                kind,
-                shape,
-                getattr(checksums, check),
-                re.compile(context, re.IGNORECASE) if words else None,
-            )
+            near_words = rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])"
+            context = re.compile(near_words, re.IGNORECASE) if words else None
+            yield Identifier(kind, shape, getattr(checksums, check), context)
 
 
 IDENTIFIERS = tuple(_schemes())

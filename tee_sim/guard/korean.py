@@ -1,12 +1,9 @@
 """Korean names and employers: a surname with a title, a relation, a number or "my name is"."""
 
 import re
-from collections.abc import Iterator
 
-from tee_sim.guard.rules import find, load, search, value_of
+from tee_sim.guard.rules import Ranges, find, load, search, value_of
 from tee_sim.guard.words import entries
-
-Ranges = Iterator[tuple[int, int]]
 
 _RULES = load("korean")
 _NO_NAMES = frozenset(entries("korean_no_names"))

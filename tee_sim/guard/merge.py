@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from tee_sim.guard.names import is_name_word
 from tee_sim.guard.normalise.view import whole_clusters
 from tee_sim.guard.recognizers import RECOGNIZERS
+from tee_sim.guard.words import entries
 from tee_sim.scan_result import Span
 
 MAX_REPEATED_VALUES = 64
@@ -24,10 +25,7 @@ _BETWEEN_PARTS = re.compile(r"[\s,;/()\u00b7-]{1,6}")
 _WORDS = frozenset({"PERSON", "ORG", "LOCATION", "USERNAME", "EMAIL", "ADDRESS", "MEDICAL"})
 _ONCE = frozenset({"AGE", "DATE", "DEMOGRAPHIC", "JOB_TITLE"})
 _LOCAL_PART = re.compile(r"[A-Z]?[a-z]{3,24}|[A-Z]{3,24}")
-_MAILBOXES = frozenset(
-    "info contact support admin sales mail email hello office team help service noreply"
-    " reply".split()
-)
+_MAILBOXES = frozenset(entries("mailboxes"))
 
 
 def merge(rule_spans: Iterable[Span], model_spans: Iterable[Span] = ()) -> tuple[Span, ...]:
@@ -59,10 +57,7 @@ def cover_clusters(text: str, spans: Iterable[Span]) -> list[Span]:
     """Return the spans, widened so that none cuts a grapheme cluster."""
     if text.isascii():
         return list(spans)
-    return [
-        Span(*whole_clusters(text, span.start, span.end), span.kind, span.severity)
-        for span in spans
-    ]
+    return [Span(*whole_clusters(text, s.start, s.end), s.kind, s.severity) for s in spans]
 
 
 def join_places(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
@@ -127,12 +122,8 @@ def _name_parts(value: str, kind: str) -> list[str]:
 
 
 def _occurrences(text: str, value: str, kind: str) -> list[Span]:
-    found = []
-    at = text.find(value)
-    while at >= 0:
-        found.append(Span(at, at + len(value), kind, _SEVERITY[kind]))
-        at = text.find(value, at + len(value))
-    return found
+    places = re.finditer(re.escape(value), text)
+    return [Span(*place.span(), kind, _SEVERITY[kind]) for place in places]
 
 
 def _whole_words(text: str, value: str, kind: str) -> list[Span]:

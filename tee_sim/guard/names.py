@@ -4,21 +4,16 @@ The same name is private in "my neighbour Ann Lee" and public in "who wrote ..."
 """
 
 import re
-from collections.abc import Iterator
 
 from tee_sim.guard.frames import personal
-from tee_sim.guard.rules import load, search, value_of
+from tee_sim.guard.rules import Ranges, Rule, load, patterns, search, value_of
 from tee_sim.guard.words import entries
-
-Ranges = Iterator[tuple[int, int]]
 
 _RULES = load("names")
 _NO_NAMES = frozenset(entries("no_names"))
 _AFTER_NAMES = frozenset(entries("after_names"))
 _LINKS = frozenset("van von der den de del della di da dos la le el al bin ibn ben ter y e".split())
-_CONTACTED, _NEIGHBOUR, _GAP = (
-    _RULES[name][0].pattern for name in ("contacted", "neighbour", "gap")
-)
+_CONTACTED, _NEIGHBOUR, _GAP = patterns(_RULES, "contacted neighbour gap")
 _REACH, _NEAR_CHARS = 60, 48
 
 
@@ -28,10 +23,7 @@ def find_names(text: str) -> Ranges:
         span = _stated_name(match)
         if span is not None:
             yield span
-    for match in search(_RULES["framed"], text):
-        span = without_other_words(text, *value_of(match))
-        if span is not None:
-            yield span
+    yield from _cut(_RULES["framed"], text)
     for match in search(_RULES["titled"], text):
         low, high = max(0, match.start() - _REACH), match.end() + _REACH
         span = without_other_words(text, *value_of(match))
@@ -39,6 +31,11 @@ def find_names(text: str) -> Ranges:
             personal(text, *match.span()) or _CONTACTED.search(text, low, high)
         ):
             yield span
+
+
+def _cut(rules: tuple[Rule, ...], text: str) -> Ranges:
+    found = (without_other_words(text, *value_of(match)) for match in search(rules, text))
+    return (span for span in found if span is not None)
 
 
 def without_other_words(text: str, start: int, end: int) -> tuple[int, int] | None:
@@ -77,10 +74,7 @@ def _stated_name(match: "re.Match[str]") -> tuple[int, int] | None:
 
 def find_employers(text: str) -> Ranges:
     """Yield organisations that a text calls somebody's employer, school or company."""
-    for match in search(_RULES["employer"], text):
-        span = without_other_words(text, *value_of(match))
-        if span is not None:
-            yield span
+    return _cut(_RULES["employer"], text)
 
 
 def find_neighbours(text: str, anchors: "list[tuple[int, int]]") -> Ranges:

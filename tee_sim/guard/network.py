@@ -2,17 +2,13 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator
 
 from tee_sim.guard.frames import near, personal
-from tee_sim.guard.rules import load, search, value_of
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, load, patterns, search, value_of
 
 _RULES = load("network")
-_NOT_IP, _MY_IP, _OWN_URL, _CREDENTIALS, _PROFILE, _HANDLE_FRAME, _MY, _PLACE = (
-    _RULES[name][0].pattern
-    for name in "not_ip my_ip own_url credentials profile handle_frame my place".split()
+_NOT_IP, _MY_IP, _OWN_URL, _CREDENTIALS, _PROFILE, _HANDLE_FRAME, _MY, _PLACE = patterns(
+    _RULES, "not_ip my_ip own_url credentials profile handle_frame my place"
 )
 _FILE_SUFFIXES = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "git", "py", "js", "css"})
 _SERVICE_ACCOUNTS = ("git@github.", "git@gitlab.", "git@bitbucket.")

@@ -3,33 +3,13 @@
 import re
 from collections.abc import Iterator
 
-# (prefix range low, high, lengths): issuers in use, ISO/IEC 7812 ranges as the issuers publish them
-_ISSUERS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-    ("34", "34", (15,)),
-    ("37", "37", (15,)),
-    ("300", "305", (14,)),
-    ("36", "36", (14,)),
-    ("38", "39", (14,)),
-    ("3528", "3589", (16, 17, 18, 19)),
-    ("2131", "2131", (15,)),
-    ("1800", "1800", (15,)),
-    ("4", "4", (16, 19)),
-    ("50", "50", (16, 17, 18, 19)),
-    ("51", "55", (16,)),
-    ("56", "69", (16, 17, 18, 19)),
-    ("2221", "2720", (16,)),
+from tee_sim.guard.rules import load, patterns
+
+_ISSUED, _CALLING_CODE, _KOREAN, _SSN, _NANP = patterns(
+    load("numbers"), "issued calling_code korean ssn nanp"
 )
 _ISSUER_DIGITS = frozenset("123456")
-# ITU-T E.164 country codes in use, by their first digits (one, two or three of them)
-_CALLING_CODE = re.compile(
-    r"1|7|2(?:0|7|[1-69]\d)|3(?:[0-469]|[578]\d)|4(?:[013-9]|2\d)|5(?:[1-8]|[09]\d)"
-    r"|6(?:[0-6]|[789]\d)|8(?:[1246]|[0578]\d)|9(?:[0-58]|[679]\d)"
-)
-_KOREAN_AREAS = frozenset(
-    "031 032 033 041 042 043 044 051 052 053 054 055 061 062 063 064 070".split()
-)
 _MIN_CARD_DIGITS, _MAX_CARD_DIGITS = 14, 19
-_SSN_SPECIMENS = frozenset({"078051120", "219099999"})
 
 
 def digits_of(text: str) -> str:
@@ -48,13 +28,7 @@ def luhn_valid(digits: str) -> bool:
 
 def is_card(digits: str) -> bool:
     """Whether digits have an issuer's prefix, one of its lengths and a valid check digit."""
-    if len(set(digits)) == 1:
-        return False
-    issued = any(
-        len(digits) in lengths and low <= digits[: len(low)] <= high
-        for low, high, lengths in _ISSUERS
-    )
-    return issued and luhn_valid(digits)
+    return _ISSUED.fullmatch(digits) is not None and len(set(digits)) > 1 and luhn_valid(digits)
 
 
 def find_cards(run: str) -> Iterator[tuple[int, int]]:
@@ -108,25 +82,12 @@ def _grouped_like_a_card(sizes: list[int]) -> bool:
 
 def is_ssn(digits: str) -> bool:
     """Whether nine digits can be a US social security number (SSA rules since 2011)."""
-    return (
-        len(digits) == 9
-        and digits[:3] not in ("000", "666")
-        and digits[0] != "9"
-        and digits[3:5] != "00"
-        and digits[5:] != "0000"
-        and digits not in _SSN_SPECIMENS
-    )
+    return _SSN.fullmatch(digits) is not None
 
 
 def is_nanp(digits: str) -> bool:
     """Whether ten digits follow the North American plan: NXX-NXX-XXXX, N in 2..9, no N11 area."""
-    return (
-        len(digits) == 10
-        and digits[0] in "23456789"
-        and digits[1:3] != "11"
-        and digits[3] in "23456789"
-        and len(set(digits)) > 2
-    )
+    return _NANP.fullmatch(digits) is not None and len(set(digits)) > 2
 
 
 def is_international(digits: str) -> bool:
@@ -144,8 +105,4 @@ def is_international(digits: str) -> bool:
 
 def is_korean(digits: str) -> bool:
     """Whether digits are a Korean national number: 010 mobiles, 02 Seoul, 03x-06x and 070."""
-    if digits.startswith("010"):
-        return len(digits) == 11
-    if digits.startswith("02"):
-        return len(digits) in (9, 10) and digits[2] in "2345678"
-    return digits[:3] in _KOREAN_AREAS and len(digits) in (10, 11) and digits[3] not in "01"
+    return _KOREAN.fullmatch(digits) is not None

@@ -8,14 +8,13 @@ for my daughter NAME". What asks about the value itself ("Who is NAME?") does ne
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from tee_sim.guard.rules import Rule, load
+from tee_sim.guard.rules import load, patterns
 
 MASK = "\ufffc"
 _RULES = load("requests")
-_SENTENCE_END, _CLAUSE_START, _FILLER = (
-    _RULES[name][0].pattern for name in ("sentence_end", "clause_start", "filler")
+_SENTENCE_END, _CLAUSE_START, _FILLER, _REQUEST = patterns(
+    _RULES, "sentence_end clause_start filler request"
 )
-_REQUEST = _RULES["request"][0].pattern
 _CONTENT = re.compile(r"[^\W\d_]{2,}|\d+|[\uac00-\ud7a3]")
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 _HANGUL = re.compile(r"[\uac00-\ud7a3]")
@@ -108,9 +107,7 @@ def _begins(segment: str) -> bool:
 def _stands_alone(segment: str, *, strict: bool, turned: bool) -> bool:
     """Whether a segment asks for something without pointing back at a masked part."""
     segment = segment.strip()
-    if MASK in segment or refers_back(segment):
-        return False
-    if not asks(segment):
+    if MASK in segment or refers_back(segment) or not asks(segment):
         return False
     idle = segment
     if not turned:
@@ -140,5 +137,4 @@ def _clauses(sentence: str) -> Iterator[tuple[int, str]]:
 
 
 def _found(group: str, text: str) -> bool:
-    rules: tuple[Rule, ...] = _RULES[group]
-    return any(rule.pattern.search(text) for rule in rules)
+    return any(rule.pattern.search(text) is not None for rule in _RULES[group])

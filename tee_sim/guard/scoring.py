@@ -19,23 +19,19 @@ from tee_sim.guard.reading import Classifier, model_spans
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
 from tee_sim.guard.requests import asks_alone, carries, mask, refers_back, sentences
 from tee_sim.guard.situations import Situation, find_situations
+from tee_sim.guard.words import entries
 from tee_sim.scan_result import TOPICS, Level, ScanResult, Span
 
 _ROW = {row.kind: row for row in RECOGNIZERS}
 # A task can carry these through unchanged: "write to NAME"; of all others a mask leaves too little
-_LIGHT = frozenset(
-    "PERSON ORG ADDRESS LOCATION DATE AGE JOB_TITLE DEMOGRAPHIC USERNAME EMAIL PHONE URL "
-    "IP_ADDRESS MAC_ADDRESS FINANCIAL".split()
-)
+_LIGHT = frozenset(entries("light_kinds"))
 _KEPT_CHARS = 8192
 # Kinds that a situation repeats: one disclosure, counted once
 _SAME = {"health": "MEDICAL", "sexuality": "DEMOGRAPHIC", "religion": "DEMOGRAPHIC"}
 
 
 def scan_text(
-    text: str,
-    recognizers: Iterable[Recognizer] = RECOGNIZERS,
-    classifier: Classifier | None = None,
+    text: str, recognizers: Iterable[Recognizer] = RECOGNIZERS, classifier: Classifier | None = None
 ) -> ScanResult:
     """Find private spans and situations in a text and rate it.
 

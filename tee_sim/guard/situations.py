@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tee_sim.guard.requests import asks
 from tee_sim.guard.rules import Rule, load, search, value_of
+from tee_sim.guard.words import pairs
 from tee_sim.scan_result import Span
 
 _RULES = load("situations")
@@ -20,18 +21,7 @@ _SELF, _KOREAN_SELF, _NOBODY, _IDLE, _MOOD, _TELLING = (
 )
 _STATEMENT_WORDS = 4
 # Topics of Korean words are told apart by nobody; the gravest stands for all of them
-_SEVERITY = {
-    "self_harm": 0.9,
-    "abuse": 0.85,
-    "health": 0.8,
-    "sexuality": 0.8,
-    "crime": 0.8,
-    "intimate": 0.7,
-    "secret": 0.6,
-    "dismissal": 0.6,
-    "religion": 0.6,
-    "politics": 0.5,
-}
+_SEVERITY = {topic: float(severity) for topic, severity in pairs("grave_topics").items()}
 _GRAVE_KOREAN, _MILD = 0.8, 0.3
 
 
@@ -83,13 +73,9 @@ def _statement(text: str, sentences: Sequence[tuple[int, int]]) -> Iterator[Situ
     if any(asks(sentence) for sentence in said):
         return
     for sentence, (start, end) in zip(said, sentences, strict=True):
-        long = len(sentence.split()) >= _STATEMENT_WORDS
-        if (
-            long
-            and (_any(_TELLING, sentence) or not sentence.isascii())
-            and not _any(_MOOD, sentence)
-            and _tells(text, (start, end), named=False)
-        ):
+        told = _any(_TELLING, sentence) or not sentence.isascii()
+        told = told and len(sentence.split()) >= _STATEMENT_WORDS and not _any(_MOOD, sentence)
+        if told and _tells(text, (start, end), named=False):
             yield Situation(start, end, "statement", _MILD, grave=False)
             return
 

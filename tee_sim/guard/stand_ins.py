@@ -42,6 +42,9 @@ class StandIns:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    def __iter__(self) -> Iterator[StandIn]:
+        return (stand_in for row in self._by_word.values() for _, stand_in in row)
+
     def add(self, stand_in: StandIn) -> None:
         """Take one in; its text begins with a letter or digit."""
         folded = fold(stand_in.text)
@@ -53,7 +56,7 @@ class StandIns:
     def remove(self, tokens: Iterable[Token]) -> None:
         """Let go of those of some values."""
         gone = set(tokens)
-        kept = [s for row in self._by_word.values() for _, s in row if s.token not in gone]
+        kept = [stand_in for stand_in in self if stand_in.token not in gone]
         self._by_word.clear()
         self._sorted.clear()
         for stand_in in kept:

@@ -4,12 +4,8 @@ No check digit decides here, so a mistyped card or a foreign licence is masked a
 behind "my card number is" is somebody's, valid or not.
 """
 
-from collections.abc import Iterator
-
 from tee_sim.guard.numbers import digits_of
-from tee_sim.guard.rules import load, search, value_of
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, load, search, value_of
 
 _RULES = load("stated_numbers")
 _YEARS = _RULES["years"][0].pattern

@@ -8,37 +8,24 @@ import re
 from collections.abc import Iterator
 
 from tee_sim.guard.frames import hinted
-from tee_sim.guard.rules import load, search, value_of
+from tee_sim.guard.rules import load, patterns, search, value_of
 from tee_sim.guard.words import entries
 
 _RULES = load("stated_secrets")
-_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT, _KOREAN = (
-    _RULES[name][0].pattern for name in "stated changed used_as reversed adjacent korean".split()
+_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT, _KOREAN, _KOREAN_ENDING, _NOT_LITERAL = patterns(
+    _RULES, "stated changed used_as reversed adjacent korean korean_ending not_literal"
 )
-_KOREAN_ENDING, _NOT_LITERAL, _DESCRIBING_SUFFIX, _NEVER_SUFFIX, _DOTTED_NAME, _CLAUSE_END = (
-    _RULES[name][0].pattern
-    for name in (
-        *("korean_ending", "not_literal", "describing_suffix", "never_suffix", "dotted_name"),
-        "clause_end",
-    )
+_DESCRIBING_SUFFIX, _NEVER_SUFFIX, _DOTTED_NAME, _CLAUSE_END = patterns(
+    _RULES, "describing_suffix never_suffix dotted_name clause_end"
 )
-_PIN_NAME, _PASSPHRASE_NAME, _PHRASE = (
-    _RULES[name][0].pattern for name in ("pin_name", "passphrase_name", "phrase")
-)
+_PIN_NAME, _PASSPHRASE_NAME, _PHRASE = patterns(_RULES, "pin_name passphrase_name phrase")
 _TRAILING = ".,;:!?)]}>\u2026\"'`\u201d\u2019\u00bb\u300d"
 # Words that describe a secret rather than being one: "my password is weak", "token: string"
 _DESCRIPTIONS = frozenset(entries("descriptions"))
-_GRAMMAR = frozenset(
-    "an the to of is was are be not too very in on for it and or that this has have with from at "
-    "by as my your we you so if but can will".split()
-)
+_GRAMMAR = frozenset(entries("secret_grammar"))
 _MIN_TOKEN_DIGITS = 6
 # A piece of every name that a secret can have
-_HINTS = tuple(
-    "pass pwd pw code phrase key cvv cvc pin otp token secret credential bearer login auth account "
-    "log-in sign psql mysql curl mongo redis rsync "
-    "\ube44\ubc00 \ube44\ubc88 \ud328\uc2a4 \uc554\ud638 \ud540".split()
-)
+_HINTS = entries("secret_hints")
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, int]]:
@@ -49,15 +36,13 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     """
     if not hinted(text, _HINTS):
         return
-    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED):
+    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT):
         for match in _each(pattern, text):
-            found = _stated_value(match, text, reverse=pattern in (_USED_AS, _REVERSED))
+            reverse = pattern in (_USED_AS, _REVERSED)
+            stated = pattern is not _ADJACENT
+            found = _stated_value(match, text, reverse) if stated else _adjacent_value(match)
             if found is not None:
                 yield found[0], _after_exclamation(text, found[1])
-    for match in _each(_ADJACENT, text):
-        found = _adjacent_value(match)
-        if found is not None:
-            yield found[0], _after_exclamation(text, found[1])
     for match in search(_RULES["shown"], text):
         start, _ = value_of(match)
         value = match["value"].rstrip(_TRAILING)
@@ -109,7 +94,7 @@ def _value_of(match: "re.Match[str]") -> tuple[int, str]:
     return match.start("value"), match["value"].rstrip(_TRAILING) or match["value"]
 
 
-def _stated_value(match: "re.Match[str]", text: str, *, reverse: bool) -> tuple[int, int] | None:
+def _stated_value(match: "re.Match[str]", text: str, reverse: bool) -> tuple[int, int] | None:
     """Judge "NAME is VALUE" and its inversions."""
     start, value = _value_of(match)
     span = start, start + len(value)

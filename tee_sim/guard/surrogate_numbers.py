@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 
-from tee_sim.guard.checksums import weighted
-from tee_sim.guard.numbers import luhn_valid
+from tee_sim.guard.checksums import is_date, weighted
+from tee_sim.guard.numbers import digits_of, luhn_valid
+from tee_sim.guard.words import pairs
 
 _UPPER, _LOWER = "ABCDEFGHJKLMNPQRSTUVWXYZ", "abcdefghijkmnpqrstuvwxyz"
+_ALIKE = (str.isdecimal, "0123456789"), (str.isupper, _UPPER), (str.islower, _LOWER)
 _MOST_DRAWN = 80  # characters that 64 bytes suffice for
 _DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})")
 _CENTURY = {"1": 1900, "2": 1900, "3": 2000, "4": 2000, "5": 1900, "6": 1900, "7": 2000, "8": 2000}
@@ -28,6 +30,10 @@ class Digits:
         self._number, rest = divmod(self._number, limit)
         return rest
 
+    def decimals(self, count: int) -> str:
+        """Return so many decimal digits."""
+        return "".join(str(self.below(10)) for _ in range(count))
+
     def pick(self, choices: Sequence[str]) -> str:
         """Return one of some strings."""
         return choices[self.below(len(choices))]
@@ -38,13 +44,7 @@ def same_shape(value: str, digits: Digits) -> str:
     if len(value) > _MOST_DRAWN:
         return ""
     return "".join(
-        str(digits.below(10))
-        if char.isdecimal()
-        else digits.pick(_UPPER)
-        if char.isupper()
-        else digits.pick(_LOWER)
-        if char.islower()
-        else char
+        next((digits.pick(others) for alike, others in _ALIKE if alike(char)), char)
         for char in value
     )
 
@@ -53,10 +53,6 @@ def secret(value: str, digits: Digits) -> str:
     """Letters and digits alone, as many as the value has characters."""
     alphabet = _UPPER + _LOWER + "23456789"
     return "".join(digits.pick(alphabet) for _ in value) if len(value) <= _MOST_DRAWN else ""
-
-
-def _digits(value: str) -> str:
-    return "".join(char for char in value if char.isdecimal())
 
 
 def _laid_out(value: str, characters: str) -> str:
@@ -69,29 +65,27 @@ def _laid_out(value: str, characters: str) -> str:
 
 def card(value: str, digits: Digits) -> str:
     """A card number of a test range (Visa 400000, American Express 378282), valid by Luhn."""
-    size = len(_digits(value))
+    size = len(digits_of(value))
     prefix = "378282" if size == 15 else "400000"
-    body = prefix + "".join(str(digits.below(10)) for _ in range(size - len(prefix) - 1))
+    body = prefix + digits.decimals(size - len(prefix) - 1)
     check = next((d for d in "0123456789" if luhn_valid(body + d)), "")
     return _laid_out(value, body + check) if size > 10 else ""
 
 
 def ssn(value: str, digits: Digits) -> str:
     """A US social security number of area 666, which is never given out."""
-    return _laid_out(value, "666" + "".join(str(digits.below(10)) for _ in range(6)))
+    return _laid_out(value, "666" + digits.decimals(6))
 
 
 def phone(value: str, digits: Digits) -> str:
     """A number as long: 555-01xx (reserved) in North America, 01x-0000 in Korea, else drawn."""
-    plain = _digits(value)
+    plain = digits_of(value)
     if len(plain) == 11 and plain.startswith("01"):
         return _laid_out(value, f"{plain[:3]}0000{digits.below(10_000):04d}")
     if len(plain) in (10, 11) and plain[-10] in "23456789":
-        area = f"{2 + digits.below(8)}{digits.below(10)}{digits.below(10)}"
+        area = f"{2 + digits.below(8)}{digits.decimals(2)}"
         return _laid_out(value, f"{plain[:-10]}{area}55501{digits.below(100):02d}")
-    kept = plain[:2]
-    rest = "".join(str(digits.below(10)) for _ in plain[2:])
-    return _laid_out(value, kept + rest) if len(plain) > 5 else ""
+    return _laid_out(value, plain[:2] + digits.decimals(len(plain) - 2)) if len(plain) > 5 else ""
 
 
 def iban(value: str, digits: Digits) -> str:
@@ -104,12 +98,12 @@ def iban(value: str, digits: Digits) -> str:
 
 def korean_registration(value: str, digits: Digits) -> str:
     """A Korean registration number: another day of birth of the same century, its check right."""
-    plain = _digits(value)
+    plain = digits_of(value)
     if len(plain) != 13 or plain[6] not in _CENTURY:
         return ""
     born = date(_CENTURY[plain[6]] + 18 * (_CENTURY[plain[6]] == 1900), 1, 1)
     born += timedelta(days=digits.below(80 * 365 if born.year < 2000 else 20 * 365))
-    body = f"{born:%y%m%d}{plain[6]}" + "".join(str(digits.below(10)) for _ in range(5))
+    body = f"{born:%y%m%d}{plain[6]}" + digits.decimals(5)
     shift = 13 if plain[6] in "5678" else 11
     return _laid_out(value, f"{body}{(shift - weighted(body, '234567892345') % 11) % 10}")
 
@@ -121,18 +115,13 @@ def shifted_date(value: str, digits: Digits) -> str:
         return ""
     a, b, c = match[1], match[3], match[4]
     first = len(a) == 4
-    try:
-        day = date(int(a), int(b), int(c)) if first else date(int(c), int(a), int(b))
-        day_first = False
-    except ValueError:
-        try:
-            day, day_first = date(int(c), int(b), int(a)), True
-        except ValueError:
-            return ""
+    day_first = not first and not is_date(int(c), int(a), int(b))
+    year, month, number = (a, b, c) if first else (c, b, a) if day_first else (c, a, b)
     off = 1 + digits.below(365)
     try:
+        day = date(int(year), int(month), int(number))
         day += timedelta(days=off if digits.below(2) else -off)
-    except OverflowError:
+    except (ValueError, OverflowError):
         return ""
     middle = (day.day, day.month) if day_first else (day.month, day.day)
     parts = (day.year, day.month, day.day) if first else (*middle, day.year)
@@ -159,21 +148,10 @@ def url(value: str, digits: Digits) -> str:
     return f"https://example.com/{digits.below(1 << 40):010x}"
 
 
+_MAKERS = (card, ssn, phone, iban, korean_registration, shifted_date, ip_address, mac_address, url)
+# The functions above by the kinds that each makes
 NUMBER_MAKERS: dict[str, Callable[[str, Digits], str]] = {
-    "PAYMENT_CARD": card,
-    "US_SSN": ssn,
-    "PHONE": phone,
-    "IBAN": iban,
-    "KR_RRN": korean_registration,
-    "DATE": shifted_date,
-    "DATE_OF_BIRTH": shifted_date,
-    "IP_ADDRESS": ip_address,
-    "MAC_ADDRESS": mac_address,
-    "URL": url,
-    "SECRET": secret,
-    "API_KEY": secret,
-    **dict.fromkeys(
-        "BANK_ACCOUNT NATIONAL_ID PASSPORT DRIVER_LICENSE TAX_ID VEHICLE ID_NUMBER".split(),
-        same_shape,
-    ),
+    kind: make
+    for make in (*_MAKERS, secret, same_shape)
+    for kind in pairs("number_makers")[make.__name__].split()
 }

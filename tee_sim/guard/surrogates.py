@@ -4,23 +4,26 @@ Drawn by the session's own PRF: the same within a session, unrelated between ses
 which none fits gets none, and its placeholder is shown.
 """
 
+import re
 from collections.abc import Callable
 
 from tee_sim.guard.placeholders import Token, fold
 from tee_sim.guard.stand_ins import MAX_CHARS, StandIn, bare_word, core, words
 from tee_sim.guard.surrogate_numbers import NUMBER_MAKERS, Digits
 from tee_sim.guard.vault import Session
-from tee_sim.guard.words import entries
+from tee_sim.guard.words import entries, pairs
 
 _MOST_DRAWS = 24
 _LEAST_CHARS = 6  # of a number: shorter ones stand in answers by chance
 _TRIMMED = frozenset(" +().,'\"\u2019")
 _TITLES = frozenset("DR MR MRS MS MX PROF SIR MADAM MISS".split())
 _LISTS: dict[str, list[str]] = {}
-for _entry in entries("surrogate_words"):
-    _list, _word = _entry.split("=", 1)
+for _list, _word in (entry.split("=", 1) for entry in entries("surrogate_words")):
     _LISTS.setdefault(_list, []).append(_word)
+    _LISTS.setdefault(f"small {_list}", []).append(_word.lower())
 _HASHES = 3
+_BLANK = re.compile(r"\{([^}]+)\}")
+_Maker = Callable[[Session, str, Digits], str]
 
 
 def give_stand_in(session: Session, token: Token, value: str) -> str:
@@ -87,8 +90,7 @@ def _fits(session: Session, token: Token, plain: str, drawn: str) -> bool:
 def _name(session: Session, plain: str, digits: Digits) -> str:
     """Return a name of as many words; the same word becomes the same one, in its own case."""
     if any("\uac00" <= char <= "\ud7a3" for char in plain):
-        family, given = digits.pick(_LISTS["korean_family"]), digits.pick(_LISTS["korean_given"])
-        name = family + given
+        name = digits.pick(_LISTS["korean_family"]) + digits.pick(_LISTS["korean_given"])
         whole = len(words(plain)) == 1 and 3 <= len(plain) <= 4
         return name if whole and not _was_seen(session, name) else ""
     parts = plain.split(" ")
@@ -134,36 +136,24 @@ def _add_name_words(session: Session, token: Token, value: str, plain: str, draw
             session.stand_ins.add(StandIn(plain_other, token, index))
 
 
-def _email(session: Session, plain: str, digits: Digits) -> str:
-    name = digits.pick(_LISTS["given"]).lower()
-    family = digits.pick(_LISTS["family"]).lower()
-    return f"{name}.{family}@example.{digits.pick(['com', 'net', 'org'])}"
+def _formed(form: str) -> _Maker:
+    """Return a maker that fills a form: {LIST} with a word, {LOW+MANY} with a number."""
 
-
-def _of(*names: str) -> "Callable[[Session, str, Digits], str]":
     def make(session: Session, plain: str, digits: Digits) -> str:
-        return " ".join(digits.pick(_LISTS[name]) for name in names)
+        def drawn(blank: "re.Match[str]") -> str:
+            low, plus, many = blank[1].partition("+")
+            return str(int(low) + digits.below(int(many))) if plus else digits.pick(_LISTS[low])
+
+        return _BLANK.sub(drawn, form)
 
     return make
 
 
-def _number(make: "Callable[[str, Digits], str]") -> "Callable[[Session, str, Digits], str]":
+def _number(make: "Callable[[str, Digits], str]") -> _Maker:
     return lambda session, plain, digits: make(plain, digits) if plain.isascii() else ""
 
 
-def _address(session: Session, plain: str, digits: Digits) -> str:
-    return f"{1 + digits.below(298)} {digits.pick(_LISTS['street'])}"
-
-
-def _username(session: Session, plain: str, digits: Digits) -> str:
-    return f"{digits.pick(_LISTS['given']).lower()}{100 + digits.below(900)}"
-
-
-_MAKERS: "dict[str, Callable[[Session, str, Digits], str]]" = {
-    "EMAIL": _email,
-    "ORG": _of("company"),
-    "LOCATION": _of("city"),
-    "ADDRESS": _address,
-    "USERNAME": _username,
+_MAKERS: dict[str, _Maker] = {
+    **{kind: _formed(form) for kind, form in pairs("surrogate_forms").items()},
     **{kind: _number(make) for kind, make in NUMBER_MAKERS.items()},
 }

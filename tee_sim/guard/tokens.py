@@ -3,12 +3,9 @@
 import binascii
 import json
 import math
-from collections.abc import Iterator
 
 from tee_sim.guard.checksums import is_base58check, is_bech32
-from tee_sim.guard.rules import load, search
-
-Ranges = Iterator[tuple[int, int]]
+from tee_sim.guard.rules import Ranges, find, load, search
 
 _RULES = load("tokens")
 _KEY_WORD = _RULES["key_word"][0].pattern
@@ -53,8 +50,7 @@ def find_jwts(text: str) -> Ranges:
 
 def find_private_keys(text: str) -> Ranges:
     """Yield PEM blocks of private keys whole, also without their end, and PuTTY's."""
-    for match in search(_RULES["pem"], text):
-        yield match.span()
+    return find(_RULES["pem"], text)
 
 
 def find_wallets(text: str) -> Ranges:

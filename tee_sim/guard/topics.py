@@ -3,23 +3,15 @@
 The same words in a general question ("What is HIV?") are nobody's secret.
 """
 
-from collections.abc import Iterator
-
 from tee_sim.guard.frames import hinted
-from tee_sim.guard.rules import Rule, load, search, value_of
+from tee_sim.guard.rules import Ranges, Rule, load, patterns, search, value_of
 from tee_sim.guard.words import entries
 
-Ranges = Iterator[tuple[int, int]]
-
 _RULES = load("topics")
-_SOMEBODY, _ICD, _MONEY = (_RULES[name][0].pattern for name in ("somebody", "icd", "money_hint"))
+_SOMEBODY, _ICD, _MONEY = patterns(_RULES, "somebody icd money_hint")
 # Some piece of every value that the patterns of health can find
-_HEALTH_HINTS = (
-    *(entry.lower().replace("-", " ") for entry in (*entries("conditions"), *entries("drugs"))),
-    *("diagnos", "tested", "patient", "pt ", "trans", "disabled", "deaf", "blind", "paraplegic"),
-    *("remission", "test", "result", "treatment", "medic", "meds", "symptom", "therapy"),
-    *("prescription", "appointment"),
-)
+_LISTS = (*entries("conditions"), *entries("drugs"), *entries("health_hints"))
+_HEALTH_HINTS = (*(entry.lower().replace("-", " ") for entry in _LISTS), "pt ")
 
 
 def find_medical(text: str) -> Ranges:

@@ -6,15 +6,15 @@ forgotten; what a value is found by is a keyed hash, not the value.
 """
 
 import os
-import time
 import unicodedata
 from collections.abc import Iterable
-from importlib import import_module
-from typing import Any
+from hashlib import blake2b
 
+from tee_sim.clocks import clock
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.guard.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
 from tee_sim.guard.stand_ins import StandIns
+from tee_sim.guard.words import entries
 from tee_sim.memory import Budget, wipe
 
 MAX_VAULTS = 256
@@ -27,20 +27,12 @@ _KEY_BYTES = 32
 _VALUE_BUDGET_BYTES = 1024  # what a value costs as Python objects, beside its bytes
 _SEEN_BYTES = 16 << 10
 _VAULT_BUDGET_BYTES = _SEEN_BYTES + (8 << 10)
+_MAX_FORGOTTEN, _NEVER = 4096, 1 << 64
 
-_blake2b: Any = import_module("_blake2").blake2b  # `hashlib` would bring OpenSSL into the guard
 # Compared character by character; all other kinds as words, or without separators
 _EXACT = frozenset({"SECRET", "API_KEY", "PRIVATE_KEY", "JWT", "CRYPTO_ADDRESS", "URL", ESCAPED})
-_WORDS = frozenset(
-    "PERSON ORG LOCATION ADDRESS EMAIL USERNAME MEDICAL FINANCIAL DEMOGRAPHIC JOB_TITLE DATE "
-    "DATE_OF_BIRTH COORDINATES AGE".split()
-)
+_WORDS = frozenset(entries("word_kinds"))
 _TITLES = frozenset("dr mr mrs ms mx prof sir madam miss".split())
-
-
-def clock() -> float:
-    """Return the seconds since the machine started; nobody sets them back, sleep counts."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Entry:
@@ -55,10 +47,7 @@ class Entry:
     __slots__ = ("cost", "keys", "stand_in", "value")
 
     def __init__(self, value: bytearray, keys: tuple[bytes, ...], cost: int) -> None:
-        self.value = value
-        self.keys = keys
-        self.cost = cost
-        self.stand_in = ""
+        self.value, self.keys, self.cost, self.stand_in = value, keys, cost, ""
 
 
 class Session:
@@ -70,11 +59,15 @@ class Session:
         stand_ins: its surrogates.
         name_words: the hash of the word that a word of a surrogate name stands for.
         seen: a Bloom filter of the words that stood in texts masked with surrogates.
+        last: the highest number of each kind.
+        generation: how often it was saved.
     """
 
-    def __init__(self, budget: Budget, user: bytes, number: int, ttl_s: int) -> None:
+    def __init__(
+        self, budget: Budget, user: bytes, number: int, ttl_s: int, generation: int = 0
+    ) -> None:
         """Use `Vault.open`."""
-        self.user, self.number, self.ttl_s = user, number, ttl_s
+        self.user, self.number, self.ttl_s, self.generation = user, number, ttl_s, generation
         self.key = bytearray(os.urandom(_KEY_BYTES))
         self.entries: dict[Token, Entry] = {}
         self.stand_ins = StandIns()
@@ -85,7 +78,7 @@ class Session:
         self._bytes = 0
         self._tokens: dict[bytes, Token] = {}  # by the very value
         self._numbers: dict[bytes, int] = {}  # by what values that are the same share
-        self._last: dict[str, int] = {}
+        self.last: dict[str, int] = {}
         self._spellings: dict[tuple[str, int], int] = {}
         self._alive: dict[tuple[str, int], int] = {}
 
@@ -107,14 +100,24 @@ class Session:
         if len(self.entries) >= MAX_VALUES or len(data) > MAX_VALUE_BYTES - self._bytes:
             wipe(data)
             raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "the vault is full")
-        shared = [self._hash(b"~", kind, form.encode("utf-8")) for form in _forms(kind, value)]
+        shared = self._shared(kind, value)
         number = self._numbers.get(shared[0], 0) or self._name_of(shared)
         spelling = self._spellings.get((kind, number), -1) + 1
         if not number or spelling > MAX_SPELLINGS:
-            number, spelling = self._last.get(kind, 0) + 1, 0
+            number, spelling = self.last.get(kind, 0) + 1, 0
         if number > MAX_NUMBER:
             raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "no number is left")
         token = Token(kind, number, spelling)
+        self._keep(token, data, own, shared)
+        return token
+
+    def restore(self, token: Token, data: bytearray) -> None:
+        """Take in a value that `issue` gave this token in an earlier life of the session."""
+        own = self._hash(b"=", token.kind, data)
+        self._keep(token, data, own, self._shared(token.kind, data.decode("utf-8")))
+
+    def _keep(self, token: Token, data: bytearray, own: bytes, shared: list[bytes]) -> None:
+        kind, number, spelling = token
         cost = _VALUE_BUDGET_BYTES + 2 * len(data)
         with self._budget.keeping(cost):
             self.entries[token] = Entry(data, (own, *shared), cost)
@@ -124,10 +127,9 @@ class Session:
             other = self._numbers.setdefault(form, number)
             if at and other != number:
                 self._numbers[form] = 0  # a part that two names share names nobody
-        self._last[kind] = max(number, self._last.get(kind, 0))
+        self.last[kind] = max(number, self.last.get(kind, 0))
         self._spellings[kind, number] = spelling
         self._alive[kind, number] = self._alive.get((kind, number), 0) + 1
-        return token
 
     def _name_of(self, shared: list[bytes]) -> int:
         """Return the number of the one name whose parts all of these are, or 0."""
@@ -163,17 +165,23 @@ class Session:
 
     def close(self) -> None:
         """Overwrite everything."""
-        self.drop(list(self.entries))
+        for entry in self.entries.values():
+            wipe(entry.value)
+            self._budget.refund(entry.cost)
+        self.entries.clear()
         wipe(self.key, self.seen)
 
     def draw(self, purpose: str, *parts: object) -> bytes:
         """Return 64 bytes of this session's own PRF (keyed BLAKE2b, RFC 7693)."""
         text = "\x1f".join((purpose, *map(str, parts)))
-        digest: bytes = _blake2b(text.encode("utf-8"), key=self.key, digest_size=64).digest()
+        digest: bytes = blake2b(text.encode("utf-8"), key=self.key, digest_size=64).digest()
         return digest
 
+    def _shared(self, kind: str, value: str) -> list[bytes]:
+        return [self._hash(b"~", kind, form.encode("utf-8")) for form in _forms(kind, value)]
+
     def _hash(self, purpose: bytes, kind: str, data: bytes | bytearray) -> bytes:
-        state = _blake2b(purpose + kind.encode() + b"\0", key=self.key, digest_size=16)
+        state = blake2b(purpose + kind.encode() + b"\0", key=self.key, digest_size=16)
         state.update(data)
         digest: bytes = state.digest()
         return digest
@@ -189,6 +197,7 @@ class Vault:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._sessions: dict[int, Session] = {}
+        self._forgotten: dict[int, int] = {}  # vault: the first generation that may come back
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -206,13 +215,31 @@ class Vault:
         self.sweep()
         if not 1 <= ttl_s <= MAX_TTL_S:
             raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "time to live")
-        if len(self._sessions) >= MAX_VAULTS:
-            raise TeeError(ResultCode.BUSY, Origin.TRUSTED_APP, "too many vaults")
         number = 0
         while not number or number in self._sessions:
             number = int.from_bytes(os.urandom(8), "little")
+        return self._admit(user, number, ttl_s, 0)
+
+    def adopt(self, user: bytes, number: int, ttl_s: int, generation: int) -> Session:
+        """Begin a session that was saved, to be filled with what it held.
+
+        Raises:
+            TeeError: BAD_STATE: it is open. ROLLED_BACK: something of it was forgotten since, in
+                this process. BUSY, OUT_OF_MEMORY: as `open`.
+        """
+        self.sweep()
+        if number in self._sessions:
+            raise TeeError(ResultCode.BAD_STATE, Origin.TRUSTED_APP, "this vault is open")
+        if generation < self._forgotten.get(number, 0):
+            raise TeeError(ResultCode.ROLLED_BACK, Origin.TRUSTED_APP, "forgotten since")
+        return self._admit(user, number, ttl_s, generation)
+
+    def _admit(self, user: bytes, number: int, ttl_s: int, generation: int) -> Session:
+        if len(self._sessions) >= MAX_VAULTS:
+            raise TeeError(ResultCode.BUSY, Origin.TRUSTED_APP, "too many vaults")
         with self._budget.keeping(_VAULT_BUDGET_BYTES):
-            self._sessions[number] = session = Session(self._budget, user, number, ttl_s)
+            session = Session(self._budget, user, number, ttl_s, generation)
+            self._sessions[number] = session
         return session
 
     def get(self, user: bytes, number: int) -> Session:
@@ -237,9 +264,24 @@ class Vault:
         """Forget a session; return how many values it had."""
         count = len(session.entries)
         del self._sessions[session.number]
-        session.close()
+        session.close()  # takes no memory, so that nothing comes between
         self._budget.refund(_VAULT_BUDGET_BYTES)
         return count
+
+    def forget(self, session: Session, tokens: Iterable[Token] | None = None) -> int:
+        """Forget values, or a whole session, for good: what was saved before does not come back.
+
+        Args:
+            session: whose.
+            tokens: of the values; None: all, and the session ends.
+
+        Returns:
+            How many values it had of them.
+        """
+        if len(self._forgotten) >= _MAX_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._forgotten[session.number] = _NEVER if tokens is None else session.generation + 1
+        return self.end(session) if tokens is None else session.drop(tokens)
 
     def sweep(self) -> None:
         """Forget the sessions whose time is over."""

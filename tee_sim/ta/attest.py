@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tee_sim import keys
 from tee_sim.audit import AuditLog
 from tee_sim.cose import identity_of, sign1, ueid_of
-from tee_sim.device import Device
+from tee_sim.device import Device, draw_key
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.evidence import DEBUG_STATES, NONCE_BYTES, Evidence
@@ -19,7 +19,7 @@ class AttestApplication:
     """Signs what the TEE knows of itself with the device's identity keys.
 
     Security: identity keys are derived for each call and not kept. The private half of the HPKE key
-    lives and ends with the process.
+    stands in the secret memory, and ends with the process.
 
     Args:
         device: gives identity, epoch and counter.
@@ -31,8 +31,10 @@ class AttestApplication:
         self._device = device
         self._audit = audit
         self._measurement = measurement
-        self._hpke_key: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self._hpke_public = self._hpke_key.public_key().public_bytes_raw()
+        drawn = draw_key()
+        hpke_key = X25519PrivateKey.from_private_bytes(drawn)
+        self._hpke_public = hpke_key.public_key().public_bytes_raw()
+        self._hpke_key = device.secrets.keep(drawn)
         self.uuid = TA_ATTEST
         self.epoch = 0
         self.commands: dict[int, tuple[int, Handler]] = {
@@ -40,8 +42,8 @@ class AttestApplication:
         }
 
     def close(self) -> None:
-        """Drop the HPKE key."""
-        self._hpke_key = None
+        """Overwrite the HPKE key."""
+        self._hpke_key.drop()
 
     def _get_evidence(self, params: Params) -> Values:
         nonce, shared = bytes(params.memory(0)), params.memory(1)

@@ -1,12 +1,12 @@
 """The `guard` trusted application: SCAN a text for private spans, MASK them and UNMASK answers."""
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.guard.at_rest import seal, sealed_bytes, unseal
 from tee_sim.guard.masking import mask
 from tee_sim.guard.placeholders import KINDS, Token
 from tee_sim.guard.reading import Classifier
@@ -14,8 +14,10 @@ from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
-from tee_sim.protocol import TA_GUARD, GuardCommand, ParamType, Values, param_types
-from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_spans, pack_verdict
+from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
+from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_score, pack_spans, pack_verdict
+from tee_sim.sealed_format import MAX_OBJECT_BYTES
+from tee_sim.secret_memory import KeptKey
 
 MAX_TEXT_BYTES = 1 << 18  # seconds of reading; a call has a minute, also on a busy machine
 # Budget charge per byte of text: two views with their maps, the masked copy, the matches
@@ -31,10 +33,14 @@ class GuardApplication:
     Args:
         budget: counts the working memory of a call, and the vault.
         classifier: as for `scan_text`.
+        storage: the key that vaults at rest are sealed under; None: none leaves, none comes back.
     """
 
-    def __init__(self, budget: Budget, classifier: Classifier | None = None) -> None:
+    def __init__(
+        self, budget: Budget, classifier: Classifier | None = None, storage: KeptKey | None = None
+    ) -> None:
         self._budget = budget
+        self._kept_key = storage
         self._vault = Vault(budget)
         self._classifier = classifier
         self.uuid = TA_GUARD
@@ -47,11 +53,16 @@ class GuardApplication:
             GuardCommand.MASK: (param_types(text, result, both, both), self._mask),
             GuardCommand.UNMASK: (param_types(text, result, both, both), self._unmask),
             GuardCommand.FORGET: (param_types(value, value, out), self._forget),
+            GuardCommand.SAVE_VAULT: (param_types(result, out, value, value), self._save_vault),
+            GuardCommand.LOAD_VAULT: (param_types(text, out, value, value), self._load_vault),
+            GuardCommand.CLOSE_VAULT: (param_types(value, value), self._close_vault),
         }
 
     def close(self) -> None:
-        """Overwrite every vault."""
+        """Overwrite every vault, and the storage key."""
         self._vault.close()
+        if self._kept_key is not None:
+            self._kept_key.drop()
 
     def _scan(self, params: Params) -> Values:
         """In UTF-8 text; out span records, (level, score as float64 bits), (bytes of spans, the
@@ -69,7 +80,7 @@ class GuardApplication:
         if len(packed) <= len(shared_spans):
             shared_spans[: len(packed)] = packed
         level = LEVELS.index(result.level)
-        return (0, 0, 0, 0, level, _score_bits(result.score), len(packed), pack_verdict(result))
+        return (0, 0, 0, 0, level, pack_score(result.score), len(packed), pack_verdict(result))
 
     def _rated(self, text: str) -> ScanResult:
         """Return what SCAN and MASK say of a text."""
@@ -78,23 +89,21 @@ class GuardApplication:
     def _open_vault(self, params: Params) -> Values:
         """In user, 16 bytes; in (seconds to live, 0); out (vault, 0)."""
         ttl_s, zero = params.values[2:4]
-        if zero:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "open")
+        _refuse_if(zero, "open")
         session = self._vault.open(_user(params, 0), ttl_s)
         return (0, 0, 0, 0, session.number, 0, 0, 0)
 
     def _mask(self, params: Params) -> Values:
         """In UTF-8 text; out masked text, then the spans, then their places in the masked text.
 
-        In (vault, style), user; out (level, score as float64 bits), (bytes of masked text, bytes of
-        both records). When they do not fit, none is written.
+        In (vault, style), user; out (level and above its byte the verdict, score as float64 bits),
+        (bytes of masked text, bytes of both records). When they do not fit, none is written.
 
         Security: as SCAN. Values go into the vault when all went well, and not otherwise.
         """
         shared = params.memory(1)
         session, style = self._session(params), params.values[5]
-        if style >= len(STYLES):
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "style")
+        _refuse_if(style >= len(STYLES), "style")
         with self._text(params, _WORK_FACTOR) as text:
             result = self._rated(text)
             masked = mask(session, text, result.spans, STYLES[style])
@@ -109,8 +118,8 @@ class GuardApplication:
             shared[:size] = shown
             shared[size : size + len(packed)] = packed
         wipe(shown)
-        level = LEVELS.index(result.level)
-        return (0, 0, 0, 0, level, _score_bits(result.score), size, len(packed))
+        level = LEVELS.index(result.level) | pack_verdict(result) << 8
+        return (0, 0, 0, 0, level, pack_score(result.score), size, len(packed))
 
     def _unmask(self, params: Params) -> Values:
         """In UTF-8 text; out the text with its values; in/out as told here.
@@ -123,9 +132,8 @@ class GuardApplication:
         """
         shared, flags = params.memory(1), params.values[5]
         session = self._session(params)
-        given = flags >> _CONTEXT_SHIFT
-        if given > len(params.memory(0)) or flags & ((1 << _CONTEXT_SHIFT) - 1) > _FINAL_BIT:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags")
+        given, low = flags >> _CONTEXT_SHIFT, flags & ((1 << _CONTEXT_SHIFT) - 1)
+        _refuse_if(given > len(params.memory(0)) or low > _FINAL_BIT, "flags")
         with self._text(params, _UNMASK_FACTOR) as text:
             context = _characters(text, given)
             final = bool(flags & _FINAL_BIT)
@@ -144,19 +152,57 @@ class GuardApplication:
         Out (values that were forgotten, vaults that were). A kind is counted from 1.
         """
         number, named = params.values[2:4]
-        if not number and named:
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "forget")
+        _refuse_if(not number and named, "forget")
         user = _user(params, 0)
         if not number:
-            ended = [self._vault.end(session) for session in self._vault.of_user(user)]
+            ended = [self._vault.forget(session) for session in self._vault.of_user(user)]
             return (0, 0, 0, 0, sum(ended), len(ended), 0, 0)
         session = self._vault.get(user, number)
         if not named:
-            return (0, 0, 0, 0, self._vault.end(session), 1, 0, 0)
+            return (0, 0, 0, 0, self._vault.forget(session), 1, 0, 0)
         code = (named & 0xFFFFFFFF) - 1
-        if not 0 <= code < len(KINDS):
-            raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "kind")
-        return (0, 0, 0, 0, session.drop(_tokens(session, KINDS[code], named >> 32)), 0, 0, 0)
+        _refuse_if(not 0 <= code < len(KINDS), "kind")
+        tokens = _tokens(session, KINDS[code], named >> 32)
+        return (0, 0, 0, 0, self._vault.forget(session, tokens), 0, 0, 0)
+
+    def _save_vault(self, params: Params) -> Values:
+        """Out the vault sealed; out (its bytes, generation); in (vault, 0), user.
+
+        When it does not fit, none is written and the generation is as it was.
+
+        Security: the copy of the values is overwritten; ciphertext alone leaves.
+        """
+        shared, session, key = params.memory(0), self._session(params), self._storage_key()
+        size = sealed_bytes(session)
+        _refuse_if(params.values[5] or size > MAX_OBJECT_BYTES, "save")
+        if size <= len(shared):
+            with self._charged(3 * size):
+                shared[:size] = seal(key, session)
+        return (0, 0, size, session.generation, 0, 0, 0, 0)
+
+    def _load_vault(self, params: Params) -> Values:
+        """In a sealed vault; out (vault, generation); in (the vault it must be or 0, 0), user.
+
+        Security: nothing of it is used before it was authenticated; nothing of it stays when it is
+        refused. OpenSSL's copy of the values is freed, not overwritten.
+        """
+        shared, (number, zero), key = params.memory(0), params.values[4:6], self._storage_key()
+        _refuse_if(zero or len(shared) > MAX_OBJECT_BYTES, "load")
+        with self._charged(3 * len(shared)):
+            session = unseal(key, self._vault, bytearray(shared), _user(params, 6), number)
+        return (0, 0, session.number, session.generation, 0, 0, 0, 0)
+
+    def _close_vault(self, params: Params) -> Values:
+        """In user; in (vault, 0): it is overwritten here; what was saved of it stays good."""
+        number, zero = params.values[2:4]
+        _refuse_if(zero, "close")
+        self._vault.end(self._vault.get(_user(params, 0), number))
+        return NO_VALUES
+
+    def _storage_key(self) -> memoryview:
+        if self._kept_key is None:
+            raise TeeError(ResultCode.NOT_SUPPORTED, Origin.TRUSTED_APP, "no storage key")
+        return self._kept_key.view
 
     def _session(self, params: Params) -> Session:
         return self._vault.get(_user(params, 6), params.values[4])
@@ -172,18 +218,29 @@ class GuardApplication:
         size = len(shared)
         if size > MAX_TEXT_BYTES:
             raise TeeError(ResultCode.OUT_OF_MEMORY, Origin.TRUSTED_APP, "text too long")
-        self._budget.charge(factor * size)
-        try:
+        with self._charged(factor * size):
             copy = bytearray(shared)
             try:
                 text = copy.decode("utf-8")
+            except UnicodeDecodeError:
+                raise TeeError(ResultCode.BAD_FORMAT, Origin.TRUSTED_APP, "not UTF-8") from None
             finally:
                 wipe(copy)
             yield text
-        except UnicodeDecodeError:
-            raise TeeError(ResultCode.BAD_FORMAT, Origin.TRUSTED_APP, "text not UTF-8") from None
+
+    @contextmanager
+    def _charged(self, n_bytes: int) -> Iterator[None]:
+        """Have the budget pay for the block's work."""
+        self._budget.charge(n_bytes)
+        try:
+            yield
         finally:
-            self._budget.refund(factor * size)
+            self._budget.refund(n_bytes)
+
+
+def _refuse_if(wrong: object, what: str) -> None:
+    if wrong:
+        raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, what)
 
 
 def _user(params: Params, at: int) -> bytes:
@@ -202,8 +259,3 @@ def _characters(text: str, n_bytes: int) -> int:
         return len(head.decode("utf-8"))
     except UnicodeDecodeError:
         raise TeeError(ResultCode.BAD_PARAMETERS, Origin.TRUSTED_APP, "flags") from None
-
-
-def _score_bits(score: float) -> int:
-    bits: int = struct.unpack("<Q", struct.pack("<d", score))[0]
-    return bits

@@ -6,6 +6,7 @@ import pytest
 
 from ptmo_secure import _native
 from tee_sim.client import TeeClient
+from tests.tee.memory_scan import flags_of
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,19 @@ def test_root_cannot_read_a_memfd_secret_arena():
     with open("/proc/self/mem", "rb", 0) as memory, pytest.raises(OSError):
         memory.seek(start)
         memory.read(16)
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_an_arena_is_locked_and_in_no_core_file_and_no_fork(allow):
+    def starts():
+        with open("/proc/self/maps") as maps:
+            named = (line for line in maps if "secretmem" in line or "ptmo-secret-arena" in line)
+            return {int(line.partition("-")[0], 16) for line in named}
+
+    others = starts()  # of arenas and keys that this process keeps elsewhere
+    arena = _native.SecretArena(4096, allow)
+    (start,) = starts() - others
+    assert flags_of(start) >= {"dd", "dc", "lo"} and arena.fd >= 0
 
 
 @pytest.mark.parametrize("allow", [True, False])

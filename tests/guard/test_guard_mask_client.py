@@ -42,6 +42,9 @@ def test_one_call_masks_and_says_what_a_scan_says(guard, vault):
     assert masked.text == "Call [PERSON_1] at [PHONE_1] about my [MEDICAL_1]."
     scan = guard.scan(EXAMPLE)
     assert (masked.level, masked.score, masked.spans) == (scan.level, scan.score, scan.spans)
+    assert (masked.topics, masked.reason) == (scan.topics, scan.reason) != ((), "nothing_private")
+    plain = "What is Python? And is it safe?"
+    assert vault.mask(plain).refers_back == guard.scan(plain).refers_back is True
     shown = [masked.text[place.start : place.end] for place in masked.places]
     assert shown == ["[PERSON_1]", "[PHONE_1]", "[MEDICAL_1]"]
     assert [p.kind for p in masked.places] == [s.kind for s in masked.spans]

@@ -17,9 +17,10 @@ POINTS = TEE_POINTS + STORE_POINTS
 FATAL = ("after_recv", "before_reply", "kill", "panic")
 
 _PROGRAM = (
-    "import sys; sys.path.extend(sys.argv[6:]); sys.path.append({folder!r}); "
+    "import sys; sys.path.extend(sys.argv[7:]); sys.path.append({folder!r}); "
     "from faulty_tee import main; "
-    "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], {armed!r}, {root_file!r})"
+    "main(sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4], int(sys.argv[6]), "
+    "{armed!r}, {root_file!r})"
 )
 
 

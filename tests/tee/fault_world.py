@@ -7,7 +7,7 @@ from fault_points import FaultyStore, outcome
 from tee_helpers import SMALL, Arena
 
 from tee_sim import protocol
-from tee_sim.client import TeeClient, TeeDeadError
+from tee_sim.client import ResultCode, TeeClient, TeeDeadError, TeeError
 from tee_sim.protocol import (
     APPLICATIONS,
     TA_KV,
@@ -34,7 +34,7 @@ class World:
         self.folder = folder
         self.allowed = {"kept": {b"old"}, "other": {b"untouched"}, "gone": {b"gone"}}
         self.counter = self.changes = self.epoch = self.starts = 0
-        self.store = self.guard = self.vault = None
+        self.store = self.guard = self.vault = self.saved = None
         with FaultyStore.open(folder) as store:
             for name, (value,) in self.allowed.items():
                 store.put(name, value)
@@ -87,6 +87,9 @@ class World:
             self.guard = TeeClient.launch("guard")
             self.vault = self.guard.open_vault("somebody")
             self.vault.mask(TEXT)
+            with self.guard.open_vault("another") as vault:
+                vault.mask(TEXT)
+                self.saved = vault.save()
         return self.guard
 
     def check_objects(self):
@@ -199,6 +202,34 @@ def _forget(world):
     return [vault.forget("[PERSON_7]"), vault.unmask("[PAYMENT_CARD_1]")]
 
 
+def _save_vault(world):
+    return len(_vault(world).save())
+
+
+def _load_vault(world):
+    """Load the vault that is closed; a fault afterwards may have left it open."""
+    guard = world.client("guard")
+    try:
+        vault = guard.load_vault(world.saved, "another")
+    except TeeError as refused:
+        if refused.code != ResultCode.BAD_STATE:
+            raise
+        return "My card is 4111 1111 1111 1111"
+    with vault:
+        return vault.unmask("My card is [PAYMENT_CARD_1]")
+
+
+def _close_vault(world):
+    guard = world.client("guard")
+    vault = guard.open_vault("a third")
+    try:
+        guard._close_vault(vault._owner, vault.number)
+    except TeeError:
+        vault.close()
+        raise
+    assert outcome(vault.mask, TEXT)[0] == "ITEM_NOT_FOUND"
+
+
 def _file_key(world):
     world.store._calls.file_key(world.arena_id, 768, bytes(range(16)))
     return world.arena.map[768:800]
@@ -227,6 +258,9 @@ RECIPES = {
     "guard.MASK": lambda world: _vault(world).mask(TEXT),
     "guard.UNMASK": lambda world: _vault(world).unmask("<payment_card-1>"),
     "guard.FORGET": _forget,
+    "guard.SAVE_VAULT": _save_vault,
+    "guard.LOAD_VAULT": _load_vault,
+    "guard.CLOSE_VAULT": _close_vault,
     "attest.GET_EVIDENCE": lambda world: len(world.tee.evidence(bytes(32))) > 300,
     "admin.ROTATE": _rotate,
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,
@@ -243,6 +277,8 @@ REPEATABLE = {
         "guard.MASK",
         "guard.UNMASK",
         "guard.FORGET",
+        "guard.SAVE_VAULT",
+        "guard.LOAD_VAULT",
         "attest.GET_EVIDENCE",
         "admin.STATS",
         "admin.AUDIT_TAIL",

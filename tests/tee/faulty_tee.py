@@ -126,11 +126,12 @@ class _Connection:
             os._exit(137)
 
 
-def main(role, socket_fd, parent_pid, fuses, armed="", root_file=""):
+def main(role, socket_fd, parent_pid, fuses, key_pipe=-1, armed="", root_file=""):
     """As `daemon.main`, with fault points.
 
     Args:
         armed: "point kind command at skip" of a fault that is armed from the start.
         root_file: holds a root key that the host does not know.
     """
-    daemon.main(role, socket_fd, parent_pid, fuses, instruments=Faults(armed, root_file))
+    instruments = Faults(armed, root_file)
+    daemon.main(role, socket_fd, parent_pid, fuses, key_pipe=key_pipe, instruments=instruments)

@@ -1,4 +1,4 @@
-"""A TEE inside this very process: its commands can be made to run out of memory at any call."""
+"""A TEE inside this very process: its commands can be watched, exchanged, and made to fail."""
 
 import gc
 import inspect
@@ -13,7 +13,9 @@ from tee_sim import daemon
 from tee_sim.channel import Channel
 from tee_sim.dispatch import Dispatcher
 from tee_sim.ledger import CostLedger
-from tee_sim.protocol import APPLICATIONS, TA_GUARD, TA_KV, Kind, decode
+from tee_sim.protocol import APPLICATIONS, NO_VALUES, TA_GUARD, TA_KV, Kind, decode, encode
+
+UUIDS = {name: uuid for uuid, name in APPLICATIONS.items()}
 
 # What gives memory back, or only says a size: it takes none, so memory cannot run out there.
 _FREEING = {"refund", "wipe", "close", "release", "clear", "budget_bytes", "__exit__"}
@@ -57,17 +59,41 @@ def launch_local(cls, role="core", *, fuses=None, **_):
     return cls(channel, role, channel.open_session(TA_KV if role == "core" else TA_GUARD))
 
 
-class RunningOut:
-    """Memory runs out in the handler of one command, at its n-th call of anything.
+def local_tee(role):
+    """A dispatcher in this process with a session of each application: (dispatcher, sessions)."""
+    channel = LocalChannel(role)
+    values = tuple(int.from_bytes(ROOT_KEY[at : at + 8], "little") for at in range(0, 64, 8))
+    channel.call(Kind.INITIALIZE, "x", types=0x11 if role == "core" else 0, values=values)
+    served = channel.dispatcher._applications
+    return channel.dispatcher, {APPLICATIONS[uuid]: channel.open_session(uuid) for uuid in served}
+
+
+class Asker:
+    """Raw requests to a dispatcher, numbered on."""
+
+    def __init__(self, dispatcher):
+        self.dispatcher = dispatcher
+        self.seq = 100
+
+    def __call__(self, kind, session=0, command=0, types=0, values=NO_VALUES):
+        self.seq += 1
+        packet = encode(kind, session, command, types, 0, self.seq, values)
+        reply = self.dispatcher.handle(packet)
+        self.dispatcher.note()
+        return decode(reply), reply
+
+
+class AtCalls:
+    """Something happens at every call of anything that the handler of one command makes, once.
 
     Attributes:
-        calls: made by the handler, up to there.
+        calls: made by the handler so far; `act` is given it.
     """
 
-    def __init__(self, client, application, command, n):
+    def __init__(self, client, application, command, act):
         uuid = next(uuid for uuid, name in APPLICATIONS.items() if name == application)
         self._commands = client._channel.dispatcher._applications[uuid].commands
-        self._command, self._n = command, n
+        self._command, self._act = command, act
         self._types, self._handler = self._commands[command]
         self._commands[command] = (self._types, self._run)
         self.calls = 0
@@ -94,5 +120,15 @@ class RunningOut:
         name = inside if event == "call" else argument.__name__
         if name not in _FREEING and inside not in (*_FREEING, "_run"):
             self.calls += 1
-            if self.calls == self._n:
+            self._act(self.calls)
+
+
+class RunningOut(AtCalls):
+    """Memory runs out in the handler of one command, at its n-th call of anything."""
+
+    def __init__(self, client, application, command, n):
+        def run_out(calls):
+            if calls == n:
                 raise MemoryError
+
+        super().__init__(client, application, command, run_out)

@@ -76,6 +76,23 @@ def readable_mappings(pid, every=True):
                 continue
 
 
+def flags_of(address):
+    """The kernel's flags of this process's mapping that holds an address (man 5 proc).
+
+    "dd": left out of core files; "dc": not inherited by a fork; "lo": locked in memory.
+    """
+    within = False
+    with open("/proc/self/smaps") as maps:
+        for line in maps:
+            name, _, rest = line.partition(" ")
+            if not name.endswith(":"):
+                start, end = (int(part, 16) for part in name.split("-"))
+                within = start <= address < end
+            elif within and name == "VmFlags:":
+                return set(rest.split())
+    raise LookupError(f"nothing is mapped at {address:#x}")
+
+
 def in_use(mappings):
     """Yield the parts of mappings that hold anything: pages without a set bit are left out."""
     for path, start, data in mappings:

@@ -87,7 +87,7 @@ def free_of_charge(tee, store, held):
     }
 
 
-OF_THE_GUARD = {"guard.SCAN", "guard.OPEN_VAULT", "guard.MASK", "guard.UNMASK", "guard.FORGET"}
+OF_THE_GUARD = {f"guard.{command.name}" for command in GuardCommand}
 TESTED_BELOW = {"store.START", "store.COMMIT", *OF_THE_GUARD}
 
 

@@ -186,10 +186,10 @@ def test_a_launched_tee_has_no_fault_points_and_none_can_be_armed(role):
 
 
 def test_no_code_of_the_product_passes_instruments():
-    """`daemon.main` alone takes them, and what starts a TEE calls it with five arguments."""
+    """`daemon.main` alone takes them, and what starts a TEE calls it with six arguments."""
     called = [call for call in ast.walk(ast.parse(spawn._BOOTSTRAP)) if isinstance(call, ast.Call)]
     main = [call for call in called if getattr(call.func, "id", "") == "main"]
-    assert [(len(call.args), call.keywords) for call in main] == [(5, [])]
+    assert [(len(call.args), call.keywords) for call in main] == [(6, [])]
     naming = {
         str(path.relative_to(CHECKOUT))
         for folder in ("tee_sim", "ptmo_secure")

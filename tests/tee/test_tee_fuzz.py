@@ -6,7 +6,6 @@ import random
 import select
 import socket
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -56,12 +55,14 @@ class Peer:
         self.process, self.socket = spawn(process_role)
         self.seq = self.taken = 0
         self.role = role
-        self.session = self.admin = self.memory = self.arena = self.model = self.vault = 0
+        self.session = self.admin = self.memory = self.arena = self.model = 0
+        self.vault = self.saved = 0
         self.ask(Kind.INITIALIZE)
         self.prepare()
 
     def prepare(self):
         """Make sure a session, memory, an arena and a model exist: mutations destroy them."""
+        self.saved = 0  # its memory is registered anew
         self.ask(Kind.CLOSE_SESSION, session=self.session)
         self.session = self.open(self.uuid)
         self.applications = {self.session: APPLICATIONS[self.uuid]}
@@ -77,9 +78,7 @@ class Peer:
             os.close(fd)
         if self.role == "core":
             values = (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
-            self.model = self.ask(
-                Kind.INVOKE, 0x211, values, session=self.session, command=KvCommand.OPEN_MODEL
-            )[4]
+            self.model = self.invoke(KvCommand.OPEN_MODEL, 0x211, values)[4]
             rotated = (self.model, 0, *[0] * 6)  # so that there are rows to move
             self.ask(Kind.INVOKE, 0x21, rotated, session=self.admin, command=AdminCommand.ROTATE)
 
@@ -99,6 +98,9 @@ class Peer:
         """Make a request that may be refused and return the reply's values."""
         packet = self.frame(kind, types, values, session, command)
         return decode(self.exchange(packet, fds)).values
+
+    def invoke(self, command, types, values):
+        return self.ask(Kind.INVOKE, types, values, session=self.session, command=command)
 
     def exchange(self, packet, fds=()):
         """Send, and return the reply, or None when the TEE closed cleanly."""
@@ -129,11 +131,7 @@ class Peer:
             (Kind.CLOSE_SESSION, 0, (0,) * 8),
             (Kind.INITIALIZE, 0, (0,) * 8),
             (Kind.REGISTER_MEMORY, 1, (4096, 1, *[0] * 6)),
-            (
-                Kind.RELEASE_MEMORY,
-                1,
-                (rng.randrange(self.arena - 3, self.arena + 3) % 2**64, *[0] * 7),
-            ),
+            (Kind.RELEASE_MEMORY, 1, ((self.arena + rng.randrange(-3, 3)) % 2**64, *[0] * 7)),
         ]
         commands = [
             (1, 0x211, (2 | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)),
@@ -177,15 +175,18 @@ class Peer:
         text = memref(self.memory, rng.choice((0, 1, 512)), rng.choice((0, 32, 128, 8192)))
         answer = memref(self.memory, 512, rng.choice((0, 64, 4096)))
         if not self.vault or rng.random() < 0.02:
-            opened = self.ask(
-                Kind.INVOKE, 0x211, (7, 7, 60, *[0] * 5), session=self.session, command=2
-            )
-            self.vault = opened[4] or self.vault
-            there = (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7)
-            self.ask(Kind.INVOKE, 0x33ED, there, session=self.session, command=3)
+            self.vault = self.invoke(2, 0x211, (7, 7, 60, *[0] * 5))[4] or self.vault
+            self.invoke(3, 0x33ED, (*memref(self.memory, 0, 0), *answer, self.vault, 0, 7, 7))
+        if not self.saved:
+            opened = self.invoke(2, 0x211, (7, 7, 60, *[0] * 5))[4]
+            there = memref(self.memory, 1 << 14, 40_000)
+            self.saved = self.invoke(6, 0x112E, (*there, 0, 0, opened, 0, 7, 7))[2]
+            self.invoke(8, 0x11, (7, 7, opened, *[0] * 5))
         vault = rng.choice((self.vault, self.vault, self.vault, 0, 1))
         user = rng.choice(((7, 7), (7, 7), (7, 8)))
         flags = rng.choice((0, 1, 1 << 32, 1 | 3 << 32, 2))
+        room = memref(self.memory, 1 << 15, rng.choice((0, 100, 30_000)))
+        saved = memref(self.memory, 1 << 14, self.saved - (rng.random() < 0.2 < self.saved))
         named = rng.choice((0, 6 | 1 << 32, 35 | 1 << 32, 99 | 1 << 32))
         return [
             (1, 0x22ED, (*text, *memref(self.memory, 0, 64), 0, 0, 0, 0)),
@@ -193,6 +194,9 @@ class Peer:
             (3, 0x33ED, (*text, *answer, vault, rng.randrange(4), *user)),
             (4, 0x33ED, (*text, *answer, vault, flags, *user)),
             (5, 0x211, (*user, vault, named, *[0] * 4)),
+            (6, 0x112E, (*room, 0, 0, vault, rng.choice((0, 0, 1)), *user)),
+            (7, 0x112D, (*saved, 0, 0, rng.choice((vault, 0, 0)), rng.choice((0, 0, 1)), *user)),
+            (8, 0x11, (*user, vault, rng.choice((0, 0, 1)), *[0] * 4)),
         ]
 
     def store_commands(self):
@@ -336,9 +340,9 @@ def check_reach(role, accepted, refused):
 
 
 @pytest.mark.parametrize(
-    "role,count", [("core", 1800), ("guard", 800), ("store", 1200), ("attest", 400)]
+    "role,count", [("core", 1800), ("guard", 2000), ("store", 1200), ("attest", 400)]
 )
-def test_four_thousand_hostile_packets_get_one_reply_each(role, count):
+def test_five_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, *fuzz(role, count, seed=1))
 
 
@@ -392,7 +396,5 @@ def test_a_host_that_hangs_up_in_mid_call_leaves_no_process_behind():
         peer = Peer("core", random.Random(0))
         peer.socket.send(peer.valid())
         peer.socket.close()
-        start = time.monotonic()
         assert peer.process.wait(5) == 0
-        assert time.monotonic() - start < 5
         peer.process.stderr.close()

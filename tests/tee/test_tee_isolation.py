@@ -4,11 +4,13 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tee_sim.client import TeeClient
 from tee_sim.protocol import HARDENING_BITS
 
 ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050001, 0x80000000
+CHECKOUT = Path(__file__).resolve().parents[2]
 COMPILERS = {"x86_64": "gcc", "aarch64": "aarch64-linux-gnu-gcc"}
 
 
@@ -35,8 +38,7 @@ def fields_of(path):
 
 def test_every_thread_of_a_running_tee_is_confined(tee):
     tasks = sorted(Path(f"/proc/{tee.pid}/task").iterdir())
-    # The service, and the watch over its host; in the guard one of its libraries', idle
-    assert len(tasks) == (3 if tee.status()["role"] == "guard" else 2)
+    assert len(tasks) == 2  # the service, and the watch over its host
     for task in tasks:
         fields = fields_of(task / "status")
         assert fields["Seccomp"] == "2" and fields["NoNewPrivs"] == "1"
@@ -49,6 +51,38 @@ def test_a_tee_that_root_started_is_nobodys(tee):
     assert set(fields["Uid"].split()) == set(fields["Gid"].split()) == {"65534"}
     assert fields["Groups"].split() == []
     assert (Path(f"/proc/{tee.pid}") / "mem").stat().st_uid == 0  # not dumpable: not even its own
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has groups to give up")
+def test_a_tee_keeps_none_of_the_groups_of_the_root_that_started_it():
+    program = (
+        "from tee_sim.client import TeeClient\n"
+        "with TeeClient.launch() as tee:\n"
+        "    print(*(open(f'/proc/{pid}/status').read() for pid in ('self', tee.pid)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=CHECKOUT,
+        extra_groups=[4, 4242],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    groups = [line for line in done.stdout.splitlines() if line.startswith("Groups:")]
+    assert [line.split()[1:] for line in groups] == [["4", "4242"], []]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look into a process not dumpable")
+def test_a_running_tee_has_a_network_and_ipc_of_its_own_with_no_route_and_no_address(tee):
+    for space in ("net", "ipc"):
+        inside, outside = (os.readlink(f"/proc/{pid}/ns/{space}") for pid in (tee.pid, "self"))
+        assert inside.startswith(f"{space}:[") and inside != outside
+    network = Path(f"/proc/{tee.pid}/net")
+    devices = [line.partition(":")[0].strip() for line in (network / "dev").open() if ":" in line]
+    assert devices == ["lo"]  # every namespace is born with it, down
+    assert "LOCAL" in Path("/proc/self/net/fib_trie").read_text()  # ours has addresses
+    assert "LOCAL" not in (network / "fib_trie").read_text()
+    assert (network / "route").read_text().splitlines()[1:] == []  # after the heading, if any
 
 
 def confined(attempt, *, as_root=True):
@@ -84,6 +118,14 @@ def test_a_process_of_a_user_gets_all_but_a_user_of_its_own():
     assert confined(lambda _: (os.geteuid(), os.getegid()), as_root=False) == "(65533, 65533)"
 
 
+@pytest.mark.parametrize("as_root", [True, False])
+@pytest.mark.parametrize("space", ["net", "ipc"])
+def test_who_starts_it_does_not_matter_for_its_namespaces(space, as_root):
+    outside = os.readlink(f"/proc/self/ns/{space}")
+    inside = confined(lambda _: os.readlink(f"/proc/self/ns/{space}"), as_root=as_root)
+    assert inside.startswith(f"{space}:[") and inside != outside
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -92,7 +134,7 @@ def test_a_process_of_a_user_gets_all_but_a_user_of_its_own():
         lambda _: os.listdir("/"),
         lambda _: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
         lambda _: os.memfd_create("x"),
-        lambda _: os.kill(os.getppid(), 0),
+        lambda _: os.kill(os.getpid(), 0),  # which nothing but the filter refuses
         lambda _: os.pidfd_open(os.getppid()),
     ],
     ids=["read", "create", "list", "execute", "memfd", "signal", "pidfd"],
@@ -163,6 +205,18 @@ def test_the_filter_answers_as_listed(machine):
         assert run(code, arch, numbers[column], third=3) == ALLOW
     assert {number: run(code, arch, number) for number in expected} == expected
     assert run(code, arch, 0x40000000) == run(code, arch ^ 1, 63) == KILL
+
+
+def test_the_document_names_every_protection_and_counts_the_calls():
+    page = (CHECKOUT / "docs" / "tee.md").read_text()
+    table = page.split("\n## Start-up protections\n")[1].split("\n## ")[0]
+    named = re.findall("`(\\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(HARDENING_BITS)
+    claim = re.search(r"^\| -70005 \| hardening \|(.*)$", page, re.MULTILINE)[1]
+    assert re.findall("`(\\w+)`", claim) == list(HARDENING_BITS)
+    allowed = {**seccomp._ALLOWED, **seccomp._WITHOUT_EXEC}.values()
+    counts = [sum(numbers[column] is not None for numbers in allowed) for column in range(2)]
+    assert "{} calls of x86-64, {} of ARM64".format(*counts) in table
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

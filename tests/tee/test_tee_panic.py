@@ -4,14 +4,12 @@ import pytest
 from fault_points import arming, instrumented
 from fault_world import commands
 from faulty_tee import PANIC_TEXT
-from local_tee import LocalChannel
-from tee_helpers import ROOT_KEY
+from local_tee import UUIDS, Asker, local_tee
 from test_tee_fuzz import REPLY_SECONDS
 
 from tee_sim.audit_chain import read_tail
 from tee_sim.errors import Origin, ResultCode
 from tee_sim.protocol import (
-    APPLICATIONS,
     NO_VALUES,
     TA_GUARD,
     TA_KV,
@@ -23,32 +21,7 @@ from tee_sim.spawn import spawn
 
 COMMANDS = commands()
 SECRET = "what the command was given"
-UUIDS = {name: uuid for uuid, name in APPLICATIONS.items()}
 DEAD = (ResultCode.TARGET_DEAD, Origin.TEE)
-
-
-def local_tee(role):
-    """A dispatcher in this process with a session of each application: (dispatcher, sessions)."""
-    channel = LocalChannel(role)
-    values = tuple(int.from_bytes(ROOT_KEY[at : at + 8], "little") for at in range(0, 64, 8))
-    channel.call(Kind.INITIALIZE, "x", types=0x11 if role == "core" else 0, values=values)
-    served = channel.dispatcher._applications
-    return channel.dispatcher, {APPLICATIONS[uuid]: channel.open_session(uuid) for uuid in served}
-
-
-class Asker:
-    """Raw requests to a dispatcher, numbered on."""
-
-    def __init__(self, dispatcher):
-        self.dispatcher = dispatcher
-        self.seq = 100
-
-    def __call__(self, kind, session=0, command=0, types=0, values=NO_VALUES):
-        self.seq += 1
-        packet = encode(kind, session, command, types, 0, self.seq, values)
-        reply = self.dispatcher.handle(packet)
-        self.dispatcher.note()
-        return decode(reply), reply
 
 
 @pytest.mark.parametrize("error", [ValueError, RecursionError, OSError, AssertionError])

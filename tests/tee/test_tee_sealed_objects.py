@@ -190,6 +190,17 @@ def test_an_older_version_is_rolled_back(restart):
     assert machine.storage.unseal(A, new) == b"new"
 
 
+def test_what_was_sealed_and_given_up_opens_no_more_once_something_else_was_committed():
+    machine = Machine()
+    machine.put(A, b"committed")
+    given_up = machine.seal(B, b"given up")
+    pending = machine.seal(C, b"about to be committed")
+    assert code_of(machine.storage.unseal, B, given_up) == "COUNTER_ROLLED_BACK"
+    assert machine.storage.unseal(C, pending) == b"about to be committed"
+    restarted = Machine(machine.record)  # where everything but this is settled
+    assert code_of(restarted.storage.unseal, B, given_up) == "COUNTER_ROLLED_BACK"
+
+
 def test_of_two_versions_sealed_for_one_value_only_the_committed_one_opens():
     machine = Machine()
     lost = machine.seal(A, b"lost in a crash")

@@ -3,10 +3,13 @@
 import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from memory_scan import Needles, readable_mappings
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from memory_scan import Needles, flags_of, readable_mappings
 from tee_helpers import ROOT_KEY, SMOL
 
 from ptmo_secure import _native
@@ -18,6 +21,7 @@ from tee_sim.permutation import layer_permutations
 from tee_sim.protocol import TA_ADMIN, TA_GUARD, TA_KV, TA_STORE
 from tee_sim.secret_memory import MEMORY_BYTES, SLOT_BYTES, SecretMemory
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 needs_root_and_secretmem = pytest.mark.skipif(
     os.geteuid() != 0 or SecretMemory().kind != "memfd_secret",
     reason="needs root, and a kernel with memfd_secret",
@@ -59,6 +63,14 @@ def test_without_a_secret_descriptor_the_page_is_locked_and_says_so():
     memory = SecretMemory(allow_memfd_secret=False)
     assert memory.kind in ("mlock", "plain")
     assert memory.keep(bytearray(b"K" * 32)).view == b"K" * 32
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_kept_keys_are_locked_and_in_no_core_file_and_no_fork(allow):
+    memory = SecretMemory(allow_memfd_secret=allow)
+    if memory.kind == "plain":
+        pytest.skip("this process may lock no memory")
+    assert flags_of(memory._address) >= {"dd", "dc", "lo"}
 
 
 @needs_root_and_secretmem
@@ -122,6 +134,74 @@ def test_root_finds_no_key_of_an_epoch_but_the_permutations_that_it_gave():
         control = layer_permutations(model_key, SMOL, 7)[1].values
         needles = {name: bytes(key) for name, key in needles.items()} | {"table": control}
         assert found(tee.pid, needles) == {"table"}  # docs/tee.md: tables are in the heap
+
+
+def renamed(needles):
+    return {f"result {name}": needle for name, needle in needles.items()}
+
+
+def pieces(data):
+    """Needles all over `data`: what is freed is written over here and there."""
+    return {f"at {at}": data[at : at + 32] for at in range(0, len(data) - 31, 256)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads a TEE's heap")
+@pytest.mark.parametrize("call", ["UNPERMUTE", "PERMUTE_WEIGHTS", "UNPERMUTE_ROWS", "SEAL"])
+def test_what_a_call_carried_is_not_in_the_heap_once_it_was_answered(call):
+    given = os.urandom(16 * SMOL.n_heads * SMOL.head_dim * 4)
+    with TeeClient.launch() as tee:
+        model, store = tee.open_model(SMOL), tee.open_store()
+        store.start(b"")
+        shared = tee.register_memory(len(given))
+        shared.buffer[:] = given
+        row_bytes = len(given) // (SMOL.n_kv_heads * SMOL.head_dim)
+        result = b""
+        if call == "UNPERMUTE":
+            tee.unpermute(model, 3, shared, 16)
+        elif call == "PERMUTE_WEIGHTS":
+            result = tee.permute_weights(model, 3, "k", given, row_bytes)
+        elif call == "UNPERMUTE_ROWS":
+            tee.reorder_rows(model, 3, "k", shared, 0, row_bytes, to="model")
+        else:
+            store.seal(b"o" * 32, given)
+        needles = pieces(given) | renamed(pieces(result or bytes(shared.buffer)))
+        if call != "SEAL" and not result:  # what is still in shared memory is found
+            assert found(tee.pid, needles) >= set(renamed(pieces(given)))
+        shared.wipe()
+        assert found(tee.pid, needles) == set()
+
+
+CORE_WITH_A_KNOWN_HPKE_KEY = """
+import sys
+from tee_sim import daemon
+from tee_sim.memory import Budget
+from tee_sim.secret_memory import SecretMemory
+from tee_sim.ta import attest
+attest.draw_key = lambda: bytearray(range(8, 72, 2))
+planted = bytearray(range(100, 132))
+load, _ = daemon._loader("core", "", SecretMemory())
+applications = load(Budget(), None)
+print(applications[-1]._hpke_public.hex(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@needs_root_and_secretmem
+def test_root_does_not_find_the_hpke_key_which_lasts_as_long_as_the_process():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CORE_WITH_A_KNOWN_HPKE_KEY],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    key, planted = bytes(range(8, 72, 2)), bytes(range(100, 132))
+    public = X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw()
+    assert process.stdout.readline().strip() == public.hex()
+    assert found(process.pid, {"HPKE key": key, "planted": planted}) == {"planted"}
+    process.stdin.close()
+    assert process.wait(10) == 0
+    process.stdout.close()
 
 
 @needs_root_and_secretmem

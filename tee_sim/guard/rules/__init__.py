@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tee_sim.guard.words import alternatives
 
+Ranges = Iterator[tuple[int, int]]
+
 _LINE = re.compile(r"(?P<name>[\w.]+)(?: \[(?P<hints>.+?)\])? (?P<sign>::|:=) ?(?P<pattern>.+)")
 _PART = re.compile(r"\{(?:words:(?P<words>\w+)|(?P<part>[A-Z][A-Z_]*))\}")
 
@@ -63,6 +65,11 @@ def load(name: str) -> dict[str, tuple[Rule, ...]]:
     return groups
 
 
+def patterns(groups: dict[str, tuple[Rule, ...]], names: str) -> tuple[re.Pattern[str], ...]:
+    """Return the first pattern of each of some groups, named with blanks between."""
+    return tuple(groups[name][0].pattern for name in names.split())
+
+
 def search(rules: Iterable[Rule], text: str) -> "Iterator[re.Match[str]]":
     """Yield the matches of each rule whose hints the text holds."""
     lowered = text.lower()
@@ -76,6 +83,6 @@ def value_of(match: "re.Match[str]") -> tuple[int, int]:
     return match.span("value" if "value" in match.re.groupindex else 0)
 
 
-def find(rules: tuple[Rule, ...], text: str) -> Iterator[tuple[int, int]]:
+def find(rules: tuple[Rule, ...], text: str) -> Ranges:
     """Yield the ranges of all values that rules find."""
     return map(value_of, search(rules, text))

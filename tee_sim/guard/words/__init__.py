@@ -15,6 +15,11 @@ def entries(name: str) -> tuple[str, ...]:
     return tuple(entry for part in lines.split(",") if (entry := part.strip()))
 
 
+def pairs(name: str) -> dict[str, str]:
+    """Return a list whose entries are `key=value`."""
+    return dict(entry.split("=", 1) for entry in entries(name))
+
+
 def alternatives(name: str) -> str:
     """Return a pattern of any entry, the longest first; blanks match any blank or hyphen."""
     ordered = sorted(entries(name), key=len, reverse=True)
