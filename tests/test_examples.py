@@ -21,7 +21,7 @@ DOCUMENTS = {
     "docs/guard-data.md": 1,
     "docs/measuring-optee.md": 1,
     "docs/privacy.md": 1,
-    "docs/tee.md": 3,
+    "docs/tee.md": 4,
 }  # and how many examples each holds
 EXAMPLES = [(name, at) for name, count in DOCUMENTS.items() for at in range(count)]
 
