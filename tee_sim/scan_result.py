@@ -18,7 +18,7 @@ ENTITY_KINDS = (
     *("LOCATION", "DATE_OF_BIRTH", "AGE", "IBAN", "BANK_ACCOUNT", "NATIONAL_ID", "KR_RRN"),
     *("PASSPORT", "DRIVER_LICENSE", "TAX_ID", "IP_ADDRESS", "MAC_ADDRESS", "URL", "API_KEY"),
     *("PRIVATE_KEY", "JWT", "USERNAME", "COORDINATES", "MEDICAL", "FINANCIAL"),
-    *("CRYPTO_ADDRESS", "VEHICLE", "ID_NUMBER", "DATE", "DEMOGRAPHIC", "JOB_TITLE"),
+    *("CRYPTO_ADDRESS", "VEHICLE", "ID_NUMBER", "DATE", "DEMOGRAPHIC"),
 )
 
 # What a text can tell about somebody without a span. Order is the wire code: append only.

@@ -64,7 +64,7 @@ def train(
         ]
         from ptmo_secure.results import envelope
 
-        config: dict[str, object] = {"seed": seed, "texts": texts, "thresholds": trained.thresholds}
+        config: dict[str, object] = {"seed": seed, "texts": texts, **trained.settings}
         emit(envelope(output.command(), config, rows))
         if not json:
             print(trained.folder)
@@ -81,7 +81,8 @@ def _train(
     from ptmo_secure.privacy.training import recipe
     from ptmo_secure.privacy.training.train import TrainConfig, has_bfloat16
 
-    usual, training = recipe.Recipe(), TrainConfig()
+    usual = recipe.Recipe()
+    training = usual.training
     chosen = recipe.Recipe(
         texts=texts or usual.texts,
         training=TrainConfig(

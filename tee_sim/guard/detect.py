@@ -14,6 +14,8 @@ _ANCHORS = frozenset(
     "PAYMENT_CARD US_SSN KR_RRN NATIONAL_ID PASSPORT DRIVER_LICENSE PHONE EMAIL ADDRESS "
     "DATE_OF_BIRTH IBAN BANK_ACCOUNT TAX_ID".split()
 )
+# What patterns see by its capital letters
+_SEEN_BY_CAPITALS = frozenset({"PERSON", "ORG", "ADDRESS", "LOCATION"})
 _MAX_ANCHORS = 256
 _REACH = 160  # beyond the longest frame of a rule
 _SEVERITY = {row.kind: row.severity for row in RECOGNIZERS}
@@ -34,12 +36,14 @@ def find_spans(
         readings: its views, where the caller has them.
     """
     rows = tuple(recognizers)
+    about_names = tuple(row for row in rows if row.kind in _SEEN_BY_CAPITALS)
     found = {
         (*view.original(low + start, low + end), row.kind, row.severity)
         for view in (views(text) if readings is None else readings)
         for low, high in view.windows(_REACH)
-        for row in rows
-        for start, end in row.find(view.text[low:high])
+        for piece in (view.text[low:high],)
+        for row in (about_names if view.recased else rows)
+        for start, end in row.find(piece)
     }
     return [Span(*find) for find in found]
 

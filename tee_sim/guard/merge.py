@@ -7,7 +7,7 @@ what was found once is found at every other mention.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tee_sim.guard.names import is_name_word
 from tee_sim.guard.normalise.view import whole_clusters
@@ -23,7 +23,7 @@ _PLACES = frozenset({"ADDRESS", "LOCATION"})
 _BETWEEN_PARTS = re.compile(r"[\s,;/()\u00b7-]{1,6}")
 # Kinds whose values are words: a mention is a whole word, in any case
 _WORDS = frozenset({"PERSON", "ORG", "LOCATION", "USERNAME", "EMAIL", "ADDRESS", "MEDICAL"})
-_ONCE = frozenset({"AGE", "DATE", "DEMOGRAPHIC", "JOB_TITLE"})
+_ONCE = frozenset({"AGE", "DATE", "DEMOGRAPHIC"})
 _LOCAL_PART = re.compile(r"[A-Z]?[a-z]{3,24}|[A-Z]{3,24}")
 _MAILBOXES = frozenset(entries("mailboxes"))
 
@@ -121,9 +121,12 @@ def _name_parts(value: str, kind: str) -> list[str]:
     return []
 
 
-def _occurrences(text: str, value: str, kind: str) -> list[Span]:
-    places = re.finditer(re.escape(value), text)
-    return [Span(*place.span(), kind, _SEVERITY[kind]) for place in places]
+def _occurrences(text: str, value: str, kind: str) -> Iterator[Span]:
+    """Yield where a value stands; not by a pattern, which the library would keep for later."""
+    at = text.find(value)
+    while at >= 0:
+        yield Span(at, at + len(value), kind, _SEVERITY[kind])
+        at = text.find(value, at + len(value))
 
 
 def _whole_words(text: str, value: str, kind: str) -> list[Span]:

@@ -2,7 +2,8 @@
 
 Files of a model's folder, each with its sum in `SHA256SUMS`: `model.onnx` (input_ids,
 attention_mask [B, T] int64 -> logits [B, T, L] float32), `tokenizer.json` (WordPiece) and
-`labels.json` ({"labels": ["O", "B-KIND", "I-KIND", ...], "thresholds": {KIND: p}}).
+`labels.json` ({"labels": ["O", "B-KIND", "I-KIND", ...], "thresholds": {KIND: p},
+"hangul_thresholds": {KIND: p}}, the latter for words in Hangul).
 """
 
 import hashlib
@@ -16,12 +17,17 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from tee_sim.guard.rules import load
+
 MODEL = Path(__file__).parent / "model"
 WINDOW_TOKENS = 192
 OVERLAP_TOKENS = 32
 BATCH_WINDOWS = 2
 PIECE_CHARS = 8_192  # read at once: memory does not grow with the text
 SEAM_CHARS = 256  # of two pieces: what lies across their seam is whole in one of them
+LIKELY_NAME = 0.1  # probability from which a word counts that looks like a full Korean name
+_NAME_CHARS = 12
+_FULL_NAME = load("korean")["full_name"][0].pattern
 _FILES = ("labels.json", "model.onnx", "tokenizer.json")
 _OUTSIDE = 0  # index of the label "O"
 
@@ -94,9 +100,12 @@ class TokenClassifier:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         try:
             settings = json.loads(files["labels.json"])
-            labels, thresholds = settings["labels"], settings["thresholds"]
+            labels = settings["labels"]
             self._kinds = _kinds_of(labels)
-            self._thresholds = [float(thresholds[kind]) for kind in self._kinds]
+            # Of words, of words in Hangul, and of those among them that look like a full name
+            tables = [settings["thresholds"], *[settings["hangul_thresholds"]] * 2]
+            self._thresholds = np.array([[float(t[k]) for k in self._kinds] for t in tables])
+            self._thresholds[2, self._kinds.index("PERSON")] = LIKELY_NAME
             self._tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
             self._first, self._last = self._tokenizer.encode("").ids  # [CLS], [SEP]
             options = onnxruntime.SessionOptions()
@@ -133,24 +142,27 @@ class TokenClassifier:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         ids = np.array(encoded.ids, dtype=np.int64)
         if len(ids):
-            words = list(_words(encoded.offsets, encoded.tokens))
-            yield from self._entities(self._probabilities(ids), words, encoded.offsets)
+            words = [i for i, token in enumerate(encoded.tokens) if i == 0 or token[:2] != "##"]
+            rows = [_row(text[encoded.offsets[i][0] :][:_NAME_CHARS]) for i in words]
+            yield from self._entities(self._probabilities(ids), words, encoded.offsets, rows)
 
     def _probabilities(self, ids: npt.NDArray[np.int64]) -> Floats:
         """Class probabilities of every token; of one in two windows, the more private ones."""
         result = np.zeros((len(ids), len(self._begins)), dtype=np.float32)
         result[:, _OUTSIDE] = 2.0  # not seen yet
-        starts = list(range(0, max(1, len(ids) - OVERLAP_TOKENS), WINDOW_TOKENS - OVERLAP_TOKENS))
-        for at in range(0, len(starts), BATCH_WINDOWS):
-            group = starts[at : at + BATCH_WINDOWS]
-            for start, window in zip(group, self._run(ids, group), strict=True):
+        windows = _windows(len(ids))
+        for at in range(0, len(windows), BATCH_WINDOWS):
+            group = windows[at : at + BATCH_WINDOWS]
+            for (start, _), window in zip(group, self._run(ids, group), strict=True):
                 seen = result[start : start + len(window)]
                 better = window[:, _OUTSIDE] < seen[:, _OUTSIDE]
                 seen[better] = window[better]
         return result
 
-    def _run(self, ids: npt.NDArray[np.int64], starts: Sequence[int]) -> Iterator[Floats]:
-        windows = [ids[start : start + WINDOW_TOKENS] for start in starts]
+    def _run(
+        self, ids: npt.NDArray[np.int64], ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[Floats]:
+        windows = [ids[start:end] for start, end in ranges]
         longest = max(len(window) for window in windows)
         batch = np.zeros((len(windows), longest + 2), dtype=np.int64)
         mask = np.zeros_like(batch)
@@ -165,36 +177,36 @@ class TokenClassifier:
     def _entities(
         self,
         probabilities: Floats,  # [T, L]
-        words: Sequence[tuple[int, int]],
+        words: Sequence[int],  # the first token of each
         offsets: Sequence[tuple[int, int]],
+        rows: Sequence[int],  # of the thresholds, for each word
     ) -> Iterator[Entity]:
-        private = 1.0 - probabilities[:, _OUTSIDE]
-        kinds = probabilities @ self._by_kind
-        begins = probabilities @ self._begins
-        open_entity: Entity | None = None
-        for first, last in words:
-            score = float(private[first:last].max())
-            likeliest = int(kinds[first:last].sum(axis=0).argmax())
-            if score < self._thresholds[likeliest]:
-                if open_entity is not None:
-                    yield open_entity
-                open_entity = None
-                continue
-            kind = self._kinds[likeliest]
-            starts_anew = begins[first] > kinds[first].max() / 2
-            if open_entity is not None and open_entity.kind == kind and not starts_anew:
-                open_entity = Entity(
-                    open_entity.start,
-                    offsets[last - 1][1],
-                    kind,
-                    max(score, open_entity.probability),
-                )
-                continue
-            if open_entity is not None:
-                yield open_entity
-            open_entity = Entity(offsets[first][0], offsets[last - 1][1], kind, score)
-        if open_entity is not None:
-            yield open_entity
+        kinds = probabilities @ self._by_kind  # [T, K]
+        begins = (probabilities @ self._begins)[words] > kinds[words].max(axis=1) / 2
+        scores = np.maximum.reduceat(1.0 - probabilities[:, _OUTSIDE], words)
+        likeliest = np.add.reduceat(kinds, words).argmax(axis=1)
+        private = scores >= self._thresholds[rows, likeliest]
+        ends = [*words[1:], len(offsets)]
+        found: Entity | None = None
+        last = -2  # the private word before
+        for word in np.flatnonzero(private).tolist():
+            kind, score = self._kinds[likeliest[word]], float(scores[word])
+            end = offsets[ends[word] - 1][1]
+            if found is not None and word == last + 1 and found.kind == kind and not begins[word]:
+                found = replace(found, end=end, probability=max(score, found.probability))
+            else:
+                if found is not None:
+                    yield found
+                found = Entity(offsets[words[word]][0], end, kind, score)
+            last = word
+        if found is not None:
+            yield found
+
+
+def _row(word: str) -> int:
+    """Return the row of thresholds for the word that a text begins with."""
+    hangul = "\uac00" <= word[0] <= "\ud7a3"
+    return hangul + (hangul and _FULL_NAME.match(word) is not None)
 
 
 def _kinds_of(labels: Sequence[str]) -> list[str]:
@@ -203,14 +215,13 @@ def _kinds_of(labels: Sequence[str]) -> list[str]:
     return sorted({label[2:] for label in labels[1:]})
 
 
-def _words(offsets: Sequence[tuple[int, int]], tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield half-open ranges of tokens that are one word: a piece and its continuations."""
-    first = 0
-    for index in range(1, len(offsets)):
-        if not tokens[index].startswith("##"):
-            yield first, index
-            first = index
-    yield first, len(offsets)
+def _windows(n_tokens: int) -> list[tuple[int, int]]:
+    """Return overlapping half-open ranges of about one length, so that a batch has no padding."""
+    step = WINDOW_TOKENS - OVERLAP_TOKENS
+    count = max(1, -(-(n_tokens - OVERLAP_TOKENS) // step))
+    length = -(-(n_tokens + (count - 1) * OVERLAP_TOKENS) // count)
+    starts = (i * (n_tokens - length) // max(1, count - 1) for i in range(count))
+    return [(start, start + length) for start in starts]
 
 
 def _softmax(logits: Floats) -> Floats:

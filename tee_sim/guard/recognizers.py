@@ -93,7 +93,6 @@ _ROWS: tuple[tuple[str, float, float, Finder], ...] = (
     ("AGE", 0.25, 0.0, dates.find_ages),
     ("ORG", 0.25, 0.0, _all(names.find_employers, korean.find_korean_employers)),
     ("LOCATION", 0.25, 0.0, addresses.find_homes),
-    ("JOB_TITLE", 0.15, 0.0, _left_to_the_model),
     ("DATE", 0.1, 0.0, _left_to_the_model),
 )
 RECOGNIZERS: tuple[Recognizer, ...] = tuple(Recognizer(*row) for row in _ROWS)

@@ -1,11 +1,13 @@
 """The token classifier: its files, windows and pieces, offsets, and the filter it runs under."""
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tee_sim.client import TeeClient, TeeError
 from tee_sim.errors import ResultCode
 from tee_sim.guard import ner
 from tee_sim.guard.ner import MODEL, TokenClassifier, open_model, read_checked
+from tee_sim.guard.normalise.view import View
 from tee_sim.guard.normalise.views import views
 from tee_sim.guard.reading import model_spans
 from tee_sim.guard.scoring import scan_text
@@ -136,7 +139,8 @@ def test_files_with_right_sums_that_are_no_model_are_refused_in_one_line(files):
 
 def test_labels_of_another_model_are_refused_at_the_start(tmp_path):
     folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
-    text = '{"labels": ["O", "B-PERSON", "I-PERSON"], "thresholds": {"PERSON": 0.5}}'
+    tables = {"thresholds": {"PERSON": 0.5}, "hangul_thresholds": {"PERSON": 0.5}}
+    text = json.dumps({"labels": ["O", "B-PERSON", "I-PERSON"], **tables})
     (folder / "labels.json").write_text(text)
     sums = (folder / "SHA256SUMS").read_text().splitlines()
     digest = ner.hashlib.sha256(text.encode()).hexdigest()
@@ -261,6 +265,83 @@ def test_plain_prose_is_read_once():
     text = "It was a fine day, and the neighbours went for a walk by the river. " * 5
     model_spans(fake, views(text))
     assert fake.read == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when robert asked, kate gave lily the book.",
+        "Stanislava Klap\u00e1\u010dov\u00e1 wrote it.",
+        "\u0412\u0430\u0441\u0438\u043b\u0438\u0439 is tall.",
+    ],
+    ids=["small letters", "accents", "other scripts"],
+)
+def test_what_the_model_would_read_the_same_is_not_read_again(text):
+    fake = Fake("nothing")
+    assert len(list(views(text))) > 1
+    model_spans(fake, views(text))
+    assert fake.read == [text]
+
+
+class Finds:
+    """A classifier that finds what it is told."""
+
+    def __init__(self, *finds):
+        self.finds = finds
+
+    def find(self, text):
+        for value, kind in self.finds:
+            at = text.index(value)
+            yield ner.Entity(at, at + len(value), kind, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "finds", "expected"),
+    [
+        ("a 978-037-27 b", [("978", "IBAN"), ("-", "PHONE"), ("037-27", "US_SSN")], "978-037-27"),
+        (
+            "pay 41, 4111 2222 later",
+            [("41,", "IBAN"), ("4111", "IBAN"), ("2222", "PHONE")],
+            "41, 4111 2222",
+        ),
+        ("sort 329, 198, 122", [("329", "COORDINATES"), (", 198, 122", "COORDINATES")], None),
+        ("at 48.85, 2.35 n", [("48.85,", "COORDINATES"), (" 2.35", "IBAN")], "48.85, 2.35"),
+        ("^[a-z0-9]+@[a-z]", [("a-z0-9", "EMAIL"), ("@", "EMAIL")], None),
+        ("mail ann at corp", [("ann at corp", "EMAIL")], "ann at corp"),
+        ("k = os.environ['K']", [("os.environ", "SECRET")], None),
+        ("k = DB_KEY", [("DB_KEY", "SECRET")], None),
+        ("k = s3cr3t!", [("s3cr3t!", "SECRET")], "s3cr3t!"),
+        ("met , there", [(",", "PERSON")], None),
+    ],
+)
+def test_pieces_of_a_number_are_one_find_and_what_cannot_be_of_its_kind_is_none(
+    text, finds, expected
+):
+    found = [text[s.start : s.end] for s in model_spans(Finds(*finds), [View.identity(text)])]
+    assert found == ([] if expected is None else [expected])
+
+
+def test_a_word_that_looks_like_a_full_korean_name_needs_less():
+    rows = [
+        ner._row(word)
+        for word in (
+            "Ann",
+            "\uc0ac\uacfc\ub97c",
+            "\uae40\ubbfc\uc218",
+            "\uae40\ubbfc\uc218\uac00 \uc654\ub2e4",
+        )
+    ]
+    assert rows == [0, 1, 2, 2]
+
+
+def test_windows_cover_all_tokens_overlap_and_are_of_one_length():
+    for n_tokens in (*range(1, 1200), 8_191):
+        windows = ner._windows(n_tokens)
+        lengths = [end - start for start, end in windows]
+        assert windows[0][0] == 0 and windows[-1][1] == n_tokens
+        assert max(lengths) <= ner.WINDOW_TOKENS and len(set(lengths)) == 1
+        overlaps = [before[1] - after[0] for before, after in pairwise(windows)]
+        assert all(overlap >= ner.OVERLAP_TOKENS for overlap in overlaps)
 
 
 def test_of_a_long_text_with_one_disguise_only_its_surroundings_are_read_again():

@@ -111,7 +111,8 @@ def test_the_exported_model_gives_pytorchs_logits_and_runs_in_the_guard(
     (found,) = session.run(None, feed)
     assert np.abs(found - expected).max() < 0.25 * np.abs(expected).max()
     chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged)
-    settings = json.dumps({"labels": LABELS, "thresholds": chosen})
+    tables = {"thresholds": chosen, "hangul_thresholds": chosen}
+    settings = json.dumps({"labels": LABELS, **tables})
     files = {
         "model.onnx": (tmp_path / "model.onnx").read_bytes(),
         "tokenizer.json": tokenizer.to_str().encode(),
@@ -187,7 +188,7 @@ def test_every_label_is_a_kind_that_the_guard_can_report():
     assert set(GUARD_KINDS) <= set(ENTITY_KINDS)
     shipped = json.loads((MODEL / "labels.json").read_text())
     assert shipped["labels"] == LABELS
-    assert set(shipped["thresholds"]) == set(GUARD_KINDS)
+    assert set(shipped["thresholds"]) == set(shipped["hangul_thresholds"]) == set(GUARD_KINDS)
 
 
 def test_a_rewritten_value_keeps_its_label_around_it():
@@ -207,6 +208,21 @@ def test_tokens_of_a_span_begin_and_go_on_and_unknown_kinds_are_refused(tokenize
     assert names == ["-", "O", "B-PERSON", "I-PERSON", "O", "-"]
     with pytest.raises(ValueError, match="B-NOTHING"):
         batches.tag(Example("a b", (Label(0, 1, "NOTHING"),), "t"), tokenizer, LABELS)
+
+
+def test_some_tokens_outside_spans_are_exchanged_and_none_inside(tagged):
+    order = np.random.default_rng(3)
+    changed = outside = 0
+    for batch in batches.batches(tagged, 256, order, exchanged=0.3):
+        for ids, mask, classes in zip(batch.ids, batch.mask, batch.classes, strict=True):
+            length = int(mask.sum())
+            now, labels = ids[:length].tolist(), classes[:length].tolist()
+            before = [text for text in tagged if text.classes == labels]
+            kept = [i for i, label in enumerate(labels) if label != 0]
+            assert any([t.ids[i] for i in kept] == [now[i] for i in kept] for t in before)
+            outside += length - len(kept)
+            changed += min(sum(a != b for a, b in zip(t.ids, now, strict=True)) for t in before)
+    assert 0.15 < changed / outside < 0.35
 
 
 def test_the_threshold_of_a_kind_weighs_leaks_against_alarms():

@@ -14,9 +14,9 @@ CORE_KINDS = (
     *("MEDICAL", "FINANCIAL", "COORDINATES"),
 )
 # Quasi-identifiers of a personal frame; a guard without such kinds may fold them, see `folded`
-QUASI_KINDS = ("DATE", "NATIONALITY", "OCCUPATION")
+QUASI_KINDS = ("DATE", "NATIONALITY")
 KINDS = CORE_KINDS + QUASI_KINDS
-_NEAREST = {"DATE": "DATE_OF_BIRTH", "NATIONALITY": "LOCATION", "OCCUPATION": "ORG"}
+_NEAREST = {"DATE": "DATE_OF_BIRTH", "NATIONALITY": "LOCATION"}
 
 
 class Label(NamedTuple):

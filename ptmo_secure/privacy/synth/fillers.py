@@ -267,7 +267,7 @@ SLOTS: Mapping[str, tuple[str | None, Make]] = {
     "school": ("ORG", _words("school")),
     "spot": ("LOCATION", _words("spot")),
     "nationality": ("NATIONALITY", _words("nationality")),
-    "job": ("OCCUPATION", profession),
+    "job": (None, profession),
     "salary": ("FINANCIAL", _money(18_000, 240_000)),
     "debt": ("FINANCIAL", _money(900, 90_000)),
     "amount": ("FINANCIAL", _money(40, 9_000)),

@@ -20,15 +20,19 @@ PRIVATE_FAMILIES = (
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
 )
 HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed", "neg_sums")
-_HARMLESS_SHARES = (2, 2, 3, 3)
+_HARMLESS_SHARES = (3, 2, 5, 4)
+_FACTS = ("neg_facts", "neg_facts", "neg_facts", "neg_sums")
 FRAME_FAMILIES = ("frames_private", "frames_public")
 KOREAN_FAMILIES = ("ko_private", "ko_harmless")
-FAMILIES = (*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, *FRAME_FAMILIES, *KOREAN_FAMILIES)
+FAMILIES = (
+    *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES),
+    *KOREAN_FAMILIES,
+)
 
-_KOREAN_SHARE = 0.17
+_KOREAN_SHARE = 0.2
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
-_MIX = {"private": 0.5, "harmless": 0.28, "frames": 0.14, "joined": 0.08}
+_MIX = {"private": 0.45, "harmless": 0.31, "frames": 0.13, "joined": 0.11}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
 
 
@@ -118,11 +122,19 @@ def _private(sources: Sources) -> Example:
 def _harmless(sources: Sources) -> Example:
     family = sources.rng.choices(HARMLESS_FAMILIES, _HARMLESS_SHARES)[0]
     if family == "neg_sums" and sources.rng.random() < _LONG_SUMS:
-        filler = Filler(sources)  # a longer story, of the same people
-        count = sources.rng.randint(2, 4)
-        parts = [_render(_pick(family, sources), filler, sources.rng) for _ in range(count)]
-        return concatenate(parts, " ")
+        return _story(sources)
     return _render(_pick(family, sources), Filler(sources), sources.rng)
+
+
+def _story(sources: Sources) -> Example:
+    """A longer sum, of the same people: statements, then a question."""
+    filler, rng = Filler(sources), sources.rng
+    families = [*rng.choices(_FACTS, k=rng.randint(1, 5)), "neg_asks"]
+    picked = [_pick(family, sources) for family in families]
+    told = [expand(rng.choice(template.parsed), filler, rng) for template in picked]
+    pieces = [piece for part in told for piece in (*part, Piece(" "))]
+    text, spans = join(restyle(pieces[:-1], rng))
+    return Example(text, spans, picked[0].id)
 
 
 def _framed(sources: Sources) -> Example:

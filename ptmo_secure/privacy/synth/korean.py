@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ptmo_secure.privacy.synth import credentials, identifiers
 from ptmo_secure.privacy.synth.example import Piece, Split
+from ptmo_secure.privacy.synth.grammar import particle
 from ptmo_secure.privacy.synth.identifiers import digits
 from ptmo_secure.privacy.synth.words import word_list
 
@@ -27,6 +28,14 @@ _ROMAN = (
 _AREAS = ("02", "031", "032", "051", "053", "062", "042", "064", "070")
 _COMMON_SHARE = 0.6
 _TITLES = ("씨", "님", " 씨", " 님", " 과장", " 대리", " 교수", " 원장", " 선생님", "씨")
+# After a consonant / after a vowel
+_PARTICLES = (
+    *("은/는", "이/가", "을/를", "과/와", "으로/로", "이나/나", "이랑/랑"),
+    *(
+        f"{same}/{same}"
+        for same in ("", "의", "에", "에서", "도", "만", "부터", "까지", "보다", "처럼")
+    ),
+)
 
 
 class KoreanFiller:
@@ -82,6 +91,19 @@ class KoreanFiller:
             kind, make = _SLOTS[slot]
             return Piece(make(self), kind)
         return Piece(self.word(slot))
+
+    def noise(self, least: int, most: int) -> str:
+        """Everyday words with their particles, so that none is taken for a name by its ending."""
+        rng = self._rng
+        words = []
+        for _ in range(rng.randint(least, most)):
+            if rng.random() < 0.3:
+                words.append(self.word("ko_modifier"))
+            noun = self.word("ko_noun")
+            if rng.random() < 0.25:
+                noun += self.word("ko_noun")
+            words.append(noun + particle(rng.choice(_PARTICLES), noun))
+        return " ".join((*words, self.word("ko_verb")))
 
     def phone(self) -> str:
         """A Korean number, mobile most often."""
@@ -215,12 +237,14 @@ _SLOTS: Mapping[str, tuple[str | None, Callable[[KoreanFiller], str]]] = {
     "age": ("AGE", lambda filler: filler.between(18, 90)),
     "city": ("LOCATION", _word("ko_city")),
     "org": ("ORG", _word("ko_org")),
-    "job": ("OCCUPATION", _word("ko_job")),
+    "job": (None, _word("ko_job")),
     "condition": ("MEDICAL", _word("ko_condition")),
     "nationality": ("NATIONALITY", _word("ko_nationality")),
     "relation": (None, _word("ko_relation")),
     "title": (None, lambda filler: filler.draw(lambda rng: rng.choice(_TITLES))),
     "time": (None, lambda filler: filler.between(1, 12) + "시"),
+    "noise": (None, lambda filler: filler.noise(2, 5)),
+    "sentence": (None, lambda filler: filler.noise(3, 9)),
     "small": (None, lambda filler: filler.between(2, 20)),
     "num": (None, lambda filler: filler.between(3, 900)),
     "year": (None, lambda filler: filler.between(1200, 2024)),

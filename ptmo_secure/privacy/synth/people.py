@@ -312,6 +312,6 @@ ATTRIBUTES: Mapping[str, tuple[str | None, Callable[[Persona], str]]] = {
     "country": ("LOCATION", _place("country")),
     "org": ("ORG", _place("org")),
     "nationality": ("NATIONALITY", _word("nationality")),
-    "job": ("OCCUPATION", Persona.job),
+    "job": (None, Persona.job),
     "box": ("ADDRESS", _place("box")),
 }

@@ -170,11 +170,11 @@ class Places:
         style = rng.random()
         if style < 0.12:
             return rng.choice(word_list("employer", self._split))
-        if style < 0.3:
+        if style < 0.28:
             return str(self._fake.company())
-        if style < 0.4:
-            return self._descriptive()
         if style < 0.5:
+            return self._descriptive()
+        if style < 0.58:
             return rng.choice(
                 (
                     f"{last()} & Sons",
@@ -183,7 +183,7 @@ class Places:
                     f"{last()} {rng.choice(word_list('brandlegal', self._split))}",
                 )
             )
-        if style < 0.6:
+        if style < 0.66:
             city = rng.choice(word_list("city", self._split))
             return f"{city} {rng.choice(_LOCAL_BODIES)}"
         stem, tail = word_list("brandstem", self._split), word_list("brandtail", self._split)
@@ -195,8 +195,8 @@ class Places:
     def _descriptive(self) -> str:
         """A name made of words: "Harbour Freight Services", "4 Owls Inc", "The Ember Group"."""
         rng = self._rng
-        first, noun = (rng.choice(word_list(n, self._split)) for n in ("orgword", "orgnoun"))
-        other = rng.choice(word_list("orgnoun", self._split))
+        noun, other = (self._company_word("orgnoun") for _ in range(2))
+        first = self._company_word("orgword")
         legal = rng.choice(word_list("brandlegal", self._split))
         joint = f"{first}{noun.lower()}"
         forms = (
@@ -207,8 +207,15 @@ class Places:
                 joint.lower(),
                 f"{rng.choice('ABCDJKMTW')} {first} {legal}",
             ),
+            *(first, f"{rng.choice(('i', 'e', 'my', 'go', 'get'))}{first}", f"{joint}.com"),
         )
         return rng.choice(forms)
+
+    def _company_word(self, kind: str) -> str:
+        """A word of firms, or any word: "Maybe" is a bank somewhere."""
+        if self._rng.random() < 0.6:
+            return self._rng.choice(word_list(kind, self._split))
+        return str(self._fake.word()).capitalize()
 
     def _local(self) -> str:
         """Faker's own address of this locale."""

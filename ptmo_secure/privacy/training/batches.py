@@ -70,14 +70,19 @@ def tag(example: Example, tokenizer: Tokenizer, labels: Sequence[str]) -> Tagged
 
 
 def batches(
-    tagged: Sequence[Tagged], size_tokens: int, generator: np.random.Generator
+    tagged: Sequence[Tagged],
+    size_tokens: int,
+    generator: np.random.Generator,
+    exchanged: float = 0.0,
 ) -> Iterator[Batch]:
     """Yield every text once, texts of like length together, batches in random order.
 
     Args:
         tagged: all texts.
         size_tokens: padded tokens of a batch at most, at least one text.
-        generator: of the order.
+        generator: of the order, and of the tokens that are exchanged.
+        exchanged: share of the tokens outside spans that are replaced by others of the batch:
+            what stands around a value is then learned less by heart.
     """
     noise = generator.uniform(-3, 3, len(tagged))  # so that no two passes make the same batches
     order = sorted(range(len(tagged)), key=lambda i: len(tagged[i].ids) + noise[i])
@@ -90,7 +95,12 @@ def batches(
             longest = len(tagged[index].ids)
         groups[-1].append(index)
     for which in generator.permutation(len(groups)):
-        yield _padded([tagged[index] for index in groups[which]])
+        batch = _padded([tagged[index] for index in groups[which]])
+        outside = (batch.classes == 0).numpy()
+        chosen = outside & (generator.random(outside.shape) < exchanged)
+        ids = batch.ids.numpy()
+        ids[chosen] = generator.choice(ids[outside], int(chosen.sum())) if chosen.any() else 0
+        yield batch
 
 
 def _padded(group: Sequence[Tagged]) -> Batch:

@@ -1,14 +1,14 @@
 """What the guard's classifier learns from: made-up texts, some of them rewritten to hide values."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ptmo_secure.privacy.obfuscate import OBFUSCATIONS
 from ptmo_secure.privacy.synth import KINDS, Example, dataset
 from ptmo_secure.privacy.synth.example import Label, Split
 
 # The kinds that the guard calls otherwise
-_GUARD_NAMES = {"NATIONALITY": "DEMOGRAPHIC", "OCCUPATION": "JOB_TITLE"}
+_GUARD_NAMES = {"NATIONALITY": "DEMOGRAPHIC"}
 GUARD_KINDS = tuple(_GUARD_NAMES.get(kind, kind) for kind in KINDS)
 _REWRITTEN = 0.05  # share of the texts of which a copy is rewritten
 # Rewritings that leave a word visible; the others are undone before the model reads
@@ -18,16 +18,19 @@ _VISIBLE = (
 )
 
 
-def corpus(split: Split, n: int, seed: int) -> Iterator[Example]:
+def corpus(
+    split: Split, n: int, seed: int, *, languages: Sequence[str] = ("en", "ko")
+) -> Iterator[Example]:
     """Yield labelled texts in the guard's kinds.
 
     Args:
         split: "train" or "heldout".
         n: how many, without the rewritten copies.
         seed: the same seed gives the same texts.
+        languages: as for `dataset`.
     """
     rng = random.Random(f"corpus/{seed}")  # noqa: S311 - data, not secrets
-    for example in dataset(split, n, seed):
+    for example in dataset(split, n, seed, languages=languages):
         renamed = _renamed(example)
         yield renamed
         if renamed.spans and rng.random() < _REWRITTEN:

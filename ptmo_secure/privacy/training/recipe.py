@@ -33,15 +33,15 @@ class Recipe:
 
     Args:
         texts: made-up texts to learn from.
-        threshold_texts: held-out ones that choose the thresholds.
+        threshold_texts: held-out ones of each language that choose its thresholds.
         layers: of Rampart's six, those that are kept.
         training: how to train.
     """
 
-    texts: int = 28_000
+    texts: int = 44_000
     threshold_texts: int = 3_000
     layers: tuple[int, ...] = (0, 1, 2, 3, 5)
-    training: TrainConfig = field(default_factory=TrainConfig)
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def __post_init__(self) -> None:
         if self.texts < 1 or self.threshold_texts < 1:
@@ -55,7 +55,7 @@ class Trained:
     folder: Path
     run: TrainRun
     figures: dict[str, float]
-    thresholds: dict[str, float]
+    settings: dict[str, object]  # what `labels.json` holds
 
 
 def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
@@ -86,13 +86,14 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     run = train(model, texts, recipe.training, report, out / STATE_FILE)
     figures = export(model, out)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    judges = corpus("heldout", recipe.threshold_texts, seed + 1)
-    tagged = (batches.tag(example, tokenizer, labels) for example in judges)
-    thresholds = choose(out / "model.onnx", labels, tagged)
-    settings = {"labels": labels, "thresholds": thresholds}
+    settings: dict[str, object] = {"labels": labels}
+    for table, language in (("thresholds", "en"), ("hangul_thresholds", "ko")):
+        judges = corpus("heldout", recipe.threshold_texts, seed + 1, languages=(language,))
+        tagged = (batches.tag(example, tokenizer, labels) for example in judges)
+        settings[table] = choose(out / "model.onnx", labels, tagged)
     (out / "labels.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     for path in CARD.iterdir():
         shutil.copyfile(path, out / path.name)
     (out / STATE_FILE).unlink(missing_ok=True)
     write_sums(out)
-    return Trained(out, run, figures, thresholds)
+    return Trained(out, run, figures, settings)

@@ -29,6 +29,7 @@ class TrainConfig:
         weight_decay: of AdamW, on matrices.
         smoothing: label smoothing.
         dropout: while training.
+        exchanged: share of the tokens outside spans that are replaced, see `batches`.
         seed: of the head, the order and the dropout.
         threads: of PyTorch.
         bfloat16: multiply matrices in bfloat16; a third of the time where the CPU has it.
@@ -40,6 +41,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     smoothing: float = 0.05
     dropout: float = 0.1
+    exchanged: float = 0.06
     seed: int = 0
     threads: int = 2
     bfloat16: bool = False
@@ -93,7 +95,10 @@ def train(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
-    epochs = [list(batches(texts, config.batch_tokens, generator)) for _ in range(config.epochs)]
+    epochs = [
+        list(batches(texts, config.batch_tokens, generator, config.exchanged))
+        for _ in range(config.epochs)
+    ]
     steps = [batch for epoch in epochs for batch in epoch]
     optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -7,68 +7,23 @@ stand; a hit on any of it covers all of its code. What does not decode to readab
 import binascii
 import re
 from collections.abc import Callable, Iterator
+from html.entities import html5
 
 from tee_sim.guard.normalise.view import Edit
+from tee_sim.guard.rules import load, patterns
 
-_ENTITIES = {
-    "amp": "&",
-    "lt": "<",
-    "gt": ">",
-    "quot": '"',
-    "apos": "'",
-    "nbsp": " ",
-    "commat": "@",
-    "period": ".",
-    "lowbar": "_",
-    "hyphen": "-",
-    "dash": "-",
-    "ndash": "-",
-    "sol": "/",
-    "colon": ":",
-    "num": "#",
-    "plus": "+",
-    "lpar": "(",
-    "rpar": ")",
-    "zwnj": "",
-    "shy": "",
-}
-_PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-_ENTITY = re.compile(r"&(?:#(\d{1,7})|#[xX]([0-9A-Fa-f]{1,6})|([a-z]{2,8}));")
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2}))")
-_QUOTED = re.compile(
-    r"(?<!=[0-9A-F]{2})(?:=\r?\n|=[2-7C-F][0-9A-F](?:=[2-9A-F][0-9A-F])*(?=[\w.@-]))"
+_RULES = load("decoding")
+_PERCENT, _ENTITY, _ESCAPE, _QUOTED, _BASE64, _CODE_LIKE, _HEX, _BINARY, _NUMBER = patterns(
+    _RULES, "percent entity escape quoted base64 code_like hex binary number"
 )
-# Runs of base64's letters; base32 is a part of them. Long ones may be wrapped as mail is.
-_BASE64 = re.compile(
-    r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{8,}(?:(?<="
-    r"[A-Za-z0-9+/]{40})\r?\n[A-Za-z0-9+/]{4,})*={0,6}"
+_ROT13_WORDS, _ROT13_ADDRESS, _BACKWARD_WORDS, _BACKWARD_ADDRESS = patterns(
+    _RULES, "rot13_words rot13_address backward_words backward_address"
 )
-# Words have no digits, no capital after a small letter and no padding; code nearly always has
-_CODE_LIKE = re.compile(r"\d|[a-z][A-Z]|=$|[A-Z]{16}")
-_HEX = re.compile(
-    r"(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}(?:[ :-]|, ?)?(?:0[xX])?){3,}[0-9A-Fa-f]{2}"
-    r"(?![0-9A-Za-z])"
-)
-_BINARY = re.compile(r"(?<!\d)(?:[01]{8}\s?){3,}[01]{8}(?!\d)")
 _BASE32_DIGITS = str.maketrans(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789abcdefghijklmnopqrstuv"
 )
-_NUMBER = re.compile(r"[\d .+()-]+")
 _MIN_DECODED = 4
 _ROT13 = {ord(first) + i: ord(first) + (i + 13) % 26 for first in ("a", "A") for i in range(26)}
-# Common words of a text about oneself, in ROT13 and backwards: two of them give the code away
-_ROT13_WORDS = re.compile(
-    r"\b(?:zl|anzr|vf|gur|naq|cnffjbeq|rznvy|cubar|ahzore|pneq|nqqerff|yvir|pnyy)\b"
-    r"|@[\w.]{1,64}\.(?:pbz|arg|bet)\b",
-    re.IGNORECASE,
-)
-_BACKWARD_WORDS = re.compile(
-    r"\b(?:ym|eman|si|eht|dna|drowssap|liame|enohp|rebmun|drac|sserdda|evil|llac)\b"
-    r"|\b(?:moc|ten|gro)\.\w",
-    re.IGNORECASE,
-)
-_BACKWARD_ADDRESS = re.compile(r"\b(?:moc|ten|gro|ude|vog|ku|ed|rk)\.[\w.-]{1,64}@\w")
-_ROT13_ADDRESS = re.compile(r"@[\w.-]{1,64}\.(?:pbz|arg|bet|rqh|tbi)\b")
 
 
 def decode_edits(text: str) -> Iterator[Edit]:
@@ -143,7 +98,7 @@ def _from_percent(match: "re.Match[str]") -> str | None:
 def _from_entity(match: "re.Match[str]") -> str | None:
     decimal, hexadecimal, name = match.groups()
     if name is not None:
-        return _ENTITIES.get(name)
+        return html5.get(f"{name};")
     return _character(int(decimal) if decimal else int(hexadecimal, 16))
 
 

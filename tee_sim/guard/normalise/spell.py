@@ -5,20 +5,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tee_sim.guard.normalise.view import Edit
-from tee_sim.guard.rules import load, search
-from tee_sim.guard.words import entries
+from tee_sim.guard.rules import load, patterns, search
+from tee_sim.guard.words import entries, pairs
 
 _RULES = load("spelling")
-_SPOKEN, _SPOKEN_TOKEN, _HANGUL, _HANGUL_TOKEN, _AT, _DOT, _SPACED = (
-    _RULES[name][0].pattern
-    for name in "spoken spoken_token hangul hangul_token at dot spaced".split()
+_SPOKEN, _SPOKEN_TOKEN, _HANGUL, _HANGUL_TOKEN, _AT, _DOT, _SPACED = patterns(
+    _RULES, "spoken spoken_token hangul hangul_token at dot spaced"
 )
-_ODD, _SEPARATED, _PLAIN_NUMBER, _DISGUISED_DIGITS, _LOOSE_LETTERS, _LEET_WORD = (
-    _RULES[name][0].pattern
-    for name in "odd separated plain_number disguised_digits loose_letters leet_word".split()
+_ODD, _SEPARATED, _PLAIN_NUMBER, _DISGUISED_DIGITS, _LOOSE_LETTERS, _LEET_WORD = patterns(
+    _RULES, "odd separated plain_number disguised_digits loose_letters leet_word"
 )
-_BACKWARD_NAME, _STITCHED_NAME, _CUT_NAME, _WORD = (
-    _RULES[name][0].pattern for name in "backward_name stitched_name cut_name word".split()
+_BACKWARD_NAME, _STITCHED_NAME, _CUT_NAME, _WORD = patterns(
+    _RULES, "backward_name stitched_name cut_name word"
 )
 _ENGLISH, _FOREIGN = entries("number_words"), entries("foreign_digits")
 _TENS = frozenset(_ENGLISH[20:28])
@@ -28,16 +26,9 @@ _NUMBERS = {
     **{word: str(10 * i) for i, word in enumerate(_ENGLISH[20:28], 2)},
     **dict.fromkeys(_ENGLISH[28:33], "0"),
 }
+_LETTERS, _LEAST_WORDS = re.compile("[^\\W\\d_]+"), 3
 _REPEATS = {"double": 2, "triple": 3, "treble": 3}
-_HANGUL_DIGITS = dict(
-    zip(
-        "\uacf5 \uc601 \uc77c \uc774 \uc0bc \uc0ac \uc624 \uc721 \ub959 \uce60 \ud314 \uad6c "
-        "\ud558\ub098 \ub458 \uc14b \ub137 \ub2e4\uc12f \uc5ec\uc12f \uc77c\uacf1 "
-        "\uc5ec\ub35f \uc544\ud649".split(),
-        "001234566789123456789",
-        strict=True,
-    )
-)
+_HANGUL_DIGITS = pairs("korean_digits")
 # Groups of digits that identifiers are written in
 _SHAPES = frozenset(
     tuple(map(int, shape)) for shape in "324 334 344 244 234 67 4444 465 1334".split()
@@ -61,11 +52,14 @@ def spoken_digit_edits(text: str) -> Iterator[Edit]:
     22, "three oh five" 305. Digits that are written out hide on purpose, so a run with the length
     of an identifier gets its usual separators.
     """
-    found = [
-        (match.start(), match.end(), punctuated(digits))
-        for match in _SPOKEN.finditer(text)
-        if len(digits := _spoken_digits(match.group())) >= 4
-    ]
+    found = []
+    said = _LETTERS.findall(text.lower())
+    if sum(word in _NUMBERS or word in _REPEATS for word in said) >= _LEAST_WORDS:
+        found = [
+            (match.start(), match.end(), punctuated(digits))
+            for match in _SPOKEN.finditer(text)
+            if len(digits := _spoken_digits(match.group())) >= 4
+        ]
     for match in _HANGUL.finditer(text):
         run = match.group().rstrip(" ,.-\n")
         digits = "".join(_HANGUL_DIGITS.get(token, token) for token in _HANGUL_TOKEN.findall(run))
@@ -96,7 +90,7 @@ def _spoken_digits(run: str) -> str:
         previous = word
     joined = "".join(digits)
     counting = joined.startswith(("1234567", "0123456", "10987", "98765432"))
-    return "" if words < 3 or counting else joined
+    return "" if words < _LEAST_WORDS or counting else joined
 
 
 def punctuated(digits: str) -> str:
@@ -171,20 +165,24 @@ def letter_edits(text: str) -> Iterator[Edit]:
 
 
 def name_edits(text: str) -> Iterator[Edit]:
-    """Yield the edits that write names as names: "james_hernandez", "erooM nhoJ", "Wil\\nson".
-
-    Given names in small or mixed letters get a capital, and so does the word after one.
-    """
+    """Yield the edits that write names as names: "james_Hernandez", "erooM nhoJ", "Wil\\nson"."""
     found = [(m.start(), m.end(), m.group()[::-1]) for m in _BACKWARD_NAME.finditer(text)]
     found += [(m.start(), m.end(), " ") for m in _STITCHED_NAME.finditer(text)]
     if "\n" in text:
         found += [(m.start(), m.end(), "" if m[1] else " ") for m in _CUT_NAME.finditer(text)]
+    yield from sorted(found)
+
+
+def capital_edits(text: str) -> Iterator[Edit]:
+    """Yield the edits that give names in small or mixed letters a capital.
+
+    They are given names, and the word after one.
+    """
     after = -2  # where a given name ended
     for match in _WORD.finditer(text):
         word = match.group()
         given = word.lower() in _GIVEN_NAMES
         second = match.start() == after + 1 and word not in _AFTER_NAMES
         if (given or second) and not (word.istitle() or word.isupper()):
-            found.append((match.start(), match.end(), word.capitalize()))
+            yield match.start(), match.end(), word.capitalize()
         after = match.end() if given else -2
-    yield from sorted(found)

@@ -21,12 +21,14 @@ class View:
         text: the reading.
         starts, ends: for each of its characters the half-open range of originals behind it.
         fresh: ranges that differ from the view it was made from; None when all of it is new.
+        recased: whether it differs in capital letters alone.
     """
 
     text: str
     starts: "Sequence[int]"
     ends: "Sequence[int]"
     fresh: tuple[tuple[int, int], ...] | None = None
+    recased: bool = False
 
     @classmethod
     def identity(cls, text: str) -> "View":
