@@ -58,6 +58,11 @@ def device(base):
 def ended(device, kind, way, number):
     """Unseal, end it by a signal in the middle; return its exit code and stderr."""
     told, tell = os.pipe()
+
+    def prepare():
+        os.dup2(tell, 3)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+
     with subprocess.Popen(
         [
             *(sys.executable, "-c", UNSEAL, way, "model", "unseal", str(device / f"{kind}.sealed")),
@@ -65,7 +70,7 @@ def ended(device, kind, way, number):
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: os.dup2(tell, 3),
+        preexec_fn=prepare,
         pass_fds=(3,),
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         text=True,
