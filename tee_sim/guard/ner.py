@@ -26,7 +26,6 @@ BATCH_WINDOWS = 2
 PIECE_CHARS = 8_192  # read at once: memory does not grow with the text
 SEAM_CHARS = 256  # of two pieces: what lies across their seam is whole in one of them
 LIKELY_NAME = 0.1  # probability from which a word counts that looks like a full Korean name
-_NAME_CHARS = 12
 _FULL_NAME = load("korean")["full_name"][0].pattern
 _FILES = ("labels.json", "model.onnx", "tokenizer.json")
 _OUTSIDE = 0  # index of the label "O"
@@ -143,7 +142,7 @@ class TokenClassifier:
         ids = np.array(encoded.ids, dtype=np.int64)
         if len(ids):
             words = [i for i, token in enumerate(encoded.tokens) if i == 0 or token[:2] != "##"]
-            rows = [_row(text[encoded.offsets[i][0] :][:_NAME_CHARS]) for i in words]
+            rows = [_row(text, encoded.offsets[i][0]) for i in words]
             yield from self._entities(self._probabilities(ids), words, encoded.offsets, rows)
 
     def _probabilities(self, ids: npt.NDArray[np.int64]) -> Floats:
@@ -203,10 +202,10 @@ class TokenClassifier:
             yield found
 
 
-def _row(word: str) -> int:
-    """Return the row of thresholds for the word that a text begins with."""
-    hangul = "\uac00" <= word[0] <= "\ud7a3"
-    return hangul + (hangul and _FULL_NAME.match(word) is not None)
+def _row(text: str, start: int) -> int:
+    """Return the row of thresholds for the word that begins at `start`."""
+    hangul = "\uac00" <= text[start : start + 1] <= "\ud7a3"
+    return hangul + (hangul and _FULL_NAME.match(text, start) is not None)
 
 
 def _kinds_of(labels: Sequence[str]) -> list[str]:

@@ -322,16 +322,8 @@ def test_pieces_of_a_number_are_one_find_and_what_cannot_be_of_its_kind_is_none(
 
 
 def test_a_word_that_looks_like_a_full_korean_name_needs_less():
-    rows = [
-        ner._row(word)
-        for word in (
-            "Ann",
-            "\uc0ac\uacfc\ub97c",
-            "\uae40\ubbfc\uc218",
-            "\uae40\ubbfc\uc218\uac00 \uc654\ub2e4",
-        )
-    ]
-    assert rows == [0, 1, 2, 2]
+    text = "Ann \uc0ac\uacfc\ub97c \uae40\ubbfc\uc218 \uae40\ubbfc\uc218\uac00 \uc654\ub2e4"
+    assert [ner._row(text, at) for at in (0, 4, 8, 12, 17, len(text))] == [0, 1, 2, 2, 1, 0]
 
 
 def test_windows_cover_all_tokens_overlap_and_are_of_one_length():
