@@ -47,7 +47,7 @@ def test_what_it_prefers_depends_on_the_question():
     mask = gate.allowed(view)
     assert policy.choose(view, mask) == policy.choose(view, mask)
     easy, hard = (
-        policy._advice._model.ask(text)
+        policy._advice.model.ask(text)
         for text in ("Is the sky blue? Answer yes or no.", "Compute the value of 17 * 23 - 4 / 2.")
     )
     assert np.abs(easy - hard).max() > 0.02
