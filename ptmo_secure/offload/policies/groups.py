@@ -10,6 +10,7 @@ import numpy as np
 from ptmo_secure.errors import InputError
 from ptmo_secure.offload.actions import Floats
 from ptmo_secure.offload.envs.base import TrainingRow
+from ptmo_secure.offload.gram import Gram
 from ptmo_secure.offload.hashed import HashedWords
 from ptmo_secure.offload.policies.router import Router, ScoreModel
 from ptmo_secure.offload.quality import ridge
@@ -58,13 +59,14 @@ class GroupModel(ScoreModel):
         group = np.array(list(by_text.values()))
         self.shares = np.bincount(group, minlength=len(names)) / len(group)
         self.stay = np.zeros(())
-        slopes, level = ridge(vectors, np.eye(len(names))[group], _GROUP_RIDGE)
-        self.group_slopes, self.group_level = slopes.reshape(-1, len(names)), np.atleast_1d(level)
+        gram = Gram(vectors)
+        self.group_slopes, self.group_level = gram.ridge(np.eye(len(names))[group], _GROUP_RIDGE)
         self.means, self.slopes = (
             np.zeros((len(names), arms)),
             np.zeros((len(self.words.idf), arms)),
         )
         self.level = np.zeros(arms)
+        whole: dict[int, Floats] = {}  # what is left of the scores, for arms with one a text
         for arm in range(arms):
             own = [row for row in rows if row.arm == arm]
             if own:
@@ -74,7 +76,13 @@ class GroupModel(ScoreModel):
                 count = np.bincount(group[at], minlength=len(names)) + _SHRINK
                 self.means[:, arm] = total / count
                 rest = scores - self.means[group[at], arm]
-                self.slopes[:, arm], self.level[arm] = ridge(vectors[at], rest, _REST_RIDGE)
+                if np.array_equal(np.sort(at), np.arange(len(by_text))):
+                    whole[arm] = rest[np.argsort(at)]
+                else:
+                    self.slopes[:, arm], self.level[arm] = ridge(vectors[at], rest, _REST_RIDGE)
+        if whole:
+            together = np.column_stack(list(whole.values()))
+            self.slopes[:, list(whole)], self.level[list(whole)] = gram.ridge(together, _REST_RIDGE)
 
     def predict(self, texts: Sequence[str]) -> Floats:
         """Return predicted scores, [texts, arms]."""
