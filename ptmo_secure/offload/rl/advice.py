@@ -5,6 +5,7 @@ A network then learns what the advice leaves out: budgets, and the turns that ar
 
 from itertools import pairwise
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,8 +20,18 @@ from ptmo_secure.offload.rl.worded import Worded
 _KNOWN_STATES = 200_000  # remembered; more are computed anew
 
 
+START_WEIGHT = 6.0
+"""Of advised rewards in an actor's logits, where actions differ by some tenths."""
+
+
+_FITTED: "WeakKeyDictionary[OffloadEnv, dict[int, Worded]]" = WeakKeyDictionary()
+
+
 class Advice(Protocol):
     """Expected reward of each action."""
+
+    start_weight: float
+    """Of these rewards in the logits that an actor begins at, see `RcPpo`."""
 
     def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
         """Return the expected reward of each action, [actions].
@@ -45,6 +56,8 @@ class Advice(Protocol):
 class Myopic:
     """The reward of the present turn by the view's own estimate: masked greedy's."""
 
+    start_weight = START_WEIGHT
+
     def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
         """See `Advice`."""
         return view.reward(view.estimate)
@@ -65,6 +78,8 @@ class Lookahead:
     Args:
         env: of the training split.
     """
+
+    start_weight = START_WEIGHT
 
     def __init__(self, env: ConversationEnv) -> None:
         self._model = env.model
@@ -119,9 +134,15 @@ class Lookahead:
 
 
 def advice_for(env: OffloadEnv, seed: int) -> Advice:
-    """Return the advice that suits an environment, fitted on its training split."""
+    """Return the advice that suits an environment, fitted on its training split.
+
+    Asked again for the same environment and seed, it is fitted once: several learners begin at it.
+    """
     if isinstance(env, ConversationEnv):
         return Lookahead(env)
-    if env.training_rows():
-        return Worded(env, seed)
-    return Myopic()
+    if not env.training_rows():
+        return Myopic()
+    fitted = _FITTED.setdefault(env, {})
+    if seed not in fitted:
+        fitted[seed] = Worded(env, seed)
+    return fitted[seed]

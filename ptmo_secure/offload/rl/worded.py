@@ -11,9 +11,9 @@ from ptmo_secure.offload.policies.base import best
 from ptmo_secure.offload.policies.groups import GroupModel, Reading
 
 _PARTS = 4
-_PRICES = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07)  # reward for the dollars of a cloud turn
-_TRIED_ON = 150  # practice episodes for each budget and price
-_READ = 300  # practice episodes that say how sessions stay with their topic
+_PRICES = (0.0, 0.015, 0.03, 0.045, 0.06)  # reward for the dollars of a cloud turn
+_TRIED_ON = 80  # practice episodes for each budget and price
+_READ = 200  # practice episodes that say how sessions stay with their topic
 _REMEMBERED = 20_000  # readings; more are made anew
 
 
@@ -32,6 +32,8 @@ class WordAdvice:
         model: its arms are the local model, the cloud's, and the product of the two.
         price: reward for a dollar; the multiplier of the dollar budget.
     """
+
+    start_weight = 60.0  # actions differ by some hundredths here
 
     def __init__(self, model: GroupModel, price: float = 0.0) -> None:
         self.model, self.price = model, price
