@@ -75,7 +75,7 @@ def test_it_decides_where_no_learning_library_is_installed():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.split()[1:] == ["(2,)", "True"]
+    assert found.stdout.split()[1:] == ["(3,)", "True"]
 
 
 @pytest.mark.parametrize("seed", [0, 5])

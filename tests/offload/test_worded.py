@@ -12,6 +12,7 @@ from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.gate import allowed
 from ptmo_secure.offload.policies.base import best
 from ptmo_secure.offload.policies.groups import GroupModel
+from ptmo_secure.offload.rl.advice import advice_for
 from ptmo_secure.offload.rl.schooling import School
 from ptmo_secure.offload.rl.worded import WordAdvice, Worded, joint_rows
 
@@ -148,3 +149,8 @@ def test_a_learner_earns_what_is_expected_of_a_turn_and_no_luck(env, words):
         assert reward == pytest.approx(expected[action])
         if done:
             break
+
+
+def test_learners_of_one_environment_share_its_advice(env, words):
+    first = advice_for(env, 4)
+    assert advice_for(env, 4) is first and advice_for(env, 5) is not first
