@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.privacy.synth import credentials, identifiers
+from ptmo_secure.privacy.synth import credentials, identifiers, local
 from ptmo_secure.privacy.synth.example import Piece, Split
 from ptmo_secure.privacy.synth.identifiers import digits, letters
 from ptmo_secure.privacy.synth.people import Persona, profession, written_date
@@ -110,6 +110,9 @@ class Filler:
         if attribute.endswith(".upper"):
             text, kind = self(slot.removesuffix(".upper"))
             return Piece(text.upper(), kind)
+        if attribute.endswith(".lower"):
+            text, kind = self(slot.removesuffix(".lower"))
+            return Piece(text.lower(), kind)
         if dot and len(name) == 1:
             return self.person(name).get(attribute)
         if name in _NAMED_IDS:
@@ -240,6 +243,7 @@ _NAMED_IDS = {
 _PLACES = {
     **{"address": "ADDRESS", "street": "ADDRESS", "block": "ADDRESS", "org": "ORG"},
     **{"city": "LOCATION", "country": "LOCATION", "region": "LOCATION"},
+    **{"firm": "ORG", "shop": "ORG", "club": "ORG", "addr": "ADDRESS", "road": "ADDRESS"},
     **{"zip": "ADDRESS", "unit": "ADDRESS", "corner": "ADDRESS"},
 }
 SLOTS: Mapping[str, tuple[str | None, Make]] = {
@@ -267,12 +271,15 @@ SLOTS: Mapping[str, tuple[str | None, Make]] = {
     "school": ("ORG", _words("school")),
     "spot": ("LOCATION", _words("spot")),
     "nationality": ("NATIONALITY", _words("nationality")),
+    "kidage": ("AGE", _range(1, 17)),
     "job": (None, profession),
     "salary": ("FINANCIAL", _money(18_000, 240_000)),
     "debt": ("FINANCIAL", _money(900, 90_000)),
     "amount": ("FINANCIAL", _money(40, 9_000)),
     "creditscore": ("FINANCIAL", _range(390, 820)),
     "date": ("DATE", day),
+    "onday": ("DATE", local.on_day),
+    "inyear": ("DATE", local.in_year),
     "expiry": ("DATE", lambda rng, split: f"{rng.randint(1, 12):02d}/{rng.randint(26, 33)}"),
     "stamp": ("DATE", stamp),
     "nationals": ("NATIONALITY", _words("nationals")),

@@ -18,6 +18,7 @@ from ptmo_secure.privacy.synth.templates import Template, of_split
 PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
+    *("en_world", "en_office", "en_life", "en_data", "en_short"),
 )
 HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed", "neg_sums")
 _HARMLESS_SHARES = (3, 2, 5, 4)
