@@ -314,4 +314,9 @@ ATTRIBUTES: Mapping[str, tuple[str | None, Callable[[Persona], str]]] = {
     "nationality": ("NATIONALITY", _word("nationality")),
     "job": (None, Persona.job),
     "box": ("ADDRESS", _place("box")),
+    "he": (None, lambda person: "she" if person.sex == "f" else "he"),
+    "his": (None, lambda person: "her" if person.sex == "f" else "his"),
+    "him": (None, lambda person: "her" if person.sex == "f" else "him"),
+    "He": (None, lambda person: "She" if person.sex == "f" else "He"),
+    "His": (None, lambda person: "Her" if person.sex == "f" else "His"),
 }
