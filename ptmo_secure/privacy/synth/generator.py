@@ -20,8 +20,14 @@ PRIVATE_FAMILIES = (
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
     *("en_world", "en_office", "en_life", "en_data", "en_short"),
 )
-HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed", "neg_sums")
-_HARMLESS_SHARES = (3, 2, 5, 4)
+_ASKED = (
+    *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),
+    *("neg_work", "neg_code"),
+)
+_SUMS = ("neg_sums", "neg_stories")
+HARMLESS_FAMILIES = (*_ASKED, *_SUMS)
+_SUM_SHARE = 0.27
+_ASKED_TWICE = 0.35
 _FACTS = ("neg_facts", "neg_facts", "neg_facts", "neg_sums")
 FRAME_FAMILIES = ("frames_private", "frames_public")
 KOREAN_FAMILIES = ("ko_private", "ko_harmless")
@@ -121,10 +127,18 @@ def _private(sources: Sources) -> Example:
 
 
 def _harmless(sources: Sources) -> Example:
-    family = sources.rng.choices(HARMLESS_FAMILIES, _HARMLESS_SHARES)[0]
-    if family == "neg_sums" and sources.rng.random() < _LONG_SUMS:
-        return _story(sources)
-    return _render(_pick(family, sources), Filler(sources), sources.rng)
+    """A sum, or texts of the other families by the number of their templates; some are double."""
+    rng = sources.rng
+    if rng.random() < _SUM_SHARE:
+        family = rng.choice(_SUMS)
+        if family == "neg_sums" and rng.random() < _LONG_SUMS:
+            return _story(sources)
+        return _render(_pick(family, sources), Filler(sources), rng)
+    sizes = [len(of_split(family, sources.split)) for family in _ASKED]
+    family = rng.choices(_ASKED, sizes)[0]
+    count = 2 if rng.random() < _ASKED_TWICE else 1
+    asked = [_render(_pick(family, sources), Filler(sources), rng) for _ in range(count)]
+    return concatenate(asked, rng.choice(_SEPARATORS))
 
 
 def _story(sources: Sources) -> Example:

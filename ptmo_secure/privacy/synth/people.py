@@ -357,4 +357,9 @@ ATTRIBUTES: Mapping[str, tuple[str | None, Callable[[Persona], str]]] = {
     "firm": ("ORG", _place("firm")),
     "shop": ("ORG", _place("shop")),
     "club": ("ORG", _place("club")),
+    "he": (None, lambda person: "she" if person.sex == "f" else "he"),
+    "his": (None, lambda person: "her" if person.sex == "f" else "his"),
+    "him": (None, lambda person: "her" if person.sex == "f" else "him"),
+    "He": (None, lambda person: "She" if person.sex == "f" else "He"),
+    "His": (None, lambda person: "Her" if person.sex == "f" else "His"),
 }
