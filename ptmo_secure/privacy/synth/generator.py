@@ -30,13 +30,16 @@ _SUM_SHARE = 0.27
 _ASKED_TWICE = 0.35
 _FACTS = ("neg_facts", "neg_facts", "neg_facts", "neg_sums")
 FRAME_FAMILIES = ("frames_private", "frames_public")
-KOREAN_FAMILIES = ("ko_private", "ko_harmless")
+KOREAN_PRIVATE = ("ko_private", "ko_chat", "ko_office", "ko_life", "ko_data", "ko_names")
+KOREAN_HARMLESS = ("ko_harmless", "ko_questions", "ko_tasks", "ko_stories", "ko_first_person")
+KOREAN_FAMILIES = (*KOREAN_PRIVATE, *KOREAN_HARMLESS)
 FAMILIES = (
     *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES),
     *KOREAN_FAMILIES,
 )
 
-_KOREAN_SHARE = 0.2
+_KOREAN_SHARE = 0.24
+_KOREAN_PRIVATE_SHARE = 0.55
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
 _MIX = {"private": 0.45, "harmless": 0.31, "frames": 0.13, "joined": 0.11}
@@ -63,8 +66,8 @@ def dataset(
     rng = sources.rng
     for _ in range(n):
         if languages == ("ko",) or ("ko" in languages and rng.random() < _KOREAN_SHARE):
-            family = "ko_private" if rng.random() < 0.6 else "ko_harmless"
-            yield korean(_pick(family, sources), sources)
+            told = rng.random() < _KOREAN_PRIVATE_SHARE
+            yield korean(_pick_of(KOREAN_PRIVATE if told else KOREAN_HARMLESS, sources), sources)
             continue
         yield _MAKERS[rng.choices(list(_MIX), list(_MIX.values()))[0]](sources)
 
@@ -81,7 +84,7 @@ def harmless(split: Split, n: int, seed: int, *, language: str = "en") -> Iterat
     sources = Sources(split, seed)
     for _ in range(n):
         if language == "ko":
-            yield korean(_pick("ko_harmless", sources), sources)
+            yield korean(_pick_of(KOREAN_HARMLESS, sources), sources)
         else:
             yield _harmless(sources)
 
@@ -90,7 +93,7 @@ def korean_private(split: Split, n: int, seed: int) -> Iterator[Example]:
     """Yield Korean texts with private spans."""
     sources = Sources(split, seed)
     for _ in range(n):
-        yield korean(_pick("ko_private", sources), sources)
+        yield korean(_pick_of(KOREAN_PRIVATE, sources), sources)
 
 
 def paired_frames(split: Split, n: int, seed: int) -> Iterator[tuple[Example, Example]]:
@@ -119,11 +122,14 @@ def _pick(family: str, sources: Sources) -> Template:
     return sources.rng.choices(templates, [template.weight for template in templates])[0]
 
 
-def _private(sources: Sources) -> Example:
-    families = [f for f in PRIVATE_FAMILIES if of_split(f, sources.split)]
+def _pick_of(families: Sequence[str], sources: Sources) -> Template:
+    """A template of several families, each as often as its templates weigh."""
     sizes = [sum(t.weight for t in of_split(family, sources.split)) for family in families]
-    family = sources.rng.choices(families, sizes)[0]
-    return _render(_pick(family, sources), Filler(sources), sources.rng)
+    return _pick(sources.rng.choices(families, sizes)[0], sources)
+
+
+def _private(sources: Sources) -> Example:
+    return _render(_pick_of(PRIVATE_FAMILIES, sources), Filler(sources), sources.rng)
 
 
 def _harmless(sources: Sources) -> Example:
