@@ -17,7 +17,6 @@ from ptmo_secure.privacy.synth.words import word_list
 if TYPE_CHECKING:
     from faker import Faker
 
-_PLAIN = "words"  # beside the locales
 _COMMON = {"word": (1, 1), "words": (2, 3), "sentence": (5, 14)}  # slot: number of words
 Make = Callable[[random.Random, Split], str]
 LOCALES: Mapping[Split, tuple[str, ...]] = {
@@ -68,12 +67,8 @@ class Sources:
 
     def common_words(self, least: int, most: int) -> str:
         """Everyday English words, so that none is taken for private by its place in a sentence."""
-        if _PLAIN not in self._fakes:
-            from faker import Faker
-
-            self._fakes[_PLAIN] = Faker("en_US")
-            self._fakes[_PLAIN].seed_instance(self.rng.getrandbits(32))
-        return " ".join(self._fakes[_PLAIN].words(self.rng.randint(least, most)))
+        words = word_list("everyday", self.split)
+        return " ".join(self.rng.choices(words, k=self.rng.randint(least, most)))
 
 
 def _order_cities(fake: "Faker") -> None:
