@@ -38,7 +38,7 @@ FAMILIES = (
     *KOREAN_FAMILIES,
 )
 
-_KOREAN_SHARE = 0.24
+_KOREAN_SHARE = 0.32
 _KOREAN_PRIVATE_SHARE = 0.55
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
