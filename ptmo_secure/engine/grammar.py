@@ -1,7 +1,7 @@
 """Byte-level grammars that an answer can be held to: fixed choices, then a JSON value.
 
-A grammar takes bytes one at a time, says which may come next, and knows the shortest way to its end,
-so that an answer whose token limit is near can be closed in time.
+A grammar takes bytes one at a time, says which may come next, and knows the shortest way to its
+end, so that an answer whose token limit is near can be closed in time.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,11 @@ class JsonObject:
         self._mode = "start"
         self._left = b""  # of a literal
         self._key = False  # whether the string is a key
-        self._more, self._low, self._high = 0, 0, 0  # bytes a character still needs, the next's range
+        self._more, self._low, self._high = (
+            0,
+            0,
+            0,
+        )  # bytes still to come
 
     @property
     def done(self) -> bool:

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from ptmo_secure.engine.batch import Batch, Job
+from ptmo_secure.engine.constraint import Constraint
 from ptmo_secure.engine.engine import Engine, Messages
 from ptmo_secure.engine.request import Request
-from ptmo_secure.engine.constraint import Constraint
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.engine.shelf import SessionShelf
 from ptmo_secure.errors import CapacityError, EngineError, InputError, PtmoError

@@ -1,8 +1,8 @@
 """Sessions that a scheduler keeps between requests, so that a conversation's next turn reuses them.
 
 Kept rows are a cache: a request gives the whole conversation, and what of it is kept under the
-request's name need not be computed again. Whatever cannot be kept, saved or opened again is computed
-anew, and counted.
+request's name need not be computed again. Whatever cannot be kept, saved or opened again is
+computed anew, and counted.
 """
 
 import re
