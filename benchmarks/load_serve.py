@@ -303,6 +303,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most")
     parser.add_argument("--threads", type=int, default=2, help="of the server")
     parser.add_argument("--max-batch", type=int, default=16)
+    parser.add_argument("--max-step-tokens", type=int, default=32)
     parser.add_argument("--keep-sessions", type=int, default=32)
     parser.add_argument("--cache-tokens", type=int, default=16384)
     parser.add_argument("--persist", action="store_true", help="sessions that leave memory: sealed")
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str]) -> int:
     if not 0 < given.seconds <= 86400:
         raise InputError(f"--seconds {given.seconds:g} is not in 0..86400")
     options = ["--rate", "0", "--max-concurrent", str(4 * given.clients)]
-    for name in ("threads", "max_batch", "keep_sessions", "cache_tokens"):
+    for name in ("threads", "max_batch", "max_step_tokens", "keep_sessions", "cache_tokens"):
         options += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     options += ["--persist"] * given.persist
     with output.json_only(given.json) as emit, contextlib.ExitStack() as held:

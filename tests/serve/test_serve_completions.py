@@ -5,7 +5,8 @@ import pytest
 
 from ptmo_secure.serve.routing import Routing
 from ptmo_secure.types import Level, Route
-from tests.serve.serving import DONE, HELLO, MODEL, FakeRouter, serving
+from tests.fakes import FakeGuard
+from tests.serve.serving import DONE, HELLO, MODEL, FakeRouter, serving, serving_model
 
 GREEDY = {"model": MODEL, "temperature": 0, "max_tokens": 10}
 
@@ -30,6 +31,14 @@ def test_text_and_its_token_ids_go_on_the_same(served, client):
     assert by_text.object == "text_completion" and by_text.id.startswith("cmpl-")
     assert by_text.usage.prompt_tokens == len(ids)
     assert by_text.x_ptmo["route"] == "local"
+
+
+def test_the_guard_reads_a_prompt_of_token_ids_as_its_text(model):
+    guard = FakeGuard("PRIVATE", 0.9)
+    with serving_model(model, guard=guard) as served, served.client() as client:
+        ids = served.engine.tokenizer.encode("hello there")
+        answer = client.completions.create(prompt=ids, **GREEDY)
+    assert guard.texts == ["hello there"] and answer.x_ptmo["level"] == "PRIVATE"
 
 
 def test_a_prompt_is_no_chat(served, client):
