@@ -181,12 +181,13 @@ def _run(
         url = url_of(listener)
 
         def ready(_: object) -> None:
-            output.note(f"{settings.model} at {url}/v1 (a page at {url}/); Ctrl-C ends it")
-            if json:
-                from ptmo_secure.results import to_json
+            if not json:
+                output.note(f"{settings.model} at {url}/v1 (a page at {url}/); Ctrl-C ends it")
+                return
+            from ptmo_secure.results import to_json
 
-                told = {"url": url, "model": settings.model, "keys": keys.asked_for}
-                print(to_json(told), flush=True)
+            told = {"url": url, "model": settings.model, "keys": keys.asked_for}
+            print(to_json(told), flush=True)
 
         serve(service, listener, ready)
 
