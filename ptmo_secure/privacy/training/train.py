@@ -79,6 +79,8 @@ def train(
     config: TrainConfig,
     progress: Progress | None = None,
     state: Path | None = None,
+    *,
+    everyday: Sequence[int] = (),
 ) -> TrainRun:
     """Train `model` in place on `texts`: cross-entropy per token, AdamW, one-cycle schedule.
 
@@ -91,12 +93,13 @@ def train(
         progress: told the steps.
         state: file where the training is saved now and then, and goes on from if it is there and of
             the same texts and config.
+        everyday: tokens of everyday words, for `batches`.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     epochs = [
-        list(batches(texts, config.batch_tokens, generator, config.exchanged))
+        list(batches(texts, config.batch_tokens, generator, config.exchanged, everyday))
         for _ in range(config.epochs)
     ]
     steps = [batch for epoch in epochs for batch in epoch]
