@@ -33,25 +33,21 @@ def find_held(session: Session, text: str, *, words: bool) -> str | None:
         words: it is text, so values shorter than five characters count as well.
     """
     flat = _flat(text)
-    spaced = _SPACED.sub(lambda match: _bare(match[0]), flat)
-    bare, digits = _bare(flat), _GROUPED.sub("", flat)
+    spaced = _SPACED.sub(lambda match: _NO_LETTER.sub("", match[0]), flat)
+    bare, digits = _NO_LETTER.sub("", flat), _GROUPED.sub("", flat)
     for token, entry in session.entries.items():
         value = entry.value.decode("utf-8")
-        if token.kind == ESCAPED:  # what only looks like a placeholder is nobody's
-            continue
         form = _flat(value)
+        letters, number = _NO_LETTER.sub("", form), _NO_DIGIT.sub("", form)
+        sought = (
+            *((value, text, 1), (form, flat, 1), (letters, spaced, LONG)),
+            *((letters, bare, _SEPARABLE), (number, digits, LONG)),
+        )
         if len(value) < LONG:
-            if words and any(_stands(form, place) for place in (flat, spaced)):
-                return token.kind
-            continue
-        letters, number = _bare(form), _NO_DIGIT.sub("", form)
-        if (
-            value in text
-            or (form and form in flat)
-            or (len(letters) >= LONG and letters in spaced)
-            or (len(letters) >= _SEPARABLE and letters in bare)
-            or (len(number) >= LONG and number in digits)
-        ):
+            found = words and _stands(form, f"{flat}\n{spaced}")
+        else:
+            found = any(len(what) >= least and what in where for what, where, least in sought)
+        if found and token.kind != ESCAPED:  # what only looks like a placeholder is nobody's
             return token.kind
     return None
 
@@ -77,10 +73,6 @@ def find_private(session: Session, text: str, spans: Iterable[Span]) -> str | No
 def _flat(text: str) -> str:
     plain = View.identity(unicodedata.normalize("NFKD", text))
     return plain.edited(fold_edits(plain.text)).text.casefold()
-
-
-def _bare(text: str) -> str:
-    return _NO_LETTER.sub("", text)
 
 
 def _stands(word: str, text: str) -> bool:
