@@ -252,7 +252,7 @@ class Egress:
             self._log(going, clearance, "refused", {}, code, refusal.place)
         except EgressRefusedError:
             said += "; and this could not be logged"
-        raise EgressRefusedError(f"nothing was sent: {said}{where}", refusal.code)
+        raise EgressRefusedError(f"nothing was sent: {said}{where}", refusal.code) from None
 
     def _log(
         self,

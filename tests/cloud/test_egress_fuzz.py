@@ -51,7 +51,8 @@ class Bytes:
     def __init__(self, request):
         head = [request.method, request.path]
         head += [f"{k}: {v}" for k, v in request.headers.items() if k not in FIXED]
-        self.texts = [text.casefold() for text in texts_in(request.json)]
+        said = {key: value for key, value in request.json.items() if key != "model"}  # not a text
+        self.texts = [text.casefold() for text in texts_in(said)]
         everything = "\n".join([*head, request.body.decode(), *self.texts])
         self.whole = everything + everything.casefold()
 
