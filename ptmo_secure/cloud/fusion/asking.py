@@ -1,0 +1,190 @@
+"""Asking a cloud without ever waiting for it longer than a deadline."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ptmo_secure.cloud.fusion.draft import Draft, Found, Place
+from ptmo_secure.cloud.types import Cloud, CloudRequest
+from ptmo_secure.errors import EgressRefusedError
+
+MAX_IN_FLIGHT = 2  # one that is read, and one that was given up and has not ended yet
+MAX_PAUSE = 64
+_LASTING = frozenset({"withheld", "refused", "no_logprobs"})  # asking again would end the same way
+
+
+class Clock(Protocol):
+    """Time, and waiting; tests have one of their own."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    def wait(self, changed: threading.Condition, timeout_s: float) -> None:
+        """Wait until `changed`, which is held, is notified, at most so long."""
+
+
+class RealClock:
+    """The machine's monotonic clock."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return time.monotonic()
+
+    def wait(self, changed: threading.Condition, timeout_s: float) -> None:
+        """Wait on the condition."""
+        changed.wait(timeout_s)
+
+
+Spawn = Callable[[Callable[[], None]], None]
+MakeRequest = Callable[[], CloudRequest | None]
+
+
+def spawn_thread(work: Callable[[], None]) -> None:
+    """Run work beside the caller; it never keeps the process from ending."""
+    threading.Thread(target=work, name="ptmo-fusion", daemon=True).start()
+
+
+class Asker:
+    """Keeps at most one path in use, and the waiting for it within bounds.
+
+    A path that was late once is not waited for again until it has caught up. After a request that
+    was late or broke off, 1, 2, 4 .. 64 occasions to ask pass by unused: a dead cloud costs a
+    deadline each time, and ever more rarely. An answer that may not be published, a request that
+    egress refuses, or a cloud that gives no log-probabilities ends the asking.
+
+    Args:
+        cloud: which.
+        timeout_s: seconds after which the client itself gives a request up.
+        streaming: take the path token by token; otherwise whole.
+        clock, spawn: time and threads.
+
+    Attributes:
+        requests: sent so far.
+        failures: codes of requests that broke off, with their counts.
+
+    Security: requests run in the caller's context, so the clearance that egress asks for is the
+    caller's or none.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        timeout_s: float,
+        *,
+        streaming: bool = True,
+        clock: Clock | None = None,
+        spawn: Spawn = spawn_thread,
+    ) -> None:
+        self.clock = clock or RealClock()
+        self.requests = 0
+        self.failures: dict[str, int] = {}
+        self.draft: Draft | None = None
+        self._cloud, self._timeout_s, self._streaming = cloud, timeout_s, streaming
+        self._spawn = spawn
+        self._in_flight = 0
+        self._counting = threading.Lock()
+        self._late = False
+        self._misses = 0
+        self._pause = 0
+        self._ended = False
+
+    def may_ask(self) -> bool:
+        """Say whether a request may be sent now; each call is an occasion."""
+        if self._pause > 0:
+            self._pause -= 1
+            return False
+        with self._counting:
+            return not self._ended and self._in_flight < MAX_IN_FLIGHT
+
+    def ask(self, make: MakeRequest, anchor: int, chunk_tokens: int) -> None:
+        """Give the present path up and ask for another one.
+
+        Args:
+            make: returns the request, None where there may be none; called beside the caller, since
+                masking takes its time.
+            anchor: bytes of the answer that the path goes on from.
+            chunk_tokens: tokens asked for.
+        """
+        self.drop()
+        self.draft = draft = Draft(anchor, chunk_tokens)
+        self._late = False
+        with self._counting:
+            self._in_flight += 1
+        context = contextvars.copy_context()
+        self._spawn(lambda: context.run(self._run, draft, make))
+
+    def place(self, answer: bytes | bytearray, until_s: float) -> Found:
+        """Say where the answer stands on the path, waiting for it until `until_s` at most."""
+        draft = self.draft
+        if draft is None:
+            return Found(Place.LEFT)
+        with draft.changed:
+            found = draft.at(answer)
+            while found.place is Place.PENDING and not self._late:
+                left_s = until_s - self.clock.now()
+                if left_s <= 0:
+                    self._late = True
+                    self._miss()
+                    break
+                self.clock.wait(draft.changed, left_s)
+                found = draft.at(answer)
+            if found.place is Place.AT:
+                self._late, self._misses = False, 0
+            return found
+
+    def drop(self) -> None:
+        """Give the present path up; its request ends at the next piece that arrives."""
+        draft, self.draft = self.draft, None
+        if draft is None:
+            return
+        draft.cancel()
+        if draft.failure is not None:
+            self.failures[draft.failure] = self.failures.get(draft.failure, 0) + 1
+            if draft.failure in _LASTING:
+                self._ended = True
+            else:
+                self._miss()
+
+    def _miss(self) -> None:
+        self._pause = min(1 << self._misses, MAX_PAUSE)
+        self._misses = min(self._misses + 1, 6)
+
+    def _run(self, draft: Draft, make: MakeRequest) -> None:
+        """Fill a path; whatever a provider or its client does wrong ends there."""
+        try:
+            request = make()
+            if request is None:
+                draft.fail("withheld")
+                return
+            with self._counting:
+                self.requests += 1
+            if self._streaming:
+                self._stream(draft, request)
+            else:
+                reply = self._cloud.complete(request, deadline_s=self._timeout_s)
+                draft.extend(reply.positions)
+                draft.finish(reply.finish_reason)
+        except EgressRefusedError:
+            draft.fail("refused")
+        except Exception:  # a hostile answer may provoke anything; the device goes on alone
+            draft.fail("failed")
+        finally:
+            with self._counting:
+                self._in_flight -= 1
+
+    def _stream(self, draft: Draft, request: CloudRequest) -> None:
+        chunks = self._cloud.stream(request, deadline_s=self._timeout_s)
+        try:
+            for chunk in chunks:
+                wanted = draft.extend(chunk.positions)
+                if chunk.finish_reason is not None:
+                    draft.finish(chunk.finish_reason)
+                if not wanted:
+                    return
+            draft.fail("cut_off")  # of no effect where the path is complete
+        finally:
+            end = getattr(chunks, "close", None)
+            if end is not None:  # a generator's end is the request's
+                end()
