@@ -81,6 +81,17 @@ class EngineCloud:
                     logits = self._feed([*ids, token])
                     ids = [*ids, token]
 
+    def close(self) -> None:
+        """Wait for the request under way, then close the engine."""
+        with self._busy:
+            self.engine.close()
+
+    def __enter__(self) -> "EngineCloud":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def prompt_ids(self, request: CloudRequest) -> list[int]:
         """Return what the model reads."""
         tokenizer = self.engine.tokenizer
@@ -118,5 +129,4 @@ class EngineCloud:
             self._session = self.engine.open_session()
         kept = min(shared_prefix(self._session.tokens, ids), len(ids) - 1)
         self._session.truncate(kept)
-        logits = np.asarray(self._session.feed(ids[kept:])[-1])
-        return logits
+        return np.asarray(self._session.feed(ids[kept:])[-1])

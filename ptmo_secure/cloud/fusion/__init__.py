@@ -7,7 +7,13 @@ their bytes, `gate` and `training` say how much each model counts, `view` what t
 
 from ptmo_secure.cloud.fusion.config import FusionConfig, FusionStats
 from ptmo_secure.cloud.fusion.decode import FusedDecoder
-from ptmo_secure.cloud.fusion.gate import EntropyWeight, FixedWeight, LearnedWeight, load_gate
+from ptmo_secure.cloud.fusion.gate import (
+    EntropyWeight,
+    FixedWeight,
+    LearnedWeight,
+    Weight,
+    load_gate,
+)
 from ptmo_secure.cloud.fusion.view import PublicView, as_it_is, never
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "FusionStats",
     "LearnedWeight",
     "PublicView",
+    "Weight",
     "as_it_is",
     "load_gate",
     "never",

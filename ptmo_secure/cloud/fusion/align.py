@@ -26,6 +26,7 @@ _BROKEN = "\ufffd".encode()  # what a server puts where it cut a character in tw
 MAX_LOGPROB = 1e-3  # rounding alone may bring it above 0
 MAX_MASS = 1.02
 MAX_TOKEN_BYTES = 256
+MAX_TOKENS = 64  # alternatives of one position; APIs give at most 20
 
 
 class TokenMap:
@@ -69,7 +70,9 @@ class TokenMap:
         The masses of tokens that count for the same id add up; what counts for none joins the rest.
         """
         masses: dict[int, float] = {}
+        ceiling = 0.0
         for token in tokens:
+            ceiling = min(ceiling, token.logprob)
             index = self.token_id(token.bytes)
             if index is not None:
                 masses[index] = masses.get(index, 0.0) + float(np.exp(token.logprob))
@@ -79,19 +82,20 @@ class TokenMap:
         return CloudTop(
             np.fromiter(kept, dtype=np.int64, count=len(kept)),
             np.minimum(np.log(np.fromiter(kept.values(), dtype=np.float64)), 0.0),
+            ceiling,
         )
 
 
 def is_sound(tokens: Sequence[TokenLogprob]) -> bool:
     """Say whether a position's alternatives can be what they claim to be: probabilities."""
-    if not tokens or len(tokens) > 64:
+    if not tokens or len(tokens) > MAX_TOKENS:
         return False
     mass = 0.0
     for token in tokens:
         if not token.logprob <= MAX_LOGPROB or len(token.bytes) > MAX_TOKEN_BYTES:  # NaN too
             return False
         mass += float(np.exp(token.logprob))
-    return len({token.bytes for token in tokens}) == len(tokens) and 0.0 < mass <= MAX_MASS
+    return 0.0 < mass <= MAX_MASS
 
 
 def token_ends(pieces: Iterable[bytes]) -> list[int]:

@@ -18,8 +18,9 @@ class FusionConfig:
     Args:
         rule: "product" or "linear" (`mix`).
         weight: gives the device's share at each position (`gate`).
-        ask_below: the cloud is asked where the device's likeliest token has less probability;
-            0 never asks, above 1 always does.
+        ask_margin: the cloud is asked where the device's two likeliest tokens are less than so many
+            nats apart; 0 never asks, infinity always does. The default is for greedy decoding, in
+            which a token that leads by more is seldom overruled.
         chunk_tokens: tokens that the cloud drafts a request, 1..256.
         top_logprobs: alternatives per token to ask for, 1..20.
         deadline_s: seconds that a token waits for the cloud at most, 0 or more; after them the
@@ -36,7 +37,7 @@ class FusionConfig:
 
     rule: Rule = "product"
     weight: Weight = field(default_factory=EntropyWeight)
-    ask_below: float = 0.7
+    ask_margin: float = 0.75
     chunk_tokens: int = 16
     top_logprobs: int = MAX_TOP_LOGPROBS
     deadline_s: float = 0.15
@@ -55,8 +56,8 @@ class FusionConfig:
         for name, (value, high) in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
                 raise InputError(f"{name}={value!r} is not a whole number in 1..{high}")
-        if not 0.0 <= self.ask_below < math.inf:
-            raise InputError(f"ask_below={self.ask_below!r} is not a probability")
+        if not self.ask_margin >= 0.0:
+            raise InputError(f"ask_margin={self.ask_margin!r} is no number of nats, 0 or more")
         if not 0.0 <= self.deadline_s <= self.timeout_s < math.inf:
             raise InputError(
                 f"deadline_s={self.deadline_s!r} and timeout_s={self.timeout_s!r} are no seconds "

@@ -75,7 +75,7 @@ class Draft:
             for position in positions:
                 if self._finish is not None or self._left == 0:
                     break
-                tokens = _alternatives(position)
+                tokens = position.top or (position.chosen,)
                 if not is_sound(tokens) or len(self._path) > MAX_PATH_BYTES:
                     self._end("malformed")
                     break
@@ -130,11 +130,3 @@ class Draft:
         if self._finish is None:
             self._finish, self.failure = reason, code
         self.changed.notify_all()
-
-
-def _alternatives(position: Position) -> tuple[TokenLogprob, ...]:
-    """Return the listed tokens, with the chosen one where it is not among them."""
-    chosen = position.chosen
-    if any(token.bytes == chosen.bytes for token in position.top):
-        return position.top
-    return (*position.top, chosen)

@@ -53,7 +53,7 @@ class Fuser:
 
     def begin(self) -> None:
         """Ask for the first draft, before the device has read the prompt."""
-        if self._config.ask_at_start and self._config.ask_below > 0 and self._asker.may_ask():
+        if self._config.ask_at_start and self._config.ask_margin > 0 and self._asker.may_ask():
             self._ask(b"")
 
     def next(self, logits: Logits, answer: bytes | bytearray) -> Logits:
@@ -101,7 +101,7 @@ class Fuser:
         why = "unavailable"
         if found.place in (Place.LEFT, Place.OVER):
             asker.drop()
-            if device.max_p >= self._config.ask_below:
+            if device.margin >= self._config.ask_margin:
                 return found, "sure"
             if not asker.may_ask():
                 return found, why

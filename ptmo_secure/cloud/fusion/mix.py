@@ -3,10 +3,12 @@
 A cloud returns at most 20 log-probabilities. What it does not list, its tail, has the mass `rest`,
 and is given the shape of the device's distribution there:
 
-    p_c(v) = rest * p_e(v) / p_e(tail)        for v in the tail
+    p_c(v) = min(s p_e(v), p_k)        for v in the tail, s such that they sum to `rest`
 
-Both rules below then need no more than the listed tokens and the tail as one further atom, since
-within the tail p_c and p_e are proportional:
+p_k is the least probability listed: nothing that was left out can have more. Without that ceiling
+s = rest / p_e(tail), and tokens that the device believes in get more than the cloud can have given
+them. Tokens at the ceiling count as listed. Both rules below then need no more than the listed
+tokens and the tail as one further atom, since within the tail p_c and p_e are proportional:
 
     product of experts   p ~ p_c^(1-w) p_e^w      (Hinton 2002; as logits in CoGenesis, 2403.03129)
     linear               p = (1-w) p_c + w p_e
@@ -27,6 +29,7 @@ Rule = Literal["product", "linear"]
 
 RULES: tuple[str, ...] = get_args(Rule)
 MIN_REST = 1e-6  # servers round: a listed mass of 1.0000 must not forbid every other token
+MAX_CAPPED = 256  # tokens of the tail at the ceiling; the others then exceed it a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,12 @@ class CloudTop:
     Args:
         ids: distinct token ids, int64 [k].
         logprobs: natural logarithms, at most 0, float64 [k].
+        ceiling: logarithm of the probability that no token left out exceeds; 0 for none.
     """
 
     ids: npt.NDArray[np.int64]
     logprobs: Floats
+    ceiling: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,9 @@ class Atoms:
     """Both distributions over the cloud's listed tokens and the tail as a whole.
 
     Args:
-        ids: the listed tokens, int64 [k].
-        log_cloud, log_device: log-probabilities, float64 [k+1], the tail's last; [k] where the
-            cloud listed the whole vocabulary.
+        ids: the listed tokens, those at the ceiling included, int64 [k].
+        log_cloud, log_device: log-probabilities, float64 [k+1], the tail's last; [k] where no
+            token is left that the device gives any probability.
         log_vocabulary: the device's log-probabilities of all tokens, float64 [vocab].
         device_entropy: in nats.
         device_max_p: probability of the device's likeliest token.
@@ -64,7 +69,7 @@ class Atoms:
 
     @property
     def has_tail(self) -> bool:
-        """Whether there are tokens that the cloud did not list."""
+        """Whether there are tokens that are not listed."""
         return len(self.log_cloud) > len(self.ids)
 
 
@@ -76,11 +81,13 @@ class DeviceView:
         log_p: log-probabilities, float64 [vocab].
         entropy: in nats.
         max_p: probability of the likeliest token.
+        margin: nats between the likeliest token and the next.
     """
 
     log_p: Floats
     entropy: float
     max_p: float
+    margin: float
 
     @classmethod
     def of(cls, logits: npt.NDArray[np.floating]) -> "DeviceView":
@@ -91,7 +98,8 @@ class DeviceView:
         log_p = shifted - np.log(total)
         present = weights > 0
         entropy = np.log(total) - float(weights[present] @ shifted[present]) / total
-        return cls(log_p, max(float(entropy), 0.0), 1.0 / total)
+        second = float(np.partition(shifted, -2)[-2]) if len(shifted) > 1 else -np.inf
+        return cls(log_p, max(float(entropy), 0.0), 1.0 / total, -second)
 
 
 def join(device: DeviceView, top: CloudTop) -> Atoms:
@@ -114,32 +122,66 @@ def join(device: DeviceView, top: CloudTop) -> Atoms:
     if not np.isfinite(listed).all():
         raise InputError("a log-probability of the cloud's is no finite number")
     mass = float(np.exp(listed).sum())
-    on_device = device.log_p[ids]
-    if len(ids) == size:
-        log_cloud, log_device = listed - np.log(mass), on_device
-    else:
-        rest = max(1.0 - mass, MIN_REST)
-        listed = listed + np.log((1.0 - rest) / mass)
-        log_cloud = np.append(listed, np.log(rest))
-        log_device = np.append(on_device, _log_mass_without(device.log_p, ids))
-    return Atoms(ids, log_cloud, log_device, device.log_p, device.entropy, device.max_p)
-
-
-def _log_mass_without(log_p: Floats, ids: npt.NDArray[np.int64]) -> float:
-    """Return the logarithm of the mass of all tokens but `ids`, exact however small it is."""
-    others = log_p.copy()
+    others = device.log_p.copy()
     others[ids] = -np.inf
     highest = float(others.max())
     if highest == -np.inf:
-        return -np.inf
-    return highest + float(np.log(np.exp(others - highest).sum()))
+        listed = listed - np.log(mass)
+        return _atoms(device, ids, listed, device.log_p[ids])
+    rest = max(1.0 - mass, MIN_REST)
+    listed = listed + np.log((1.0 - rest) / mass)
+    weights = np.exp(others - highest)
+    capped = _capped(weights, rest, float(np.exp(top.ceiling)))
+    if len(capped):
+        weights[capped] = 0.0
+        rest -= len(capped) * float(np.exp(top.ceiling))
+        ids = np.concatenate([ids, capped])
+        listed = np.concatenate([listed, np.full(len(capped), top.ceiling)])
+    log_mass = highest + float(np.log(weights.sum()))
+    return _atoms(
+        device,
+        ids,
+        np.append(listed, np.log(rest)),
+        np.append(device.log_p[ids], log_mass),
+    )
+
+
+def _atoms(
+    device: DeviceView, ids: npt.NDArray[np.int64], log_cloud: Floats, log_device: Floats
+) -> Atoms:
+    return Atoms(ids, log_cloud, log_device, device.log_p, device.entropy, device.max_p)
+
+
+def _capped(weights: Floats, rest: float, ceiling: float) -> npt.NDArray[np.int64]:
+    """Return the tokens of the tail that come to stand at the ceiling, likeliest first.
+
+    With the m likeliest at it, the next one would get s w = (rest - m ceiling) w / (sum of the
+    others' w): the first m for which that is no more than the ceiling is the answer.
+
+    Args:
+        weights: proportional to the device's probabilities, 0 for listed tokens, float64 [vocab].
+        rest: mass of the tail.
+        ceiling: probability that none of it exceeds; one that leaves no room for `rest` is a lie
+            or a rounding, and is not kept.
+    """
+    total = float(weights.sum())
+    none = np.empty(0, dtype=np.int64)
+    if rest * float(weights.max()) <= ceiling * total:
+        return none
+    count = min(MAX_CAPPED, int(np.count_nonzero(weights)) - 1)
+    if count < 1 or (count < MAX_CAPPED and ceiling * (count + 1) <= rest):
+        return none
+    likeliest = np.argpartition(-weights, count - 1)[:count]
+    likeliest = likeliest[np.argsort(-weights[likeliest], kind="stable")]
+    w = weights[likeliest]
+    left = rest - ceiling * np.arange(count)
+    others = np.maximum(total - np.concatenate([[0.0], np.cumsum(w[:-1])]), w)
+    over = left * w > ceiling * others
+    return likeliest if over.all() else likeliest[: int(np.argmin(over))]
 
 
 def complete(atoms: Atoms) -> Floats:
-    """Return the cloud's completed distribution, log-probabilities [vocab].
-
-    A tail that the device gives no probability at all stays without: its mass is not placed.
-    """
+    """Return the cloud's completed distribution, log-probabilities [vocab]."""
     return expand(atoms, atoms.log_cloud)
 
 
@@ -179,11 +221,10 @@ def fuse(atoms: Atoms, weight: float, rule: Rule) -> Floats:
 def expand(atoms: Atoms, log_atoms: Floats) -> Floats:
     """Spread log-probabilities of atoms over the vocabulary, the tail's in the device's shape."""
     listed = len(atoms.ids)
-    if not atoms.has_tail:
-        full = np.empty_like(atoms.log_vocabulary)
-    elif atoms.log_device[-1] == -np.inf:
-        full = np.full_like(atoms.log_vocabulary, -np.inf)
-    else:
+    full: Floats
+    if atoms.has_tail:
         full = atoms.log_vocabulary + (log_atoms[-1] - atoms.log_device[-1])
+    else:
+        full = np.full_like(atoms.log_vocabulary, -np.inf)
     full[atoms.ids] = log_atoms[:listed]
     return full
