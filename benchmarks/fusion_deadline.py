@@ -87,7 +87,8 @@ def measure(
     table = []
     with (
         Engine.load(model, **options) as device,
-        EngineCloud(Engine.load(model, **options)) as cloud,
+        Engine.load(model, **options) as cloud_engine,
+        EngineCloud(cloud_engine) as cloud,
     ):
         vocabulary = TokenMap(device.tokenizer)
         for name, luck in LUCKS.items():

@@ -149,7 +149,8 @@ def measure(model: str, texts: list[str], tokens: int) -> list[dict[str, object]
     options = {"shield": "none", "threads": 1, "context_tokens": 1024}
     with (
         Engine.load(model, **options) as device,
-        EngineCloud(Engine.load(model, **options)) as cloud,
+        Engine.load(model, **options) as cloud_engine,
+        EngineCloud(cloud_engine) as cloud,
     ):
         on_prose, on_chat = Judged(), Judged()
         for number, text in enumerate(texts, start=1):

@@ -120,7 +120,8 @@ def measure(
     options = {"shield": "none", "threads": 1, "context_tokens": 1024}
     with (
         Engine.load(model, **options) as device,
-        EngineCloud(Engine.load(cloud_model, **options)) as cloud,
+        Engine.load(cloud_model, **options) as cloud_engine,
+        EngineCloud(cloud_engine) as cloud,
     ):
         tokens_of_device = TokenMap(device.tokenizer)
         paired = []

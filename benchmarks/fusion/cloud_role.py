@@ -82,9 +82,10 @@ class EngineCloud:
                     ids = [*ids, token]
 
     def close(self) -> None:
-        """Wait for the request under way, then close the engine."""
+        """Wait for the request under way, then let the session go; the engine is the caller's."""
         with self._busy:
-            self.engine.close()
+            if self._session is not None:
+                self._session.close()
 
     def __enter__(self) -> "EngineCloud":
         return self

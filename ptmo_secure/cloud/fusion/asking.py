@@ -50,8 +50,8 @@ class Asker:
     """Keeps at most one path in use, and the waiting for it within bounds.
 
     A path that was late once is not waited for again until it has caught up. After a request that
-    was late or broke off, 1, 2, 4 .. 64 occasions to ask pass by unused: a dead cloud costs a
-    deadline each time, and ever more rarely. An answer that may not be published, a request that
+    was late, broke off or was of no use, 1, 2, 4 .. 64 occasions to ask pass by: a dead cloud costs
+    a deadline each time, and ever more rarely. An answer that may not be published, a request that
     egress refuses, or a cloud that gives no log-probabilities ends the asking.
 
     Args:
@@ -84,19 +84,31 @@ class Asker:
         self._cloud, self._timeout_s, self._streaming = cloud, timeout_s, streaming
         self._spawn = spawn
         self._in_flight = 0
-        self._counting = threading.Lock()
+        self._slots = threading.Condition()  # notified when a request has ended
         self._late = False
+        self._helped = False
         self._misses = 0
         self._pause = 0
         self._ended = False
 
-    def may_ask(self) -> bool:
-        """Say whether a request may be sent now; each call is an occasion."""
+    def may_ask(self, until_s: float) -> bool:
+        """Say whether a request may be sent now; each call is an occasion.
+
+        Waits for one that was given up to end, `until_s` at most, where too many are under way.
+        """
+        if self._ended:
+            return False
         if self._pause > 0:
             self._pause -= 1
             return False
-        with self._counting:
-            return not self._ended and self._in_flight < MAX_IN_FLIGHT
+        with self._slots:
+            while self._in_flight >= MAX_IN_FLIGHT:
+                left_s = until_s - self.clock.now()
+                if left_s <= 0:
+                    self._miss()
+                    return False
+                self.clock.wait(self._slots, left_s)
+        return True
 
     def ask(self, make: MakeRequest, anchor: int, chunk_tokens: int) -> None:
         """Give the present path up and ask for another one.
@@ -109,8 +121,8 @@ class Asker:
         """
         self.drop()
         self.draft = draft = Draft(anchor, chunk_tokens)
-        self._late = False
-        with self._counting:
+        self._late = self._helped = False
+        with self._slots:
             self._in_flight += 1
         context = contextvars.copy_context()
         self._spawn(lambda: context.run(self._run, draft, make))
@@ -130,8 +142,8 @@ class Asker:
                     break
                 self.clock.wait(draft.changed, left_s)
                 found = draft.at(answer)
-            if found.place is Place.AT:
-                self._late, self._misses = False, 0
+            if found.place in (Place.AT, Place.STOPPED):
+                self._helped, self._late, self._misses = True, False, 0
             return found
 
     def drop(self) -> None:
@@ -140,12 +152,13 @@ class Asker:
         if draft is None:
             return
         draft.cancel()
-        if draft.failure is not None:
-            self.failures[draft.failure] = self.failures.get(draft.failure, 0) + 1
-            if draft.failure in _LASTING:
-                self._ended = True
-            else:
-                self._miss()
+        code = draft.failure
+        if code is not None:
+            self.failures[code] = self.failures.get(code, 0) + 1
+        if code in _LASTING:
+            self._ended = True
+        elif not self._late and (code is not None or not self._helped):
+            self._miss()
 
     def _miss(self) -> None:
         self._pause = min(1 << self._misses, MAX_PAUSE)
@@ -158,7 +171,7 @@ class Asker:
             if request is None:
                 draft.fail("withheld")
                 return
-            with self._counting:
+            with self._slots:
                 self.requests += 1
             if self._streaming:
                 self._stream(draft, request)
@@ -171,8 +184,9 @@ class Asker:
         except Exception:  # a hostile answer may provoke anything; the device goes on alone
             draft.fail("failed")
         finally:
-            with self._counting:
+            with self._slots:
                 self._in_flight -= 1
+                self._slots.notify_all()
 
     def _stream(self, draft: Draft, request: CloudRequest) -> None:
         chunks = self._cloud.stream(request, deadline_s=self._timeout_s)

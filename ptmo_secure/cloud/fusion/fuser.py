@@ -53,7 +53,7 @@ class Fuser:
 
     def begin(self) -> None:
         """Ask for the first draft, before the device has read the prompt."""
-        if self._config.ask_at_start and self._config.ask_margin > 0 and self._asker.may_ask():
+        if self._config.ask_at_start and self._config.ask_margin > 0:
             self._ask(b"")
 
     def next(self, logits: Logits, answer: bytes | bytearray) -> Logits:
@@ -103,7 +103,7 @@ class Fuser:
             asker.drop()
             if device.margin >= self._config.ask_margin:
                 return found, "sure"
-            if not asker.may_ask():
+            if not asker.may_ask(until_s):
                 return found, why
             self._ask(bytes(answer))
             found = asker.place(answer, until_s)
