@@ -114,6 +114,10 @@ def test_a_path_has_a_longest_length_whatever_a_server_sends():
 
 def test_an_answer_without_logprobs_is_told_apart_from_one_that_ended_at_once():
     assert draft(finish="length").failure == "no_logprobs"
+    silent = Draft(0, 8)
+    silent.finish("stop", said=True)
+    assert silent.failure == "no_logprobs"
+    assert silent.at(b"").place is Place.OVER
     ended = draft(finish="stop")
     assert ended.failure is None
     assert ended.at(b"").place is Place.STOPPED
@@ -132,3 +136,15 @@ def test_a_cancelled_path_asks_for_no_more():
     left = draft(PATH[0])
     left.cancel()
     assert left.extend((PATH[1],)) is False
+
+
+def test_cancelling_ends_the_request_under_way_and_no_other():
+    ended = []
+    under_way, late, done = draft(PATH[0]), draft(PATH[0]), draft(*PATH, finish="length")
+    under_way.on_cancel(lambda: ended.append("under way"))
+    done.on_cancel(lambda: ended.append("done"))
+    late.cancel()
+    late.on_cancel(lambda: ended.append("cancelled before it began"))
+    for each in (under_way, done):
+        each.cancel()
+    assert ended == ["cancelled before it began", "under way"]

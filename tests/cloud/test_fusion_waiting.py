@@ -13,7 +13,7 @@ from ptmo_secure.cloud.fusion.config import FusionConfig
 from ptmo_secure.cloud.fusion.fuser import Fuser
 from ptmo_secure.cloud.fusion.view import PublicView, as_it_is, never
 from ptmo_secure.engine.tokenizer import Tokenizer
-from ptmo_secure.errors import CloudError, EgressRefusedError
+from ptmo_secure.errors import CloudError, EgressRefusedError, InputError
 from tests.cloud.fusion_doubles import ScriptedCloud, Step, VirtualTime, position
 from tests.tiny_models import VOCAB_SIZE, tokenizer_metadata
 
@@ -232,6 +232,7 @@ def test_a_draft_at_hand_is_used_also_where_the_device_is_sure():
     ("script", "view", "code", "sent"),
     [
         ([Step(error=EgressRefusedError("a private span"))], VIEW, "refused", 1),
+        ([Step(error=InputError("provider x has no feature 'continue'"))], VIEW, "unsupported", 1),
         ([Step(0.0, (), "length")], VIEW, "no_logprobs", 1),
         ([Step(0.0, letters(b"ab"), "length")], PublicView(never, prompt="Once"), "withheld", 1),
     ],

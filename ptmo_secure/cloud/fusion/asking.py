@@ -8,11 +8,11 @@ from typing import Protocol
 
 from ptmo_secure.cloud.fusion.draft import Draft, Found, Place
 from ptmo_secure.cloud.types import Cloud, CloudRequest
-from ptmo_secure.errors import EgressRefusedError
+from ptmo_secure.errors import EgressRefusedError, InputError
 
 MAX_IN_FLIGHT = 2  # one that is read, and one that was given up and has not ended yet
 MAX_PAUSE = 64
-_LASTING = frozenset({"withheld", "refused", "no_logprobs"})  # asking again would end the same way
+_LASTING = frozenset({"withheld", "refused", "unsupported", "no_logprobs"})  # so it would end again
 
 
 class Clock(Protocol):
@@ -52,7 +52,7 @@ class Asker:
     A path that was late once is not waited for again until it has caught up. After a request that
     was late, broke off or was of no use, 1, 2, 4 .. 64 occasions to ask pass by: a dead cloud costs
     a deadline each time, and ever more rarely. An answer that may not be published, a request that
-    egress refuses, or a cloud that gives no log-probabilities ends the asking.
+    egress refuses or the provider cannot take, or a cloud without log-probabilities ends it all.
 
     Args:
         cloud: which.
@@ -147,7 +147,7 @@ class Asker:
             return found
 
     def drop(self) -> None:
-        """Give the present path up; its request ends at the next piece that arrives."""
+        """Give the present path up; its request ends at once, or at the next piece that arrives."""
         draft, self.draft = self.draft, None
         if draft is None:
             return
@@ -178,9 +178,11 @@ class Asker:
             else:
                 reply = self._cloud.complete(request, deadline_s=self._timeout_s)
                 draft.extend(reply.positions)
-                draft.finish(reply.finish_reason)
+                draft.finish(reply.finish_reason, said=bool(reply.text))
         except EgressRefusedError:
             draft.fail("refused")
+        except InputError:
+            draft.fail("unsupported")
         except Exception:  # a hostile answer may provoke anything; the device goes on alone
             draft.fail("failed")
         finally:
@@ -190,11 +192,14 @@ class Asker:
 
     def _stream(self, draft: Draft, request: CloudRequest) -> None:
         chunks = self._cloud.stream(request, deadline_s=self._timeout_s)
+        draft.on_cancel(getattr(chunks, "cancel", None))
+        said = False
         try:
             for chunk in chunks:
+                said = said or bool(chunk.text)
                 wanted = draft.extend(chunk.positions)
                 if chunk.finish_reason is not None:
-                    draft.finish(chunk.finish_reason)
+                    draft.finish(chunk.finish_reason, said=said)
                 if not wanted:
                     return
             draft.fail("cut_off")  # of no effect where the path is complete

@@ -79,7 +79,8 @@ class FusionStats:
             paused or has ended, the path broke off, or its tokens say nothing here).
         requests: sent to the cloud.
         failures: codes of requests that broke off: "withheld" (the answer may not be published),
-            "refused" (by egress), "no_logprobs", "malformed", "cut_off", "failed".
+            "refused" (by egress), "unsupported" (by the provider), "no_logprobs", "malformed",
+            "cut_off", "failed".
         waited_s, longest_wait_s: for the cloud, by all tokens and by one.
         finish_reason: "stop" | "length"; None where the reader left.
     """

@@ -5,6 +5,7 @@ or stands inside one of its tokens; `Draft.at` says which, comparing bytes.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,6 +65,7 @@ class Draft:
         self.changed = threading.Condition()
         self.failure: str | None = None
         self._cancelled = False
+        self._cut: Callable[[], None] | None = None
         self._path = bytearray()
         self._tops: dict[int, tuple[TokenLogprob, ...]] = {}  # by the offset where they begin
         self._left = max_positions
@@ -88,20 +90,37 @@ class Draft:
             self.changed.notify_all()
             return self._finish is None and not self._cancelled
 
-    def finish(self, reason: str) -> None:
-        """Note that the path is complete; "stop" says that the cloud would end there."""
+    def finish(self, reason: str, *, said: bool = False) -> None:
+        """Note that the path is complete.
+
+        Args:
+            reason: "stop" says that the cloud would end its answer there.
+            said: whether there was any text: without log-probabilities it is of no use.
+        """
         with self.changed:
-            self._end("no_logprobs" if not self._tops and reason != "stop" else None, reason)
+            empty = not self._tops and (said or reason != "stop")
+            self._end(*(("no_logprobs", "failed") if empty else (None, reason)))
 
     def fail(self, code: str) -> None:
         """Note that nothing more will come, and why."""
         with self.changed:
             self._end(code)
 
+    def on_cancel(self, cut: Callable[[], None] | None) -> None:
+        """Say how the request is ended from another thread; None: only when more of it arrives."""
+        with self.changed:
+            self._cut = cut
+            cancelled = self._cancelled
+        if cancelled and cut is not None:
+            cut()
+
     def cancel(self) -> None:
-        """Say that nobody reads on; `extend` then asks for no more."""
+        """Say that nobody reads on; the request is ended."""
         with self.changed:
             self._cancelled = True
+            cut = self._cut if self._finish is None else None
+        if cut is not None:
+            cut()
 
     @property
     def open(self) -> bool:
