@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fusion.slow_cloud import joined
 from ptmo_secure.cloud.fusion.mix import DeviceView
 from ptmo_secure.cloud.types import (
     CloudDelta,
@@ -41,20 +42,7 @@ class EngineCloud:
 
     def complete(self, request: CloudRequest, *, deadline_s: float | None = None) -> CloudReply:
         """Return the whole answer."""
-        chunks = list(self.stream(request, deadline_s=deadline_s))
-        positions = tuple(position for chunk in chunks for position in chunk.positions)
-        return CloudReply(
-            text="".join(chunk.text for chunk in chunks),
-            finish_reason=chunks[-1].finish_reason or "stop",
-            tool_calls=(),
-            positions=positions,
-            prompt_tokens=0,
-            completion_tokens=len(positions),
-            usd=0.0,
-            seconds=0.0,
-            provider="local",
-            model="local",
-        )
+        return joined(list(self.stream(request, deadline_s=deadline_s)))
 
     def stream(
         self, request: CloudRequest, *, deadline_s: float | None = None

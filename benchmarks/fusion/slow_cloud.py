@@ -1,13 +1,14 @@
-"""Clouds that are slow, stall and fail: a model's answers behind seeded bad luck."""
+"""Clouds that are slow, stall and fail: recorded answers behind seeded bad luck."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ptmo_secure.cloud.types import Cloud, CloudDelta, CloudReply, CloudRequest
+from ptmo_secure.cloud.fusion.align import token_ends
+from ptmo_secure.cloud.types import Cloud, CloudDelta, CloudReply, CloudRequest, Position
 from ptmo_secure.errors import CloudError
 
 
@@ -32,6 +33,51 @@ class BadLuck:
     seed: int = 0
 
 
+class RecordedCloud:
+    """Answers from memory, as a cloud does that computes elsewhere: no processor time is shared.
+
+    Args:
+        answers: the positions of a whole answer, by the question.
+    """
+
+    def __init__(self, answers: Mapping[str, tuple[Position, ...]]) -> None:
+        self._answers = dict(answers)
+
+    def complete(self, request: CloudRequest, *, deadline_s: float | None = None) -> CloudReply:
+        """Return the whole answer."""
+        return joined(list(self.stream(request, deadline_s=deadline_s)))
+
+    def stream(
+        self, request: CloudRequest, *, deadline_s: float | None = None
+    ) -> Iterator[CloudDelta]:
+        """Yield what comes behind the partial answer.
+
+        Raises:
+            CloudError: the partial answer is not the beginning of the recorded one.
+        """
+        asked, *partial = request.messages or ()
+        recorded = self._answers[str(asked["content"])]
+        begun = str(partial[0]["content"]).encode() if partial else b""
+        ends = [0, *token_ends(position.chosen.bytes for position in recorded)]
+        if len(begun) not in ends:
+            raise CloudError("the recording has no such beginning")
+        start = ends.index(len(begun))
+        chosen = recorded[start : start + request.max_tokens]
+        for number, position in enumerate(chosen, start=1):
+            reason = None
+            if number == len(chosen):
+                reason = "length" if start + number < len(recorded) else "stop"
+            yield CloudDelta(position.chosen.token, (), reason, (position,))
+
+
+def joined(chunks: list[CloudDelta]) -> CloudReply:
+    """A stream's chunks as one answer."""
+    positions = tuple(position for chunk in chunks for position in chunk.positions)
+    text, finish = "".join(chunk.text for chunk in chunks), chunks[-1].finish_reason
+    made = len(positions)
+    return CloudReply(text, finish or "stop", (), positions, 0, made, 0.0, 0.0, "slow", "slow")
+
+
 class SlowCloud:
     """Passes requests on to another cloud, in its own time."""
 
@@ -42,12 +88,7 @@ class SlowCloud:
 
     def complete(self, request: CloudRequest, *, deadline_s: float | None = None) -> CloudReply:
         """Wait as long as the tokens would take, then return the whole answer."""
-        chunks = list(self.stream(request, deadline_s=deadline_s))
-        positions = tuple(position for chunk in chunks for position in chunk.positions)
-        text, finish = "".join(chunk.text for chunk in chunks), chunks[-1].finish_reason
-        return CloudReply(
-            text, finish or "stop", (), positions, 0, len(positions), 0.0, 0.0, "slow", "slow"
-        )
+        return joined(list(self.stream(request, deadline_s=deadline_s)))
 
     def stream(
         self, request: CloudRequest, *, deadline_s: float | None = None

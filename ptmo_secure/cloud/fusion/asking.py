@@ -2,48 +2,20 @@
 
 import contextvars
 import threading
-import time
 from collections.abc import Callable
-from typing import Protocol
 
 from ptmo_secure.cloud.fusion.draft import Draft, Found, Place
+from ptmo_secure.cloud.fusion.workers import Clock, RealClock, Spawn, Workers
 from ptmo_secure.cloud.types import Cloud, CloudRequest
 from ptmo_secure.errors import EgressRefusedError, InputError
 
 MAX_IN_FLIGHT = 2  # one that is read, and one that was given up and has not ended yet
 MAX_PAUSE = 64
+WAKE_UP_S = 0.002  # waits end so much before the deadline: a thread takes its time to run again
 _LASTING = frozenset({"withheld", "refused", "unsupported", "no_logprobs"})  # so it would end again
 
 
-class Clock(Protocol):
-    """Time, and waiting; tests have one of their own."""
-
-    def now(self) -> float:
-        """Return monotonic seconds."""
-
-    def wait(self, changed: threading.Condition, timeout_s: float) -> None:
-        """Wait until `changed`, which is held, is notified, at most so long."""
-
-
-class RealClock:
-    """The machine's monotonic clock."""
-
-    def now(self) -> float:
-        """Return monotonic seconds."""
-        return time.monotonic()
-
-    def wait(self, changed: threading.Condition, timeout_s: float) -> None:
-        """Wait on the condition."""
-        changed.wait(timeout_s)
-
-
-Spawn = Callable[[Callable[[], None]], None]
 MakeRequest = Callable[[], CloudRequest | None]
-
-
-def spawn_thread(work: Callable[[], None]) -> None:
-    """Run work beside the caller; it never keeps the process from ending."""
-    threading.Thread(target=work, name="ptmo-fusion", daemon=True).start()
 
 
 class Asker:
@@ -58,7 +30,7 @@ class Asker:
         cloud: which.
         timeout_s: seconds after which the client itself gives a request up.
         streaming: take the path token by token; otherwise whole.
-        clock, spawn: time and threads.
+        clock, spawn: time and threads; None for real ones.
 
     Attributes:
         requests: sent so far.
@@ -75,13 +47,16 @@ class Asker:
         *,
         streaming: bool = True,
         clock: Clock | None = None,
-        spawn: Spawn = spawn_thread,
+        spawn: Spawn | None = None,
     ) -> None:
         self.clock = clock or RealClock()
         self.requests = 0
         self.failures: dict[str, int] = {}
         self.draft: Draft | None = None
         self._cloud, self._timeout_s, self._streaming = cloud, timeout_s, streaming
+        self._workers: Workers | None = None
+        if spawn is None:
+            spawn = self._workers = Workers(MAX_IN_FLIGHT)
         self._spawn = spawn
         self._in_flight = 0
         self._slots = threading.Condition()  # notified when a request has ended
@@ -103,7 +78,7 @@ class Asker:
             return False
         with self._slots:
             while self._in_flight >= MAX_IN_FLIGHT:
-                left_s = until_s - self.clock.now()
+                left_s = until_s - WAKE_UP_S - self.clock.now()
                 if left_s <= 0:
                     self._miss()
                     return False
@@ -135,7 +110,7 @@ class Asker:
         with draft.changed:
             found = draft.at(answer)
             while found.place is Place.PENDING and not self._late:
-                left_s = until_s - self.clock.now()
+                left_s = until_s - WAKE_UP_S - self.clock.now()
                 if left_s <= 0:
                     self._late = True
                     self._miss()
@@ -159,6 +134,13 @@ class Asker:
             self._ended = True
         elif not self._late and (code is not None or not self._helped):
             self._miss()
+
+    def close(self) -> None:
+        """Give up what is under way; nothing can be asked any more. Idempotent."""
+        self.drop()
+        self._ended = True
+        if self._workers is not None:
+            self._workers.close()
 
     def _miss(self) -> None:
         self._pause = min(1 << self._misses, MAX_PAUSE)

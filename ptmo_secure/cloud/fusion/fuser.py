@@ -4,11 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ptmo_secure.cloud.fusion.align import TokenMap
-from ptmo_secure.cloud.fusion.asking import Asker, Clock, Spawn, spawn_thread
+from ptmo_secure.cloud.fusion.asking import Asker
 from ptmo_secure.cloud.fusion.config import FusionConfig, FusionStats
 from ptmo_secure.cloud.fusion.draft import Found, Place
 from ptmo_secure.cloud.fusion.mix import CloudTop, DeviceView, fuse, join
 from ptmo_secure.cloud.fusion.view import PublicView
+from ptmo_secure.cloud.fusion.workers import Clock, Spawn
 from ptmo_secure.cloud.types import Cloud
 
 Logits = npt.NDArray[np.floating]
@@ -43,7 +44,7 @@ class Fuser:
         config: FusionConfig,
         *,
         clock: Clock | None = None,
-        spawn: Spawn = spawn_thread,
+        spawn: Spawn | None = None,
     ) -> None:
         self.stats = FusionStats()
         self._tokens, self._view, self._config = tokens, view, config
@@ -84,7 +85,7 @@ class Fuser:
 
     def close(self) -> None:
         """Give up what is under way. Idempotent."""
-        self._asker.drop()
+        self._asker.close()
         self.stats.requests = self._asker.requests
         self.stats.failures = dict(self._asker.failures)
 
