@@ -31,9 +31,10 @@ from ptmo_secure.cloud.fusion.mix import CloudTop, DeviceView, Floats, Rule, fus
 from ptmo_secure.config import at_least
 from ptmo_secure.engine.engine import Engine
 
-TOPS = (5, 10, 20)
+TOPS = ((5, True), (10, True), (20, True), (20, False))  # listed tokens, tail below a ceiling
+DEFAULT_TOP = (20, True)
 RULES: tuple[Rule, ...] = ("product", "linear")
-ASK_MARGINS = (0.25, 0.5, 0.75, 1.0, 1.5)
+ASK_MARGINS = (0.25, 0.45, 0.75, 1.0, 1.5)
 PRIVATE_SHARE = 0.4  # of a document: what the device alone has read
 WEIGHT = 0.5
 
@@ -72,17 +73,17 @@ def chat(device: Engine, question: Question, tokens: int) -> Iterator[Place]:
             own, public = knowing.feed([token])[-1], other.feed([token])[-1]
 
 
-def top_of(log_cloud: Floats, count: int) -> CloudTop:
-    """The cloud's likeliest tokens."""
+def top_of(log_cloud: Floats, count: int, *, ceiling: bool = True) -> CloudTop:
+    """The cloud's likeliest tokens; without the ceiling the tail has the device's shape alone."""
     best = np.argpartition(-log_cloud, count)[:count]
-    return CloudTop(best, log_cloud[best], float(log_cloud[best].min()))
+    return CloudTop(best, log_cloud[best], float(log_cloud[best].min()) if ceiling else 0.0)
 
 
 @dataclass(slots=True)
 class Judged:
     """Sums over positions; a place's vocabularies are too large to keep."""
 
-    fidelity: dict[tuple[Rule, int], list[tuple[bool, float, float, float, float]]] = field(
+    fidelity: dict[tuple[Rule, int, bool], list[tuple[bool, float, float, float, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     unsure: dict[float, list[tuple[bool, bool]]] = field(default_factory=lambda: defaultdict(list))
@@ -92,12 +93,12 @@ class Judged:
         fused = place.log_cloud
         for rule in RULES:
             whole = mix(place.log_cloud, place.device.log_p, WEIGHT, rule)
-            for count in TOPS:
-                top = top_of(place.log_cloud, count)
+            for count, ceiling in TOPS:
+                top = top_of(place.log_cloud, count, ceiling=ceiling)
                 ours = fuse(join(place.device, top), WEIGHT, rule)
-                if (rule, count) == ("product", max(TOPS)):
+                if (rule, count, ceiling) == ("product", *DEFAULT_TOP):
                     fused = ours
-                self.fidelity[rule, count].append(
+                self.fidelity[rule, count, ceiling].append(
                     (
                         bool(whole.argmax() == ours.argmax()),
                         float(np.exp(whole) @ (whole - ours)),
@@ -114,7 +115,7 @@ class Judged:
     def rows(self, name: str) -> list[dict[str, object]]:
         """One row per rule and k, and one per margin."""
         table: list[dict[str, object]] = []
-        for (rule, count), values in self.fidelity.items():
+        for (rule, count, ceiling), values in self.fidelity.items():
             same, divergence, loss, full_loss, mass = np.mean(values, axis=0).tolist()
             table.append(
                 {
@@ -122,6 +123,7 @@ class Judged:
                     "text": name,
                     "rule": rule,
                     "top": count,
+                    "ceiling": ceiling,
                     "positions": len(values),
                     "mean_mass": mass,
                     "same_greedy_token": same,
