@@ -2,10 +2,12 @@
 
 A token's wait is the time between the device's logits and the choice that the cloud is to blame
 for. It keeps its deadline if it is not exceeded by more than the slack. What the machine itself
-adds is measured beside it: a thread that only sleeps as long as the deadline, now and then in the
-same run. The cloud's answers are recorded ones, the device's own, so that it shares no processor
-with the device, and so that the device follows them as far as they are in time. With the cloud dead
-no token's logits may be touched.
+adds is measured beside it: now and then the same thread only sleeps as long as the deadline.
+
+Both models' answers are recorded before, and the device's passes replayed with a pause of their
+own length: on a machine that is busy otherwise a process that computes is made to wait whatever it
+does, which says nothing of this one. The cloud's answers are the device's own, so that the device
+follows them as far as they are in time. With the cloud dead no token's logits may be touched.
 
     python benchmarks/fusion_deadline.py --json > deadline.json
 """
@@ -26,7 +28,7 @@ from script import run
 from ptmo_secure.cloud.fusion import FusionConfig, PublicView, as_it_is
 from ptmo_secure.cloud.fusion.align import TokenMap
 from ptmo_secure.cloud.fusion.fuser import Fuser
-from ptmo_secure.cloud.types import Cloud, CloudRequest
+from ptmo_secure.cloud.types import Cloud, Position
 from ptmo_secure.config import at_least
 from ptmo_secure.engine.engine import Engine
 
@@ -68,38 +70,56 @@ class Waits:
         }
 
 
-def recorded(engine: Engine, tokens: int) -> RecordedCloud:
-    """The model's greedy answers to the questions, with 20 log-probabilities."""
-    answers = {}
-    with EngineCloud(engine) as cloud:
-        for question in QUESTIONS:
-            asked = {"role": "user", "content": question.public}
-            request = CloudRequest((asked,), max_tokens=tokens, top_logprobs=20)
-            answers[question.public] = cloud.complete(request).positions
-    return RecordedCloud(answers)
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One answer as the device makes it.
+
+    Attributes:
+        question: what was asked.
+        logits: before each token, float32 [vocab].
+        pieces: bytes of each token.
+        positions: the same as a cloud reports it.
+    """
+
+    question: str
+    logits: tuple[np.ndarray, ...]
+    pieces: tuple[bytes, ...]
+    positions: tuple[Position, ...]
 
 
-def decode(
-    device: Engine, vocabulary: TokenMap, cloud: Cloud, config: FusionConfig, tokens: int
+def record(engine: Engine, question: str, tokens: int) -> Recording:
+    """Decode an answer greedily, with 20 log-probabilities a token."""
+    cloud, tokenizer = EngineCloud(engine), engine.tokenizer
+    rows, pieces, positions = [], [], []
+    with engine.open_session() as session:
+        logits = session.feed(engine.render([{"role": "user", "content": question}]).ids)[-1]
+        for _ in range(tokens):
+            token = int(logits.argmax())
+            if token in tokenizer.stop_ids:
+                break
+            top = cloud.top(logits, 20)
+            rows.append(logits)
+            pieces.append(tokenizer.token_bytes(token))
+            positions.append(Position(top[0], top))
+            logits = session.feed([token])[-1]
+    return Recording(question, tuple(rows), tuple(pieces), tuple(positions))
+
+
+def replay(
+    recording: Recording, vocabulary: TokenMap, cloud: Cloud, config: FusionConfig, pass_s: float
 ) -> Iterator[tuple[float, bool]]:
-    """Yield (seconds waited, whether the cloud had a say) of each token, greedily."""
-    for question in QUESTIONS:
-        asked = {"role": "user", "content": question.public}
-        fuser = Fuser(vocabulary, cloud, PublicView(as_it_is, messages=(asked,)), config)
-        answer = bytearray()
-        with device.open_session() as session:
-            fuser.begin()
-            logits = session.feed(device.render([asked]).ids)[-1]
-            for _ in range(tokens):
-                before = fuser.stats.waited_s
-                fused = fuser.next(logits, answer)
-                token = int(fused.argmax())
-                yield fuser.stats.waited_s - before, fused is not logits
-                if token in device.tokenizer.stop_ids:
-                    break
-                answer += device.tokenizer.token_bytes(token)
-                logits = session.feed([token])[-1]
-        fuser.close()
+    """Yield (seconds waited, whether the cloud had a say) of each token."""
+    view = PublicView(as_it_is, messages=({"role": "user", "content": recording.question},))
+    fuser = Fuser(vocabulary, cloud, view, config)
+    answer = bytearray()
+    fuser.begin()
+    for logits, piece in zip(recording.logits, recording.pieces, strict=True):
+        time.sleep(pass_s)
+        before = fuser.stats.waited_s
+        fused = fuser.next(logits, answer)
+        yield fuser.stats.waited_s - before, fused is not logits
+        answer += piece
+    fuser.close()
 
 
 def sleep_s(deadline_s: float) -> float:
@@ -115,22 +135,25 @@ def measure(
     model: str, deadlines_ms: Sequence[int], tokens: int, repeats: int
 ) -> list[dict[str, object]]:
     """All rows."""
-    table = []
     with Engine.load(model, shield="none", threads=1, context_tokens=1024) as device:
-        vocabulary, cloud = TokenMap(device.tokenizer), recorded(device, tokens)
-        for name, luck in LUCKS.items():
-            for deadline_ms in deadlines_ms:
-                config = FusionConfig(
-                    deadline_s=deadline_ms / 1e3, timeout_s=2.0, ask_margin=math.inf
-                )
-                waits, slow = Waits(), SlowCloud(cloud, luck)
-                for _ in range(repeats):
-                    for each in decode(device, vocabulary, slow, config, tokens):
-                        waits.waited_s.append(each[0])
-                        waits.fused.append(each[1])
-                        if len(waits.fused) % CONTROL_EVERY == 1:
-                            waits.slept_s.append(sleep_s(config.deadline_s))
-                table.append(waits.row(name, config.deadline_s))
+        vocabulary = TokenMap(device.tokenizer)
+        start = time.monotonic()
+        recordings = [record(device, question.public, tokens) for question in QUESTIONS]
+        made = sum(len(recording.pieces) for recording in recordings)
+        pass_s = (time.monotonic() - start) / max(made, 1)
+    cloud = RecordedCloud({each.question: each.positions for each in recordings})
+    table = []
+    for name, luck in LUCKS.items():
+        for deadline_ms in deadlines_ms:
+            config = FusionConfig(deadline_s=deadline_ms / 1e3, timeout_s=2.0, ask_margin=math.inf)
+            waits, slow = Waits(), SlowCloud(cloud, luck)
+            for recording in recordings * repeats:
+                for waited_s, fused in replay(recording, vocabulary, slow, config, pass_s):
+                    waits.waited_s.append(waited_s)
+                    waits.fused.append(fused)
+                    if len(waits.fused) % CONTROL_EVERY == 1:
+                        waits.slept_s.append(sleep_s(config.deadline_s))
+            table.append({**waits.row(name, config.deadline_s), "pass_s": pass_s})
     return table
 
 

@@ -224,6 +224,21 @@ def test_the_session_of_an_answer_is_closed_also_where_the_reader_leaves(device,
     assert decoder.last_run.finish_reason is None
 
 
+def test_an_answer_that_nobody_reads_opens_no_session_and_asks_nobody(device, cloud):
+    before = list(device.sessions._sessions)
+    FusedDecoder(device, cloud, FusionConfig(**ALWAYS)).generate([ASKED], VIEW, 24)
+    assert device.sessions._sessions == before
+    assert cloud.seen == []
+
+
+def test_bad_arguments_are_refused_before_the_first_piece(device, cloud):
+    decoder = FusedDecoder(device, cloud)
+    with pytest.raises(InputError, match="max_tokens=0"):
+        decoder.generate([ASKED], VIEW, 0)
+    with pytest.raises(InputError, match="nobody"):
+        decoder.generate([ASKED], VIEW, 4, adapters=["nobody"])
+
+
 def test_the_conversation_of_the_engine_is_not_touched(device, cloud):
     alone(device)
     before = list(device.session.tokens)

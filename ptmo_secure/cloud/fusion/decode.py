@@ -7,10 +7,10 @@ from ptmo_secure.cloud.fusion.config import FusionConfig, FusionStats
 from ptmo_secure.cloud.fusion.fuser import Fuser
 from ptmo_secure.cloud.fusion.view import PublicView
 from ptmo_secure.cloud.types import Cloud
+from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.engine import Engine, Messages
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.sampler import SamplingParams
-from ptmo_secure.engine.session import Session
 
 
 class FusedDecoder:
@@ -59,15 +59,17 @@ class FusedDecoder:
         Security: what goes to the cloud is what `view` gives of its own context and of the answer.
         """
         generation = self._engine.prepare(prompt, max_tokens, sampling=sampling, stop=stop)
-        session = self._engine.open_session(adapters)
-        fuser = Fuser(self._tokens, self._cloud, view, self._config)
-        return self._run(generation, session, fuser)
+        selection = self._engine.sessions.select(adapters)
+        return self._run(generation, selection, view)
 
-    def _run(self, generation: Generation, session: Session, fuser: Fuser) -> Iterator[str]:
+    def _run(
+        self, generation: Generation, adapters: AdapterSelection, view: PublicView
+    ) -> Iterator[str]:
         answer = bytearray()
         tokenizer = self._engine.tokenizer
+        fuser = Fuser(self._tokens, self._cloud, view, self._config)
         try:
-            with session:
+            with self._engine.sessions.open(adapters) as session:
                 fuser.begin()
                 logits = session.feed(generation.history)[-1]
                 while True:
