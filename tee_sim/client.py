@@ -19,6 +19,7 @@ from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
+from tee_sim.placeholders import kinds_in
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -67,6 +68,7 @@ __all__ = [
     "VaultHeader",
     "WeightRoleName",
     "audit_names",
+    "kinds_in",
     "vault_header",
 ]
 
