@@ -14,10 +14,12 @@ from tee_sim.admin_calls import AdminCalls, TeeStats, audit_names
 from tee_sim.attest_calls import AttestCalls
 from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
+from tee_sim.check_calls import Checked
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
+from tee_sim.placeholders import kinds_in
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -43,6 +45,7 @@ __all__ = [
     "Algorithm",
     "AuditRecord",
     "AuditTail",
+    "Checked",
     "CostLedger",
     "CounterState",
     "KvLayout",
@@ -65,6 +68,7 @@ __all__ = [
     "VaultHeader",
     "WeightRoleName",
     "audit_names",
+    "kinds_in",
     "vault_header",
 ]
 
