@@ -78,8 +78,7 @@ RowsTo = Literal["model", "pages", "epoch"]
 _WINDOW_BYTES = 1 << 20
 _MAX_POLL_US = 1000
 _POLL_US = 50
-_IN = ParamType.VALUE_INPUT
-_OUT = ParamType.VALUE_OUTPUT
+_IN, _OUT = ParamType.VALUE_INPUT, ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
 _OPEN_MODEL = param_types(_IN, _IN, _OUT)
 _NEW_EPOCH = param_types(_IN, _IN, _OUT)
@@ -135,9 +134,6 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
             poll_us: microseconds, 0..1000, for which the TEE awaits the next call without sleeping,
                 after each call. It answers sooner, and keeps a core busy that must be to spare. The
                 default is meant for calls that follow each other at once.
-
-        Returns:
-            A client ready for calls.
 
         Raises:
             TeeError: if the process does not start; the text holds its last line.
