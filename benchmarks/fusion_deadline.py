@@ -28,6 +28,7 @@ from script import run
 from ptmo_secure.cloud.fusion import FusionConfig, PublicView, as_it_is
 from ptmo_secure.cloud.fusion.align import TokenMap
 from ptmo_secure.cloud.fusion.fuser import Fuser
+from ptmo_secure.cloud.fusion.workers import RealClock
 from ptmo_secure.cloud.types import Cloud, Position
 from ptmo_secure.config import at_least
 from ptmo_secure.engine.engine import Engine
@@ -106,11 +107,16 @@ def record(engine: Engine, question: str, tokens: int) -> Recording:
 
 
 def replay(
-    recording: Recording, vocabulary: TokenMap, cloud: Cloud, config: FusionConfig, pass_s: float
+    recording: Recording,
+    vocabulary: TokenMap,
+    cloud: Cloud,
+    config: FusionConfig,
+    clock: RealClock,
+    pass_s: float,
 ) -> Iterator[tuple[float, bool]]:
     """Yield (seconds waited, whether the cloud had a say) of each token."""
     view = PublicView(as_it_is, messages=({"role": "user", "content": recording.question},))
-    fuser = Fuser(vocabulary, cloud, view, config)
+    fuser = Fuser(vocabulary, cloud, view, config, clock=clock)
     answer = bytearray()
     fuser.begin()
     for logits, piece in zip(recording.logits, recording.pieces, strict=True):
@@ -142,18 +148,19 @@ def measure(
         made = sum(len(recording.pieces) for recording in recordings)
         pass_s = (time.monotonic() - start) / max(made, 1)
     cloud = RecordedCloud({each.question: each.positions for each in recordings})
-    table = []
+    table, clock = [], RealClock()
     for name, luck in LUCKS.items():
         for deadline_ms in deadlines_ms:
             config = FusionConfig(deadline_s=deadline_ms / 1e3, timeout_s=2.0, ask_margin=math.inf)
             waits, slow = Waits(), SlowCloud(cloud, luck)
             for recording in recordings * repeats:
-                for waited_s, fused in replay(recording, vocabulary, slow, config, pass_s):
+                for waited_s, fused in replay(recording, vocabulary, slow, config, clock, pass_s):
                     waits.waited_s.append(waited_s)
                     waits.fused.append(fused)
                     if len(waits.fused) % CONTROL_EVERY == 1:
                         waits.slept_s.append(sleep_s(config.deadline_s))
-            table.append({**waits.row(name, config.deadline_s), "pass_s": pass_s})
+            more = {"pass_s": pass_s, "margin_at_end_s": clock.margin_s}
+            table.append({**waits.row(name, config.deadline_s), **more})
     return table
 
 

@@ -83,7 +83,8 @@ class VirtualTime:
     whose sleep ends in that time run, each at its instant. Nothing depends on real threads' luck.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, margin_s: float = 0.0) -> None:
+        self.margin_s = margin_s
         self._now = 0.0
         self._sleeping: list[tuple[float, int, threading.Event]] = []
         self._turn = threading.Event()  # set when the running worker sleeps or ends

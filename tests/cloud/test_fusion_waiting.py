@@ -1,6 +1,8 @@
 """The deadline: a token never waits longer for a cloud, whatever that does. Time is virtual."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptmo_secure.cloud.fusion.align import TokenMap
-from ptmo_secure.cloud.fusion.asking import MAX_IN_FLIGHT, WAKE_UP_S
+from ptmo_secure.cloud.fusion.asking import MAX_IN_FLIGHT
 from ptmo_secure.cloud.fusion.config import FusionConfig
 from ptmo_secure.cloud.fusion.fuser import Fuser
 from ptmo_secure.cloud.fusion.view import PublicView, as_it_is, never
+from ptmo_secure.cloud.fusion.workers import LEAST_MARGIN_S, RealClock
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import CloudError, EgressRefusedError, InputError
 from tests.cloud.fusion_doubles import ScriptedCloud, Step, VirtualTime, position
@@ -124,9 +127,38 @@ def test_a_stalled_cloud_costs_one_deadline_and_not_one_a_token():
     time = VirtualTime()
     fusing = fuser(ScriptedCloud([[Step(math.inf)]]), time, deadline_s=0.1)
     _, waits, _ = decode(fusing, time, 50, compute_s=0.02)
-    assert sum(waits) == pytest.approx(0.1 - WAKE_UP_S)
+    assert sum(waits) == pytest.approx(0.1)
     assert fusing.stats.alone == {"late": 50}
     assert fusing.stats.requests == 1
+
+
+@pytest.mark.parametrize(("margin_s", "waited_s"), [(0.0, 0.1), (0.03, 0.07), (5.0, 0.05)])
+def test_waits_end_early_by_the_clocks_margin_but_have_half_of_the_time(margin_s, waited_s):
+    time = VirtualTime(margin_s)
+    fusing = fuser(ScriptedCloud([[Step(math.inf)]]), time, deadline_s=0.1)
+    _, waits, _ = decode(fusing, time, 3)
+    assert max(waits) == pytest.approx(waited_s)
+
+
+def test_the_real_clocks_margin_follows_the_worst_lateness_seen_lately():
+    clock, late_s = RealClock(), 0.04
+
+    class Late(threading.Condition):
+        def wait(self, timeout=None):
+            end = time.monotonic() + timeout + late_s
+            while time.monotonic() < end:
+                pass
+            return False
+
+    changed = Late()
+    assert clock.margin_s == LEAST_MARGIN_S
+    clock.wait(changed, 0.001)
+    worst = clock.margin_s
+    assert worst >= 1.25 * late_s
+    late_s = 0.0
+    for _ in range(3):
+        clock.wait(changed, 0.001)
+    assert clock.margin_s == pytest.approx(worst * 0.98**3)
 
 
 def test_a_cloud_that_always_fails_is_asked_ever_more_rarely():

@@ -11,7 +11,6 @@ from ptmo_secure.errors import EgressRefusedError, InputError
 
 MAX_IN_FLIGHT = 2  # one that is read, and one that was given up and has not ended yet
 MAX_PAUSE = 64
-WAKE_UP_S = 0.002  # waits end so much before the deadline: a thread takes its time to run again
 _LASTING = frozenset({"withheld", "refused", "unsupported", "no_logprobs"})  # so it would end again
 
 
@@ -76,9 +75,10 @@ class Asker:
         if self._pause > 0:
             self._pause -= 1
             return False
+        until_s = self._before(until_s)
         with self._slots:
             while self._in_flight >= MAX_IN_FLIGHT:
-                left_s = until_s - WAKE_UP_S - self.clock.now()
+                left_s = until_s - self.clock.now()
                 if left_s <= 0:
                     self._miss()
                     return False
@@ -107,10 +107,11 @@ class Asker:
         draft = self.draft
         if draft is None:
             return Found(Place.LEFT)
+        until_s = self._before(until_s)
         with draft.changed:
             found = draft.at(answer)
             while found.place is Place.PENDING and not self._late:
-                left_s = until_s - WAKE_UP_S - self.clock.now()
+                left_s = until_s - self.clock.now()
                 if left_s <= 0:
                     self._late = True
                     self._miss()
@@ -141,6 +142,11 @@ class Asker:
         self._ended = True
         if self._workers is not None:
             self._workers.close()
+
+    def _before(self, until_s: float) -> float:
+        """Return when to stop waiting: early by the margin, by half of what is left at most."""
+        left_s = until_s - self.clock.now()
+        return until_s - min(self.clock.margin_s, left_s / 2)
 
     def _miss(self) -> None:
         self._pause = min(1 << self._misses, MAX_PAUSE)

@@ -6,6 +6,7 @@ from ptmo_secure.cloud.fusion.align import TokenMap
 from ptmo_secure.cloud.fusion.config import FusionConfig, FusionStats
 from ptmo_secure.cloud.fusion.fuser import Fuser
 from ptmo_secure.cloud.fusion.view import PublicView
+from ptmo_secure.cloud.fusion.workers import RealClock
 from ptmo_secure.cloud.types import Cloud
 from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.engine import Engine, Messages
@@ -30,6 +31,7 @@ class FusedDecoder:
         self._engine, self._cloud = engine, cloud
         self._config = config or FusionConfig()
         self._tokens = TokenMap(engine.tokenizer)
+        self._clock = RealClock()
 
     def generate(
         self,
@@ -67,7 +69,7 @@ class FusedDecoder:
     ) -> Iterator[str]:
         answer = bytearray()
         tokenizer = self._engine.tokenizer
-        fuser = Fuser(self._tokens, self._cloud, view, self._config)
+        fuser = Fuser(self._tokens, self._cloud, view, self._config, clock=self._clock)
         try:
             with self._engine.sessions.open(adapters) as session:
                 fuser.begin()

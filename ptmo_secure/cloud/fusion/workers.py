@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 Spawn = Callable[[Callable[[], None]], None]
+LEAST_MARGIN_S = 0.002
 
 
 class Clock(Protocol):
     """Time, and waiting; tests have one of their own."""
+
+    @property
+    def margin_s(self) -> float:
+        """Seconds by which a wait has to end early, since whoever waited takes them to run on."""
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -20,7 +25,14 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """The machine's monotonic clock."""
+    """The machine's monotonic clock, which learns how late this machine wakes a thread.
+
+    Where other work keeps the processors busy a wait may end tens of milliseconds late. The margin
+    follows the worst lateness seen lately: it rises to it at once, and falls by 2 % a timeout.
+    """
+
+    def __init__(self) -> None:
+        self.margin_s = LEAST_MARGIN_S
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -28,7 +40,10 @@ class RealClock:
 
     def wait(self, changed: threading.Condition, timeout_s: float) -> None:
         """Wait on the condition."""
-        changed.wait(timeout_s)
+        start_s = time.monotonic()
+        if not changed.wait(timeout_s):
+            late_s = time.monotonic() - start_s - timeout_s
+            self.margin_s = max(LEAST_MARGIN_S, 1.25 * late_s, 0.98 * self.margin_s)
 
 
 class Workers:
