@@ -14,6 +14,7 @@ from tee_sim.admin_calls import AdminCalls, TeeStats, audit_names
 from tee_sim.attest_calls import AttestCalls
 from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
+from tee_sim.check_calls import Checked
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
@@ -43,6 +44,7 @@ __all__ = [
     "Algorithm",
     "AuditRecord",
     "AuditTail",
+    "Checked",
     "CostLedger",
     "CounterState",
     "KvLayout",

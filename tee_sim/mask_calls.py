@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from tee_sim.check_calls import CheckCalls, Checked
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.protocol import (
     NO_VALUES,
@@ -20,7 +21,6 @@ from tee_sim.protocol import (
     memref,
     param_types,
 )
-from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import (
     ENTITY_KINDS,
     LEVELS,
@@ -71,7 +71,7 @@ class Masked:
     refers_back: bool = False
 
 
-class MaskCalls(ScanCalls):
+class MaskCalls(CheckCalls):
     """What `TeeClient` offers for role "guard" beside scans."""
 
     def open_vault(self, user: str = "", ttl_s: int = DEFAULT_TTL_S) -> "Vault":
@@ -255,6 +255,20 @@ class Vault:
     def unmasker(self) -> "Unmasker":
         """Return what unmasks an answer that comes piece by piece."""
         return Unmasker(self)
+
+    def check(self, text: str, *, words: bool = True, scan: bool = True) -> Checked:
+        """Say whether a text that is to leave the device holds a value of this vault, or any other.
+
+        Security: tells one kind of each, not the value nor where it stands. The text crosses as in
+        `mask`.
+
+        Args:
+            text: at most 256 KiB of UTF-8.
+            words: whether values shorter than five characters count, as whole words.
+            scan: whether to look for private spans too.
+        """
+        data = encode_text(text)
+        return self._calls._check(self._owner, self.number, data, words=words, scan=scan)
 
     def forget(self, placeholder: str | None = None) -> int:
         """Forget a value in all its spellings, or all of the vault; return how many values.

@@ -261,6 +261,7 @@ RECIPES = {
     "guard.SAVE_VAULT": _save_vault,
     "guard.LOAD_VAULT": _load_vault,
     "guard.CLOSE_VAULT": _close_vault,
+    "guard.CHECK": lambda world: _vault(world).check(TEXT).held,
     "attest.GET_EVIDENCE": lambda world: len(world.tee.evidence(bytes(32))) > 300,
     "admin.ROTATE": _rotate,
     "admin.STATS": lambda world: world.tee.stats().bytes_in > 0,

@@ -197,6 +197,7 @@ class Peer:
             (6, 0x112E, (*room, 0, 0, vault, rng.choice((0, 0, 1)), *user)),
             (7, 0x112D, (*saved, 0, 0, rng.choice((vault, 0, 0)), rng.choice((0, 0, 1)), *user)),
             (8, 0x11, (*user, vault, rng.choice((0, 0, 1)), *[0] * 4)),
+            (9, 0x112D, (*text, 0, 0, vault, rng.choice((0, 1, 2, 3, 4)), *user)),
         ]
 
     def store_commands(self):
