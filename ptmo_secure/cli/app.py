@@ -13,6 +13,7 @@ from ptmo_secure.cli import (
     classify,
     demo,
     doctor,
+    egress,
     guard,
     mask,
     model,
@@ -67,6 +68,7 @@ app.command("chat")(chat.chat)
 app.command("mask")(mask.mask)
 app.command("unmask")(mask.unmask)
 app.command("demo")(demo.demo)
+app.command("audit")(egress.audit)
 app.command("bench")(bench.bench)
 app.command("classify")(classify.classify)
 app.command("doctor")(doctor.doctor)

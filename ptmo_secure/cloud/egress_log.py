@@ -158,9 +158,7 @@ class EgressLog:
             for at, line in enumerate(_lines(path), 1):
                 record, before = _checked(line, key, f"{path}:{at}")
                 if number is not None and (before != prev or record.number != number + 1):
-                    raise SecurityError(
-                        f"{path}:{at}: the record before it is not the one it names"
-                    )
+                    raise SecurityError(f"{path}:{at}: does not follow the record before it")
                 if number is None and record.number == 1 and before != GENESIS:
                     raise SecurityError(f"{path}:{at}: a first record that follows another")
                 prev, number = record.mac, record.number

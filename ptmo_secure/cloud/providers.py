@@ -151,12 +151,16 @@ def provider_at(base_url: str, name: str = "") -> Provider:
     Args:
         base_url: up to and with /v1.
         name: for logs; host and port by default.
+
+    Raises:
+        InputError: it is no address, or an unsafe one.
     """
-    parts = urlsplit(base_url) if isinstance(base_url, str) else urlsplit("")
+    if not isinstance(base_url, str):
+        raise InputError(f"{base_url!a} is no address like https://host/v1")
+    _check_url(name or "of that address", base_url)
     known = load_providers()[GENERIC]
-    return Provider(
-        name or parts.netloc, base_url.rstrip("/"), known.key_env, known.features, {}, None
-    )
+    name = name or urlsplit(base_url).netloc
+    return Provider(name, base_url.rstrip("/"), known.key_env, known.features)
 
 
 def load_providers(path: Path | None = None) -> dict[str, Provider]:

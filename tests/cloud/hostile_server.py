@@ -316,7 +316,8 @@ def token(text="a", logprob=-0.1, top=(), **more):
 
 WRONG_LOGPROBS = {
     "above_zero": [token(logprob=3.0)],
-    "no_number": [token(logprob="-0.1")],
+    "no_number": [token(logprob="likely")],
+    "nan": [token(logprob=float("nan"))],
     "missing": [{"token": "a"}],
     "too_many": [token(top=[(str(i), -9.0) for i in range(21)])],
     "more_than_one": [token(top=[("a", -0.01), ("b", -0.01)])],
