@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.placeholders import KINDS
 from tee_sim.protocol import GuardCommand, ParamType, memref, param_types
 from tee_sim.scan_calls import ScanCalls
-from tee_sim.scan_result import ENTITY_KINDS
 
 _CHECK = param_types(
     ParamType.MEMREF_INPUT,
@@ -49,6 +49,6 @@ class CheckCalls(ScanCalls):
 
 
 def _kind(code: int) -> str | None:
-    if code > len(ENTITY_KINDS):
+    if code > len(KINDS):
         raise TeeError(ResultCode.COMMUNICATION, Origin.API, "the guard's answer cannot be read")
-    return ENTITY_KINDS[code - 1] if code else None
+    return KINDS[code - 1] if code else None

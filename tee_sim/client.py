@@ -19,6 +19,7 @@ from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
+from tee_sim.placeholders import kinds_in
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -67,6 +68,7 @@ __all__ = [
     "VaultHeader",
     "WeightRoleName",
     "audit_names",
+    "kinds_in",
     "vault_header",
 ]
 
@@ -76,8 +78,7 @@ RowsTo = Literal["model", "pages", "epoch"]
 _WINDOW_BYTES = 1 << 20
 _MAX_POLL_US = 1000
 _POLL_US = 50
-_IN = ParamType.VALUE_INPUT
-_OUT = ParamType.VALUE_OUTPUT
+_IN, _OUT = ParamType.VALUE_INPUT, ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
 _OPEN_MODEL = param_types(_IN, _IN, _OUT)
 _NEW_EPOCH = param_types(_IN, _IN, _OUT)
@@ -133,9 +134,6 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
             poll_us: microseconds, 0..1000, for which the TEE awaits the next call without sleeping,
                 after each call. It answers sooner, and keeps a core busy that must be to spare. The
                 default is meant for calls that follow each other at once.
-
-        Returns:
-            A client ready for calls.
 
         Raises:
             TeeError: if the process does not start; the text holds its last line.

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tee_sim.check_calls import CheckCalls, Checked
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.placeholders import KINDS
 from tee_sim.protocol import (
     NO_VALUES,
     GuardCommand,
@@ -22,7 +23,6 @@ from tee_sim.protocol import (
     param_types,
 )
 from tee_sim.scan_result import (
-    ENTITY_KINDS,
     LEVELS,
     SPAN_BYTES,
     STYLES,
@@ -47,7 +47,6 @@ _SAVED_ROOM = 64 << 10
 _MIN_ROOM = 64 * SPAN_BYTES
 _MAX_ROOM = 64 << 20
 _FINAL_BIT, _CONTEXT_SHIFT = 1, 32
-_KINDS = (*ENTITY_KINDS, "TEXT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,9 +361,9 @@ def _named(placeholder: str | None) -> int:
         return 0
     kind, _, number = placeholder.strip("[]").rpartition("_")
     digits = number.rstrip("bcdefghijklmnopqrtuvwxyz")
-    if kind not in _KINDS or not digits.isdecimal() or not 0 < int(digits) < 1 << 31:
+    if kind not in KINDS or not digits.isdecimal() or not 0 < int(digits) < 1 << 31:
         raise TeeError(ResultCode.BAD_PARAMETERS, Origin.API, "no placeholder of the form [KIND_1]")
-    return _KINDS.index(kind) + 1 | int(digits) << 32
+    return KINDS.index(kind) + 1 | int(digits) << 32
 
 
 def _unreadable() -> TeeError:

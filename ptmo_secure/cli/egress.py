@@ -67,9 +67,7 @@ def audit(
             {
                 "folder": str(log.folder),
                 "since": since,
-                "verified": None
-                if checked is None
-                else {"records": checked[0], "head": checked[1]},
+                "verified": verified,
                 "destinations": [one.as_json() for one in destinations],
                 "records": [record.as_json() for record in newest],
             }

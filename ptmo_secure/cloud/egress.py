@@ -24,13 +24,12 @@ from typing import NoReturn, Protocol
 from ptmo_secure.cloud.body import BodyError, Text, texts_of
 from ptmo_secure.cloud.egress_log import EgressLog, LogEntry
 from ptmo_secure.errors import EgressRefusedError, InputError, PtmoError
-from tee_sim.client import Checked, ScanResult
+from tee_sim.client import Checked, ScanResult, kinds_in
 
 MAX_BODY_BYTES = 240 << 10  # the guard reads 256 KiB at once
 ENDPOINTS = ("/chat/completions", "/completions", "/models", "/embeddings")
 _MAX_KNOWN = 8192
 _WHY = re.compile(r"[a-z0-9_.:-]{1,64}")
-_PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_[1-9][0-9]{0,5}[a-z]{0,3}\]")
 _SAID = {
     "no_clearance": "no clearance is in force",
     "guard": "the guard gave no verdict",
@@ -191,7 +190,9 @@ class Egress:
         texts = [*beside, *self._texts(going)]
         around = "\n".join((going.path, *(text.text for text in beside)))
         raw = going.body.decode("utf-8", "replace")
-        joined = "\n".join(text.text for text in texts)
+        # A value cut in two by the parts of a message is whole for who reads them
+        parts = "".join(text.text for text in texts if ".content[" in text.place)
+        joined = "\n".join([*(text.text for text in texts), parts])
         sizes = (len(whole.encode("utf-8", "surrogatepass")) for whole in (around + raw, joined))
         if max(sizes) > MAX_BODY_BYTES:
             raise _Refusal("too_long")
@@ -202,7 +203,7 @@ class Egress:
                     raise _Refusal("held", self._where(vault, texts), held)
         for text in texts:
             self._read(text, vault)
-        return Counter(kind for text in texts for kind in _PLACEHOLDER.findall(text.text))
+        return Counter(kinds_in(raw))
 
     def _texts(self, going: Outgoing) -> list[Text]:
         if not going.body:
@@ -253,7 +254,7 @@ class Egress:
             self._log(going, clearance, "refused", {}, code, refusal.place)
         except EgressRefusedError:
             said += "; and this could not be logged"
-        raise EgressRefusedError(f"nothing was sent: {said}{where}", refusal.code)
+        raise EgressRefusedError(f"nothing was sent: {said}{where}", refusal.code) from None
 
     def _log(
         self,

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from tee_sim.guard.normalise.fold import fold_edits
 from tee_sim.guard.normalise.view import View
-from tee_sim.guard.placeholders import ESCAPED, fold
 from tee_sim.guard.restoring import find_fills
 from tee_sim.guard.vault import Session
+from tee_sim.placeholders import ESCAPED, fold, shapes
 from tee_sim.scan_result import Span
 
 LONG = 5
@@ -32,26 +32,24 @@ def find_held(session: Session, text: str, *, words: bool) -> str | None:
         text: any string.
         words: it is text, so values shorter than five characters count as well.
     """
-    flat = _flat(text)
-    spaced = _SPACED.sub(lambda match: _bare(match[0]), flat)
-    bare, digits = _bare(flat), _GROUPED.sub("", flat)
+    plain, flat = text.casefold(), _flat(text)
+    spaced = _SPACED.sub(lambda match: _NO_LETTER.sub("", match[0]), flat)
+    bare, digits = _NO_LETTER.sub("", flat), _GROUPED.sub("", flat)
     for token, entry in session.entries.items():
         value = entry.value.decode("utf-8")
-        if token.kind == ESCAPED:  # what only looks like a placeholder is nobody's
-            continue
-        form = _flat(value)
+        if token.kind == ESCAPED and _is_shape(value):
+            continue  # it only looks like a placeholder, which may stand there
+        own, form = value.casefold(), _flat(value)
+        letters, number = _NO_LETTER.sub("", form), _NO_DIGIT.sub("", form)
+        sought = (
+            *((value, text, 1), (own, plain, 1), (" ".join(own), plain, 1), (form, flat, 1)),
+            *((letters, spaced, LONG), (letters, bare, _SEPARABLE), (number, digits, LONG)),
+        )
         if len(value) < LONG:
-            if words and any(_stands(form, place) for place in (flat, spaced)):
-                return token.kind
-            continue
-        letters, number = _bare(form), _NO_DIGIT.sub("", form)
-        if (
-            value in text
-            or (form and form in flat)
-            or (len(letters) >= LONG and letters in spaced)
-            or (len(letters) >= _SEPARABLE and letters in bare)
-            or (len(number) >= LONG and number in digits)
-        ):
+            found = words and (_stands(own, plain) or _stands(form, f"{flat}\n{spaced}"))
+        else:
+            found = any(len(what) >= least and what in where for what, where, least in sought)
+        if found:
             return token.kind
     return None
 
@@ -79,8 +77,8 @@ def _flat(text: str) -> str:
     return plain.edited(fold_edits(plain.text)).text.casefold()
 
 
-def _bare(text: str) -> str:
-    return _NO_LETTER.sub("", text)
+def _is_shape(value: str) -> bool:
+    return any(s.end - s.start == len(value) for s in shapes(value, fold(value)))
 
 
 def _stands(word: str, text: str) -> bool:

@@ -9,12 +9,12 @@ from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.guard.at_rest import seal, sealed_bytes, unseal
 from tee_sim.guard.leaks import find_held, find_private
 from tee_sim.guard.masking import mask
-from tee_sim.guard.placeholders import KINDS, Token
 from tee_sim.guard.reading import Classifier
 from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
+from tee_sim.placeholders import KINDS, Token
 from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
 from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_score, pack_spans, pack_verdict
 from tee_sim.sealed_format import MAX_OBJECT_BYTES

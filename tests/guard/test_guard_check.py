@@ -91,6 +91,21 @@ def test_what_only_looked_like_a_placeholder_is_nobodys_value(guard):
         assert vault.check("now [PERSON_1] is another", scan=False) == Checked(None, None)
 
 
+def test_private_text_that_is_kept_with_a_placeholders_look_is_somebodys(guard):
+    with guard.open_vault() as vault:
+        text = "[PERSON_1Andre Novak]"
+        masked = vault.mask(f"I am {text}, my name is Andre Novak.")
+        assert vault.unmask(masked.text) == f"I am {text}, my name is Andre Novak."
+        assert held(vault, text) is not None
+
+
+def test_letters_between_invisible_ones_are_words_too(guard):
+    with guard.open_vault() as vault:
+        vault.mask("I am 37.")
+        for text in ("x\u200b37\u200by", "a 37\u0336 b", "3\u200b7"):
+            assert held(vault, text) == "AGE", text
+
+
 @pytest.mark.parametrize("style", ["placeholder", "surrogate"])
 def test_what_the_vault_put_there_is_not_private(vault, style):
     masked = vault.mask(PRIVATE, style)

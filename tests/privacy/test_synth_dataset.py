@@ -35,7 +35,7 @@ pytest.importorskip("faker", reason="made-up data needs Faker, of the extra `tra
 
 @pytest.fixture(scope="module")
 def sample() -> list[Example]:
-    return list(dataset("train", 1500, seed=3)) + list(dataset("heldout", 500, seed=3))
+    return list(dataset("train", 4500, seed=3)) + list(dataset("heldout", 1500, seed=3))
 
 
 def everything() -> list[Template]:
@@ -43,7 +43,7 @@ def everything() -> list[Template]:
 
 
 def test_spans_match_their_text_in_order_without_overlap(sample: list[Example]) -> None:
-    assert len(sample) == 2000
+    assert len(sample) == 6000
     for example in sample:
         at = 0
         for span in example.spans:
@@ -57,7 +57,7 @@ def test_spans_match_their_text_in_order_without_overlap(sample: list[Example]) 
 def test_every_kind_occurs_and_harmless_texts_are_a_third_of_all(sample: list[Example]) -> None:
     kinds = Counter(span.kind for example in sample for span in example.spans)
     assert set(kinds) == set(KINDS)
-    assert kinds["PERSON"] > 1000
+    assert kinds["PERSON"] > 3000
     assert 0.25 < sum(not example.spans for example in sample) / len(sample) < 0.5
     folded = {span.kind for example in sample for span in example.folded().spans}
     assert folded == set(CORE_KINDS)

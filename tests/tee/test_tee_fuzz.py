@@ -184,7 +184,6 @@ class Peer:
             self.invoke(8, 0x11, (7, 7, opened, *[0] * 5))
         vault = rng.choice((self.vault, self.vault, self.vault, 0, 1))
         user = rng.choice(((7, 7), (7, 7), (7, 8)))
-        flags = rng.choice((0, 1, 1 << 32, 1 | 3 << 32, 2))
         room = memref(self.memory, 1 << 15, rng.choice((0, 100, 30_000)))
         saved = memref(self.memory, 1 << 14, self.saved - (rng.random() < 0.2 < self.saved))
         named = rng.choice((0, 6 | 1 << 32, 35 | 1 << 32, 99 | 1 << 32))
@@ -192,7 +191,7 @@ class Peer:
             (1, 0x22ED, (*text, *memref(self.memory, 0, 64), 0, 0, 0, 0)),
             (2, 0x211, (7, 7, rng.choice((0, 60, 2**40)), rng.choice((0, 0, 1)), *[0] * 4)),
             (3, 0x33ED, (*text, *answer, vault, rng.randrange(4), *user)),
-            (4, 0x33ED, (*text, *answer, vault, flags, *user)),
+            (4, 0x33ED, (*text, *answer, vault, rng.choice((0, 1, 2, 2**32, 3 << 32 | 1)), *user)),
             (5, 0x211, (*user, vault, named, *[0] * 4)),
             (6, 0x112E, (*room, 0, 0, vault, rng.choice((0, 0, 1)), *user)),
             (7, 0x112D, (*saved, 0, 0, rng.choice((vault, 0, 0)), rng.choice((0, 0, 1)), *user)),

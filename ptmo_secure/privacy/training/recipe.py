@@ -85,7 +85,11 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     model = with_new_head(model, len(labels), recipe.training)
     out.mkdir(parents=True, exist_ok=True)
     everyday = batches.whole_words(tokenizer, word_list("everyday", "train"))
-    run = train(model, texts, recipe.training, report, out / STATE_FILE, everyday=everyday)
+    run = train(
+        *(model, texts, recipe.training, report, out / STATE_FILE),
+        everyday=everyday,
+        n_known=model.shape.vocabulary - len(added),
+    )
     figures = export(model, out)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     settings: dict[str, object] = {"labels": labels}
