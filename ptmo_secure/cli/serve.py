@@ -65,6 +65,10 @@ def serve(
     max_batch: Annotated[
         int, typer.Option("--max-batch", metavar="N", help="Answers decoded together.")
     ] = 16,
+    max_step_tokens: Annotated[
+        int,
+        typer.Option("--max-step-tokens", metavar="N", help="Rows a step computes, prompts' too."),
+    ] = 32,
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", metavar="N", help="Requests at once, others refused.")
     ] = 128,
@@ -135,7 +139,11 @@ def serve(
             f"--host {host}: beyond loopback a key is needed: ptmo serve keys add NAME"
         )
     places = folder / _FOLDER if persist else None
-    limits = {"max_batch": max_batch, "max_waiting": max_concurrent * 8}
+    limits = {
+        "max_batch": max_batch,
+        "max_waiting": max_concurrent * 8,
+        "max_step_tokens": max_step_tokens,
+    }
     _run(settings, key_file, places, model, fields, adapters, limits, keep_sessions, json)
 
 
@@ -164,9 +172,7 @@ def _run(
         options.load_adapters(engine, adapters)
         names = Names(folder)
         shelf = SessionShelf(engine, keep_sessions, None if folder is None else folder / "sessions")
-        scheduler = held.enter_context(
-            Scheduler(engine, shelf=shelf, max_step_tokens=max(32, limits["max_batch"]), **limits)
-        )
+        scheduler = held.enter_context(Scheduler(engine, shelf=shelf, **limits))
         classifier = held.enter_context(SensitivityClassifier())
         classifier.classify("")  # the guard starts now, not at the first request
         router = LocalRouter(engine, scheduler, shelf, classifier)
@@ -175,12 +181,13 @@ def _run(
         url = url_of(listener)
 
         def ready(_: object) -> None:
-            output.note(f"{settings.model} at {url}/v1 (a page at {url}/); Ctrl-C ends it")
-            if json:
-                from ptmo_secure.results import to_json
+            if not json:
+                output.note(f"{settings.model} at {url}/v1 (a page at {url}/); Ctrl-C ends it")
+                return
+            from ptmo_secure.results import to_json
 
-                told = {"url": url, "model": settings.model, "keys": keys.asked_for}
-                print(to_json(told), flush=True)
+            told = {"url": url, "model": settings.model, "keys": keys.asked_for}
+            print(to_json(told), flush=True)
 
         serve(service, listener, ready)
 

@@ -10,8 +10,6 @@ from ptmo_secure.engine.grammar import Grammar
 from ptmo_secure.engine.sampler import Sampler
 from ptmo_secure.engine.tokenizer import Tokenizer
 
-_SLACK_TOKENS = 2
-
 
 class ByteVocabulary:
     """A vocabulary by the bytes of its tokens; make one for a model.
@@ -67,10 +65,10 @@ class Constraint:
                 shortest way out is taken.
         """
         closing = self._grammar.closing()
-        if tokens_left <= len(closing) + _SLACK_TOKENS:
+        if tokens_left <= len(closing):
             token = self._vocabulary.longest_prefix(closing)
         else:
-            token = self._among_allowed(sampler, logits, history, closing)
+            token = self._among_allowed(sampler, logits, history, tokens_left)
         for byte in self._vocabulary.tokens[token]:
             self._grammar.step(byte)
         return token
@@ -80,7 +78,7 @@ class Constraint:
         sampler: Sampler,
         logits: npt.NDArray[np.float32],
         history: Sequence[int],
-        closing: bytes,
+        tokens_left: int,
     ) -> int:
         first = [byte for byte in range(256) if self._grammar.copy().step(byte)]
         masked = np.full_like(logits, -math.inf)
@@ -89,11 +87,12 @@ class Constraint:
         masked[allowed] = logits[allowed]
         while np.isfinite(masked.max()):
             token = sampler.next(masked, history)
-            if self._fits(self._vocabulary.tokens[token]):
+            if self._fits(self._vocabulary.tokens[token], tokens_left - 1):
                 return token
             masked[token] = -math.inf
-        return self._vocabulary.longest_prefix(closing)
+        return self._vocabulary.longest_prefix(self._grammar.closing())
 
-    def _fits(self, text: bytes) -> bool:
+    def _fits(self, text: bytes, tokens_left: int) -> bool:
+        """Whether a token may come next, and enough are left to close what it opens."""
         tried = self._grammar.copy()
-        return all(tried.step(byte) for byte in text)
+        return all(tried.step(byte) for byte in text) and len(tried.closing()) <= tokens_left

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ptmo_secure.errors import InputError
 from ptmo_secure.serve.errors import ApiError, api_error
 from ptmo_secure.serve.service import Service
 from ptmo_secure.serve.users import LOCAL_KEY, ApiKey
@@ -97,6 +98,10 @@ class Gatekeeper:
 
     def _key(self, headers: Headers) -> ApiKey:
         keys = self._service.keys
+        try:
+            keys.keys()
+        except InputError:  # its text has the file's path; without the file nobody is let in
+            raise ApiError(503, "the key file cannot be used", code="keys_unusable") from None
         if not keys.asked_for and not self._service.settings.needs_key:
             return LOCAL_KEY
         scheme, _, presented = headers.get("authorization", "").partition(" ")

@@ -13,6 +13,7 @@ from ptmo_secure.engine.logprobs import ScoredStep, ScoredToken
 from ptmo_secure.engine.request import Request
 from ptmo_secure.engine.scheduler import Scheduler
 from ptmo_secure.engine.shelf import SessionShelf
+from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import EngineError, InputError
 from ptmo_secure.privacy.decompose import QueryDecomposer, Segment
 from ptmo_secure.privacy.sensitivity import SensitivityClassifier
@@ -66,7 +67,7 @@ class LocalRouter:
 
     async def route(self, request: ChatRequest) -> Routing:
         """Rate a request; its route is local."""
-        text = request_text(request)
+        text = request_text(request, self._engine.tokenizer)
         found = await self._in_guard_thread(text)
         return _routing(found)
 
@@ -176,10 +177,15 @@ class LocalRouter:
         return [*prompt.ids, *(self._engine.tokenizer.encode(partial) if partial else ())]
 
 
-def request_text(request: ChatRequest) -> str:
-    """Return all the text of a request's messages, as the pipeline gives it to the guard."""
+def request_text(request: ChatRequest, tokenizer: Tokenizer) -> str:
+    """Return all the text of a request, as the pipeline gives it to the guard.
+
+    Raises:
+        InputError: a token id is out of range.
+    """
     if request.messages is None:
-        return request.prompt if isinstance(request.prompt, str) else ""
+        prompt = request.prompt or ""
+        return prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=False)
     texts = []
     for message in request.messages:
         texts.append(str(message.get("content") or ""))

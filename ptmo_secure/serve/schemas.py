@@ -27,6 +27,8 @@ class _Request(_Body):
     @model_validator(mode="before")
     @classmethod
     def _is_unicode(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value  # refused by what follows
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):

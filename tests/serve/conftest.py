@@ -9,7 +9,7 @@ from tests.tiny_models import make_tiny_model
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A tiny model's file."""
-    return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1").path
+    return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1", context_length=2048).path
 
 
 @pytest.fixture(scope="module")

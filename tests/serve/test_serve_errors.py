@@ -144,8 +144,8 @@ def test_a_run_that_fails_later_ends_its_stream_with_an_error():
 
 
 def test_a_prompt_longer_than_the_context_is_the_callers_mistake(client):
-    long = [{"role": "user", "content": "x y " * 600}]
-    with pytest.raises(openai.BadRequestError, match=r"the context holds 512"):
+    long = [{"role": "user", "content": "x y " * 2600}]
+    with pytest.raises(openai.BadRequestError, match=r"the context holds 2048"):
         client.chat.completions.create(model=MODEL, messages=long)
 
 

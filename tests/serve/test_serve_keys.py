@@ -88,6 +88,17 @@ def test_a_revoked_key_is_refused_and_a_new_one_taken_at_once(path):
             ask(served, second)
 
 
+def test_a_key_file_that_becomes_unusable_lets_nobody_in(path):
+    _, secret = KeyFile(path).add("ann")
+    with serving(FakeRouter(OK), keys=path) as served:
+        ask(served, secret)
+        path.write_text("no keys any more")
+        with pytest.raises(openai.InternalServerError) as refused:
+            ask(served, secret)
+        assert refused.value.code == "keys_unusable" and str(path) not in refused.value.message
+        assert served.get("/v1/models")[0] == 503
+
+
 def test_the_commands_make_list_and_revoke_keys(path, capsys):
     where = ["--keys", str(path)]
     assert cli.main(["serve", "keys", "add", "ann", *where, "--json"]) == 0

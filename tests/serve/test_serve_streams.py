@@ -3,7 +3,10 @@
 import asyncio
 import http.client
 import json
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -187,5 +190,28 @@ def test_a_server_process_answers_and_ends_quietly(model, tmp_path, number):
             answer = client.chat.completions.create(model=name, messages=HELLO, max_tokens=4)
         assert answer.usage.completion_tokens <= 4
         code, errors = process.end(number)
-    assert code == 0
-    assert len(errors.splitlines()) == 1 and "Ctrl-C ends it" in errors
+    assert (code, errors) == (0, "")
+
+
+def test_a_server_tells_its_address_and_with_verbose_each_request_without_text(model, tmp_path):
+    command = [sys.executable, "-m", "ptmo_secure", "serve", "--port", "0", "--verbose"]
+    process = subprocess.Popen(
+        [*command, "--model", str(model), "--threads", "1", "--state", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        found = re.search(
+            r"at (http://127\.0\.0\.1:\d+)/v1 .*Ctrl-C ends it", process.stderr.readline()
+        )
+        assert found
+        body = json.dumps({"model": "cana-ry7", "messages": HELLO})
+        given = ["-H", "content-type: application/json", "--data-binary", body]
+        run_curl(f"{found[1]}{CHAT}?q=cana-ry7", *given)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert re.fullmatch(r"\S+ \S+ POST /v1/chat/completions 404 [\d.]+ ms \d+ bytes\n", errors)

@@ -65,7 +65,7 @@ function addTurn(role, text) {
 }
 
 function counted(kinds) {
-  return Object.entries(kinds).map(([kind, count]) => `${count} × ${kind}`).join(", ");
+  return Object.entries(kinds).map(([kind, count]) => `${count} x ${kind}`).join(", ");
 }
 
 function partItem(part) {
