@@ -75,6 +75,12 @@ class Generation:
             raise InputError(f"top_logprobs={top!r} is not a whole number in 0..{MAX_TOP_LOGPROBS}")
         self._top_logprobs = top
 
+    @property
+    def mean_logprob(self) -> float | None:
+        """ln p per token of those scored; None where none is."""
+        scored = [step.chosen.logprob for step in self.scored]
+        return sum(scored) / len(scored) if scored else None
+
     def constrain(self, constraint: Constraint) -> None:
         """Hold the answer to a grammar; it ends where the grammar does. Before the first token."""
         self._constraint = constraint
