@@ -22,6 +22,7 @@ from ptmo_secure.cli import (
     offload_train,
     privacy,
     seal,
+    serve,
     tee,
 )
 
@@ -91,3 +92,4 @@ for _name, _help, _commands in _GROUPS:
     for _command in _commands:
         _group.command(_command.__name__)(_command)
     app.add_typer(_group, name=_name)
+app.add_typer(serve.group(), name="serve")

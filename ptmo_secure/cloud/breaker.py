@@ -7,8 +7,7 @@ twice as long each time up to `longest_open_s` (Nygard, Release It!, 2nd ed., 20
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 
 from ptmo_secure.errors import CloudError, InputError
@@ -74,15 +73,6 @@ class CircuitBreaker:
             probe = state is BreakerState.HALF_OPEN
             self._trying = self._trying or probe
         return Attempt(self, probe=probe)
-
-    @contextmanager
-    def guarding(self) -> Iterator["Attempt"]:
-        """Enter for a block; one that ends without a verdict is neither success nor failure."""
-        attempt = self.enter()
-        try:
-            yield attempt
-        finally:
-            attempt.drop()
 
     def _end(self, probe: bool, worked: bool | None) -> None:
         with self._lock:

@@ -190,7 +190,9 @@ class Egress:
         texts = [*beside, *self._texts(going)]
         around = "\n".join((going.path, *(text.text for text in beside)))
         raw = going.body.decode("utf-8", "replace")
-        joined = "\n".join(text.text for text in texts)
+        # A value cut in two by the parts of a message is whole for who reads them
+        parts = "".join(text.text for text in texts if ".content[" in text.place)
+        joined = "\n".join([*(text.text for text in texts), parts])
         sizes = (len(whole.encode("utf-8", "surrogatepass")) for whole in (around + raw, joined))
         if max(sizes) > MAX_BODY_BYTES:
             raise _Refusal("too_long")

@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 INJECTION = (
@@ -340,9 +340,3 @@ MALFORMED = {
     "bad_tools": b'{"choices": [{"message": {"tool_calls": [{"function": 7}]}}]}',
     "bad_utf8": b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
 }
-
-
-def serving(server: HostileServer) -> Iterator[HostileServer]:
-    """For fixtures."""
-    with server:
-        yield server

@@ -243,6 +243,16 @@ def test_short_values_are_found_as_words(make, server, egress, vault):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_a_value_cut_in_two_by_the_parts_of_a_message_is_found(make, server, egress, vault, cut):
+    assert vault.mask("My name is Novak and I am 37.").text.startswith("My name is [PERSON_1]")
+    pieces = [f"Ask {'Novak'[:cut]}", f"{'Novak'[cut:]} about it."]
+    content = [{"type": "text", "text": piece} for piece in pieces]
+    with egress.clearance(vault, "chat"):
+        refused(lambda: make().complete(CloudRequest((user(content),))), "held")
+    assert server.received == b""
+
+
 def test_images_sounds_and_files_are_refused(make, server, egress, vault):
     for part in (
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},

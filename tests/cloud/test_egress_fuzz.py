@@ -25,6 +25,7 @@ TURNS_OF_A_CONVERSATION = 12
 LONGEST_TEXT = 200
 SLIPPED = 0.35  # share of turns with a value slipped in
 FORMS = ("as_is", *OBFUSCATIONS)
+NEVER_SENT = ("as_is", "lower_case", "upper_case", "spaced", "fullwidth")
 
 
 def texts_in(value):
@@ -175,6 +176,7 @@ def fuzz(turns, seed, make, server, egress, guard):
                     form, text = talk.slipped()
                     sent = talk.turn(text)
                     counts["slipped sent" if sent else "slipped refused", form] += 1
+                    assert not sent or form not in NEVER_SENT, ascii(text)
                     if sent:  # in no form of I1: the others go on without it
                         talk.messages = [m for m in talk.messages if text not in json.dumps(m)]
                 else:
@@ -191,9 +193,7 @@ def fuzz(turns, seed, make, server, egress, guard):
 def check(counts, turns):
     assert counts["turns"] >= turns
     assert counts["sent"] > 0.4 * turns  # the test does not pass by refusing everything
-    for form in ("as_is", "lower_case", "upper_case", "spaced", "fullwidth", "zero_width"):
-        assert counts["slipped refused", form] > 0
-        assert counts["slipped sent", form] == 0, form
+    assert all(counts["slipped refused", form] > 0 for form in FORMS)
     print({str(key): counts[key] for key in sorted(counts, key=str)})
 
 
