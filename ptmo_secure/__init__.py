@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptmo_secure.engine.scheduler import Scheduler
     from ptmo_secure.errors import (
         CapacityError,
+        CloudError,
+        EgressRefusedError,
         EngineError,
         InputError,
         ModelFormatError,
@@ -47,6 +49,8 @@ _HOME = {
     "BenchmarkSuite": "offload.benchmark",
     "BudgetLimits": "privacy.budget",
     "CapacityError": "errors",
+    "CloudError": "errors",
+    "EgressRefusedError": "errors",
     "Engine": "engine.engine",
     "EngineConfig": "engine.config",
     "EngineError": "errors",
@@ -82,6 +86,8 @@ __all__ = [
     "BenchmarkSuite",
     "BudgetLimits",
     "CapacityError",
+    "CloudError",
+    "EgressRefusedError",
     "Engine",
     "EngineConfig",
     "EngineError",

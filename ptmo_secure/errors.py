@@ -46,3 +46,37 @@ class TeeDiedError(EngineError):
 
 class SecurityError(PtmoError, RuntimeError):
     """A check that protects secrets failed. Nothing was computed past it."""
+
+
+class EgressRefusedError(SecurityError):
+    """Something private would have left the device, or it could not be checked: nothing was sent.
+
+    Args:
+        text: one line; names kinds and codes, never the text.
+        code: why, for programs and the egress log.
+    """
+
+    def __init__(self, text: str, code: str = "refused") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class CloudError(PtmoError, RuntimeError):
+    """A cloud provider failed or may not be asked now. The device can still answer.
+
+    Args:
+        text: one line; never text of a request or an answer.
+        code: why, for programs and metrics: "timeout", "rate_limited", "server", "connection",
+            "malformed", "too_large", "rejected", "circuit_open", "cap".
+    """
+
+    def __init__(self, text: str, code: str = "failed") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class SpendCapError(CloudError):
+    """The call could pass a cap on dollars, seconds or joules; it was not made."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "cap")

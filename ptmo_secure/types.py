@@ -51,6 +51,8 @@ _REASONS = {
     "request_carries_values": "the request is the same whatever the private values are",
     "nothing_left_to_ask": "no request is left without what is private",
     "too_many_values": "more private values than can be told apart",
+    "refers_to_private": "it refers to what was said before, which is private",
+    "told_before": "what was said before makes it private",
     "guard_failed": "the guard gave no verdict, so the worst is taken",
 }
 
@@ -150,6 +152,9 @@ class Answer:
         decode_tps: tokens per second after the first one.
         shield: how the KV cache was protected.
         wall_ms: wall time of the whole request.
+        masked: number of placeholders per kind in what a cloud was asked.
+        usd: what the cloud's part cost by the noted prices.
+        tool_calls: that the cloud asks for, as in the OpenAI API, with the values in their places.
     """
 
     text: str
@@ -162,6 +167,9 @@ class Answer:
     decode_tps: float = 0.0
     shield: str = ""
     wall_ms: float = 0.0
+    masked: Mapping[str, int] = field(default_factory=dict)
+    usd: float = 0.0
+    tool_calls: tuple[Mapping[str, object], ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """The object that `ptmo ask --json` prints."""
@@ -175,4 +183,6 @@ class Answer:
             "ttft_ms": round(self.ttft_ms, 3),
             "decode_tps": round(self.decode_tps, 3),
             "shield": self.shield,
+            "masked": dict(self.masked),
+            "usd": round(self.usd, 8),
         }

@@ -14,10 +14,12 @@ from tee_sim.admin_calls import AdminCalls, TeeStats, audit_names
 from tee_sim.attest_calls import AttestCalls
 from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
+from tee_sim.check_calls import Checked
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
+from tee_sim.placeholders import kinds_in
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -43,6 +45,7 @@ __all__ = [
     "Algorithm",
     "AuditRecord",
     "AuditTail",
+    "Checked",
     "CostLedger",
     "CounterState",
     "KvLayout",
@@ -65,6 +68,7 @@ __all__ = [
     "VaultHeader",
     "WeightRoleName",
     "audit_names",
+    "kinds_in",
     "vault_header",
 ]
 
@@ -74,8 +78,7 @@ RowsTo = Literal["model", "pages", "epoch"]
 _WINDOW_BYTES = 1 << 20
 _MAX_POLL_US = 1000
 _POLL_US = 50
-_IN = ParamType.VALUE_INPUT
-_OUT = ParamType.VALUE_OUTPUT
+_IN, _OUT = ParamType.VALUE_INPUT, ParamType.VALUE_OUTPUT
 _ONE_VALUE = param_types(_IN)
 _OPEN_MODEL = param_types(_IN, _IN, _OUT)
 _NEW_EPOCH = param_types(_IN, _IN, _OUT)
@@ -131,9 +134,6 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
             poll_us: microseconds, 0..1000, for which the TEE awaits the next call without sleeping,
                 after each call. It answers sooner, and keeps a core busy that must be to spare. The
                 default is meant for calls that follow each other at once.
-
-        Returns:
-            A client ready for calls.
 
         Raises:
             TeeError: if the process does not start; the text holds its last line.
@@ -306,11 +306,8 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
         """
         layout, _ = self._layout(model)
         size = n_tokens * layout.n_heads * layout.head_dim * 4
-        self._invoke(
-            KvCommand.UNPERMUTE,
-            _UNPERMUTE,
-            (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0),
-        )
+        values = (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0)
+        self._invoke(KvCommand.UNPERMUTE, _UNPERMUTE, values)
 
     def new_epoch(self, arena_id: int, offset: int, session: int = 0) -> tuple[int, int]:
         """Open a sealing session: the TEE writes its 16-byte AES key into the arena at `offset`.
@@ -375,15 +372,9 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
                 that `rotate_model` replaced to the pages'.
         """
         layout, _ = self._layout(model)
-        size = layout.n_kv_heads * layout.head_dim * row_bytes
-        self._invoke(
-            _ROWS_TO[to],
-            _PERMUTE,
-            (
-                *memref(memory.id, offset, size),
-                *(model, layer, role_code(role), row_bytes, 0, layout.n_kv_heads),
-            ),
-        )
+        rows = memref(memory.id, offset, layout.n_kv_heads * layout.head_dim * row_bytes)
+        given = (model, layer, role_code(role), row_bytes, 0, layout.n_kv_heads)
+        self._invoke(_ROWS_TO[to], _PERMUTE, (*rows, *given))
 
     def _layout(self, model: int) -> tuple[KvLayout, int]:
         known = self._layouts.get(model)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from tee_sim.check_calls import CheckCalls, Checked
 from tee_sim.errors import Origin, ResultCode, TeeError
+from tee_sim.placeholders import KINDS
 from tee_sim.protocol import (
     NO_VALUES,
     GuardCommand,
@@ -20,9 +22,7 @@ from tee_sim.protocol import (
     memref,
     param_types,
 )
-from tee_sim.scan_calls import ScanCalls
 from tee_sim.scan_result import (
-    ENTITY_KINDS,
     LEVELS,
     SPAN_BYTES,
     STYLES,
@@ -47,7 +47,6 @@ _SAVED_ROOM = 64 << 10
 _MIN_ROOM = 64 * SPAN_BYTES
 _MAX_ROOM = 64 << 20
 _FINAL_BIT, _CONTEXT_SHIFT = 1, 32
-_KINDS = (*ENTITY_KINDS, "TEXT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Masked:
     refers_back: bool = False
 
 
-class MaskCalls(ScanCalls):
+class MaskCalls(CheckCalls):
     """What `TeeClient` offers for role "guard" beside scans."""
 
     def open_vault(self, user: str = "", ttl_s: int = DEFAULT_TTL_S) -> "Vault":
@@ -256,6 +255,20 @@ class Vault:
         """Return what unmasks an answer that comes piece by piece."""
         return Unmasker(self)
 
+    def check(self, text: str, *, words: bool = True, scan: bool = True) -> Checked:
+        """Say whether a text that is to leave the device holds a value of this vault, or any other.
+
+        Security: tells one kind of each, not the value nor where it stands. The text crosses as in
+        `mask`.
+
+        Args:
+            text: at most 256 KiB of UTF-8.
+            words: whether values shorter than five characters count, as whole words.
+            scan: whether to look for private spans too.
+        """
+        data = encode_text(text)
+        return self._calls._check(self._owner, self.number, data, words=words, scan=scan)
+
     def forget(self, placeholder: str | None = None) -> int:
         """Forget a value in all its spellings, or all of the vault; return how many values.
 
@@ -348,9 +361,9 @@ def _named(placeholder: str | None) -> int:
         return 0
     kind, _, number = placeholder.strip("[]").rpartition("_")
     digits = number.rstrip("bcdefghijklmnopqrtuvwxyz")
-    if kind not in _KINDS or not digits.isdecimal() or not 0 < int(digits) < 1 << 31:
+    if kind not in KINDS or not digits.isdecimal() or not 0 < int(digits) < 1 << 31:
         raise TeeError(ResultCode.BAD_PARAMETERS, Origin.API, "no placeholder of the form [KIND_1]")
-    return _KINDS.index(kind) + 1 | int(digits) << 32
+    return KINDS.index(kind) + 1 | int(digits) << 32
 
 
 def _unreadable() -> TeeError:

@@ -109,6 +109,7 @@ class GuardCommand(IntEnum):
     SAVE_VAULT = 6
     LOAD_VAULT = 7
     CLOSE_VAULT = 8
+    CHECK = 9
 
 
 class AdminCommand(IntEnum):

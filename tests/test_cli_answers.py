@@ -11,11 +11,11 @@ from fakes import FakeEngine, FakeGuard
 from ptmo_secure import cli
 from ptmo_secure.cli import options
 from ptmo_secure.errors import EngineError, InputError
-from ptmo_secure.privacy import sensitivity
+from ptmo_secure.hybrid import guarding
 
 ASK_KEYS = [
     *("answer", "route", "level", "score", "trace"),
-    *("tokens", "ttft_ms", "decode_tps", "shield"),
+    *("tokens", "ttft_ms", "decode_tps", "shield", "masked", "usd"),
 ]
 
 
@@ -24,7 +24,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     """The engine that every command of a test opens; its guard finds a secret."""
     fake = FakeEngine()
     monkeypatch.setattr(options, "load_engine", lambda *_: fake)
-    monkeypatch.setattr(sensitivity, "_launch_guard", lambda: FakeGuard("PRIVATE", 0.9))
+    monkeypatch.setattr(guarding, "_launch", lambda: FakeGuard("PRIVATE", 0.9))
     yield fake
     assert fake.closed
 

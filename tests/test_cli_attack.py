@@ -10,7 +10,7 @@ from ptmo_secure import bench, cli
 from ptmo_secure.attacks.kv.matrix import ResultRow
 from ptmo_secure.bench import BenchmarkResult
 from ptmo_secure.cli import attack, demo, options
-from ptmo_secure.privacy import sensitivity
+from ptmo_secure.hybrid import guarding
 
 KEYS = [
     *("shield", "restore", "kv_dtype", "attack", "attacker", "layer", "tokens", "top1"),
@@ -104,7 +104,7 @@ def staged(calls: list[Call], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     pulled: list[str] = []
     monkeypatch.setattr(demo, "pull_with_progress", pulled.append)
     monkeypatch.setattr(options, "load_engine", lambda *_: FakeEngine())
-    monkeypatch.setattr(sensitivity, "_launch_guard", FakeGuard)
+    monkeypatch.setattr(guarding, "_launch", FakeGuard)
     speeds = [
         BenchmarkResult(
             *(shield, restore, "int8", 2, 0, 128, 32, 400.0, 80.25, 12240, 10**8, 0.0),

@@ -22,6 +22,7 @@ DOCUMENTS = {
     "docs/measuring-optee.md": 1,
     "docs/offload.md": 1,
     "docs/privacy.md": 1,
+    "docs/serve.md": 1,
     "docs/tee.md": 4,
 }  # and how many examples each holds
 EXAMPLES = [(name, at) for name, count in DOCUMENTS.items() for at in range(count)]

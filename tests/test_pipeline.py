@@ -38,7 +38,10 @@ def test_an_answer_is_the_engines_text_with_the_guards_verdict() -> None:
 def test_the_steps_come_in_the_order_of_the_flow() -> None:
     answer = pipeline(FakeEngine()).answer("What is Python?")
     names = [step.name for step in answer.trace]
-    assert names == ["prepare", "guard.scan", "gate", "route", "engine.generate"]
+    assert names == [
+        *("prepare", "guard.scan", "decompose", "gate", "budget", "route", "guard.mask"),
+        "engine.generate",
+    ]
     assert trace_of(answer)["engine.generate"].facts == {
         "prompt_tokens": 7,
         "decode_tokens": 2,
@@ -53,8 +56,8 @@ def test_the_trace_gives_each_step_its_own_time() -> None:
     engine = FakeEngine(before_piece=lambda: clock.sleep(1.5))
     answer = pipeline(engine, guard, clock=clock).answer("What is Python?")
     ms = {name: step.ms for name, step in trace_of(answer).items()}
-    assert ms == pytest.approx(
-        {"prepare": 0, "guard.scan": 250, "gate": 0, "route": 0, "engine.generate": 3000}
+    assert {name: spent for name, spent in ms.items() if spent} == pytest.approx(
+        {"guard.scan": 250, "engine.generate": 3000}
     )
     assert answer.wall_ms == pytest.approx(3250)
 
@@ -187,9 +190,9 @@ def test_closing_ends_the_guard_and_leaves_a_borrowed_engine_open() -> None:
     assert not engine.closed
 
 
-def test_a_cloud_or_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="cloud"):
-        HybridInferenceEngine(FakeEngine(), cloud=object())
+def test_an_unknown_cloud_or_policy_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown cloud 'nowhere'"):
+        HybridInferenceEngine(FakeEngine(), cloud="nowhere")
     with pytest.raises(InputError, match="unknown policy 'greedy'"):
         HybridInferenceEngine(FakeEngine(), policy="greedy")
 
@@ -199,7 +202,7 @@ def test_the_json_of_an_answer_has_the_documented_keys() -> None:
     value = answer.as_json()
     assert list(value) == [
         *("answer", "route", "level", "score", "trace"),
-        *("tokens", "ttft_ms", "decode_tps", "shield"),
+        *("tokens", "ttft_ms", "decode_tps", "shield", "masked", "usd"),
     ]
     assert value["trace"][0] == {"step": "prepare", "ms": value["trace"][0]["ms"]}
 

@@ -13,6 +13,7 @@ from ptmo_secure.cli import (
     classify,
     demo,
     doctor,
+    egress,
     guard,
     mask,
     model,
@@ -21,6 +22,7 @@ from ptmo_secure.cli import (
     offload_train,
     privacy,
     seal,
+    serve,
     tee,
 )
 
@@ -67,6 +69,7 @@ app.command("chat")(chat.chat)
 app.command("mask")(mask.mask)
 app.command("unmask")(mask.unmask)
 app.command("demo")(demo.demo)
+app.command("audit")(egress.audit)
 app.command("bench")(bench.bench)
 app.command("classify")(classify.classify)
 app.command("doctor")(doctor.doctor)
@@ -89,3 +92,4 @@ for _name, _help, _commands in _GROUPS:
     for _command in _commands:
         _group.command(_command.__name__)(_command)
     app.add_typer(_group, name=_name)
+app.add_typer(serve.group(), name="serve")

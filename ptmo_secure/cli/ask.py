@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptmo_secure.cli import options, output
+from ptmo_secure.cli import clouds, options, output
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,10 +30,15 @@ def ask(
     system: options.System = None,
     adapter: options.Adapter = None,
     state: options.State = None,
+    cloud: clouds.Cloud = None,
+    cloud_model: clouds.CloudModel = None,
+    policy: clouds.Policy = "rule",
+    cascade: clouds.Cascade = None,
+    delegate: clouds.Delegate = False,
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
-    """Answer one query on this device.
+    """Answer one query, on this device or with a cloud that sees what may leave it.
 
     \b
     Examples:
@@ -43,6 +48,12 @@ def ask(
       ptmo ask "What is Python?" --adapter mine=my-adapter
       ptmo ask - < question.txt
       ptmo ask "What is Python?" --json
+      ptmo ask "My password is secret123. What is Python?" --cloud http://127.0.0.1:8766/v1
+      ptmo ask "What is Python?" --cloud openai --cloud-model gpt-4o-mini --policy rl
+
+    With --cloud, public parts go as they are and mixed requests with placeholders; private ones
+    stay (docs/pipeline.md). DIR then holds the record of what left (ptmo audit), the caps, and the
+    privacy budget. Keys come from the environment, e.g. OPENAI_API_KEY.
 
     The text of an argument is visible to other users of the machine in the list of processes;
     '-' is not.
@@ -54,13 +65,13 @@ def ask(
         max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
+    clouds.check(cloud, cloud_model, policy, cascade)
     fields = options.with_state(fields, state, model, adapters)
     with output.json_only(json) as emit:
-        from ptmo_secure.pipeline import HybridInferenceEngine
-
+        asked = (cloud, cloud_model, policy, cascade, delegate, state)
         with (
             options.load_engine(model, fields) as engine,
-            HybridInferenceEngine(engine) as pipeline,
+            clouds.open_pipeline(engine, *asked) as pipeline,
         ):
             options.load_adapters(engine, adapters)
             answer = pipeline.answer(query, settings, on_text=None if json else output.write)

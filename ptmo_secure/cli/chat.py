@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ptmo_secure.cli import options, output
+from ptmo_secure.cli import clouds, options, output
 from ptmo_secure.cli.ask import show_trace
 from ptmo_secure.errors import InputError, PtmoError
 
@@ -33,6 +33,11 @@ def chat(
     system: options.System = None,
     adapter: options.Adapter = None,
     state: options.State = None,
+    cloud: clouds.Cloud = None,
+    cloud_model: clouds.CloudModel = None,
+    policy: clouds.Policy = "rule",
+    cascade: clouds.Cascade = None,
+    delegate: clouds.Delegate = False,
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
@@ -44,6 +49,7 @@ def chat(
       ptmo chat --shield permute+seal --system "Answer in one sentence."
       printf 'My name is Ada.\\nWhat is my name?\\n' | ptmo chat
       printf 'Hello.\\n' | ptmo chat --json
+      ptmo chat --cloud groq --explain
 
     With --json the turns come at the end, as {"turns": [...]}.
     """
@@ -53,13 +59,13 @@ def chat(
         max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
+    clouds.check(cloud, cloud_model, policy, cascade)
     fields = options.with_state(fields, state, model, adapters)
     with output.json_only(json) as emit:
-        from ptmo_secure.pipeline import HybridInferenceEngine
-
+        asked = (cloud, cloud_model, policy, cascade, delegate, state)
         with (
             options.load_engine(model, fields) as engine,
-            HybridInferenceEngine(engine) as pipeline,
+            clouds.open_pipeline(engine, *asked) as pipeline,
         ):
             options.load_adapters(engine, adapters)
             conversation = Conversation(pipeline, settings, quiet=json, explain=explain)
@@ -69,6 +75,7 @@ def chat(
                 if line == "/reset":
                     engine.reset()
                     conversation.forget()
+                    pipeline.forget()
                 elif line:
                     conversation.say(line)
         emit({"turns": [answer.as_json() for answer in conversation.answers]})

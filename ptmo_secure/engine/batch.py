@@ -13,6 +13,7 @@ from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.feed import feed_batch
 from ptmo_secure.engine.request import Request
 from ptmo_secure.engine.session import Session
+from ptmo_secure.engine.shelf import SessionShelf
 from ptmo_secure.engine.stats import GenerationStats
 from ptmo_secure.errors import CapacityError, EngineError, PtmoError, TeeDiedError
 from tee_sim.client import TeeError
@@ -30,6 +31,9 @@ class Job:
     first_token: float = 0.0
     crossings: int = 0
     preemptions: int = 0
+    name: str | None = None  # under which its session is kept
+    holds_name: bool = False
+    reused: int = 0  # prompt rows that were kept from an earlier request
     submitted: float = field(default_factory=time.perf_counter)
 
     @property
@@ -46,10 +50,11 @@ class Job:
         """End the request with its figures."""
         generation, now = self.request.generation, time.perf_counter()
         first = self.first_token or now
+        prefilled = generation.prompt_tokens if self.prefilled else self.length
         self.request.end(
             stats=GenerationStats(
                 prompt_tokens=generation.prompt_tokens,
-                prefilled_tokens=generation.prompt_tokens if self.prefilled else self.length,
+                prefilled_tokens=max(0, prefilled - self.reused),
                 decode_tokens=generation.made_tokens,
                 ttft_ms=(first - self.submitted) * 1e3,
                 prefill_seconds=(self.prefilled or now) - (self.admitted or now),
@@ -84,8 +89,11 @@ def share_rows(pending: Sequence[int], max_rows: int) -> list[int]:
 class Batch:
     """The running jobs, oldest first. One thread uses it."""
 
-    def __init__(self, engine: Engine, max_step_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, max_step_tokens: int, shelf: SessionShelf | None = None
+    ) -> None:
         self.jobs: list[Job] = []
+        self._shelf = shelf
         self._engine = engine
         self._pool = engine.sessions
         self._max_step_tokens = max_step_tokens
@@ -93,19 +101,59 @@ class Batch:
     def fits(self, job: Job) -> bool:
         """Whether the pages do for a job's tokens and a next one beside the running jobs' own."""
         wanted = sum(self._new_pages(each, len(each.pending) + 1) for each in (*self.jobs, job))
-        return wanted <= self._pool.free_pages
+        while wanted > self._pool.free_pages:
+            if not self._reclaim():
+                return False
+        return True
 
     def open_session(self, job: Job) -> None:
-        """Give a job its session.
+        """Give a job its session: the one kept under its name where its rows go on, or a new one.
 
         Raises:
             CapacityError: every key slot is in use.
             EngineError: the TEE does not start, or the engine is closed.
         """
         before = self._pool.tee_crossings
-        job.session = self._pool.open(job.adapters)
+        try:
+            job.session = self._kept_session(job) or self._new_session(job)
+        except PtmoError:
+            self._release(job)
+            raise
         job.crossings += self._pool.tee_crossings - before
         job.admitted = job.admitted or time.perf_counter()
+
+    def _kept_session(self, job: Job) -> Session | None:
+        if self._shelf is None or job.name is None or job.holds_name:
+            return None
+        history = job.request.generation.history
+        job.holds_name, session = self._shelf.take(job.name, history, job.adapters)
+        job.reused = len(session.tokens) if session is not None else 0
+        return session
+
+    def _keep(self, job: Job) -> None:
+        if self._shelf is None or job.name is None or not job.holds_name or job.session is None:
+            return
+        job.session.prompt_tokens = job.request.generation.prompt_tokens
+        self._shelf.give_back(job.name, job.session)
+        job.session, job.holds_name = None, False
+
+    def _release(self, job: Job) -> None:
+        """Let another request have the job's name."""
+        if self._shelf is not None and job.name is not None and job.holds_name:
+            self._shelf.release(job.name)
+            job.holds_name = False
+
+    def _new_session(self, job: Job) -> Session:
+        while True:
+            try:
+                return self._pool.open(job.adapters)
+            except CapacityError:
+                if not self._reclaim():
+                    raise
+
+    def _reclaim(self) -> bool:
+        """Have a kept session that nobody uses make room."""
+        return self._shelf is not None and self._shelf.reclaim()
 
     def plan(self) -> tuple[list[tuple[Job, list[int]]], list[Job]]:
         """Choose the next step's rows and make room for them.
@@ -126,6 +174,8 @@ class Batch:
                 continue
             pages = self._new_pages(job, count)
             while pages > self._pool.free_pages - claimed and job.session is not None:
+                if self._reclaim():
+                    continue
                 victim = self.jobs[-1]
                 if len(self.jobs) == 1:
                     self.drop(job)
@@ -180,12 +230,20 @@ class Batch:
         if piece:
             job.request.add_piece(piece)
         if generation.finish_reason is not None:
-            self.drop(job)
+            self.drop(job, keep=True)
             job.finish(generation.finish_reason)
 
-    def drop(self, job: Job) -> None:
-        """Take a job out: its pages are zeroed, its key is wiped."""
+    def drop(self, job: Job, *, keep: bool = False) -> None:
+        """Take a job out: its pages are zeroed, its key is wiped.
+
+        Args:
+            job: one of `jobs`.
+            keep: hand its session to the shelf instead, if the job has a name there.
+        """
         self.jobs.remove(job)
+        if keep and job.prefilled:
+            self._keep(job)
+        self._release(job)
         if job.session is not None:
             # Rows and key go first; what the TEE then refuses to forget is a number.
             with contextlib.suppress(TeeError):
@@ -195,6 +253,7 @@ class Batch:
     def _preempt(self, job: Job) -> None:
         self.drop(job)
         job.preemptions += 1
+        job.reused = 0
 
     def _forward_alone(
         self, job: Job, ids: list[int], error: PtmoError

@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jinja2 import meta
+
 from ptmo_secure.engine.template_sandbox import TEMPLATE_KEY, TemplateSandbox
 from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import InputError, ModelFormatError
@@ -47,6 +49,7 @@ _FALLBACKS = (
 )
 _ROLE = re.compile(r"[a-z][a-z_]{0,31}")
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # never assigned (Unicode 3.4)
+_TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
 _MAX_TEMPLATE_CHARS = 1 << 20
 _MAX_RENDER_FACTOR = 64  # rendered characters per character of template and messages
 
@@ -100,6 +103,17 @@ class _Marks:
         end = start + len(body)
         return f"{shielded[:start]}{self.open}{tag}{self.close}{body}{self.open}{shielded[end:]}"
 
+    def shielded(self, value: object, control: re.Pattern[str] | None) -> object:
+        """Return JSON data in whose strings no control token's name is left."""
+        if isinstance(value, str):
+            return _shield(value, control, self.shield)
+        if isinstance(value, Mapping):
+            pairs = value.items()
+            return {self.shielded(k, control): self.shielded(v, control) for k, v in pairs}
+        if isinstance(value, list | tuple):
+            return [self.shielded(each, control) for each in value]
+        return value
+
 
 class ChatTemplate:
     """A model's chat template.
@@ -115,6 +129,7 @@ class ChatTemplate:
 
     Attributes:
         origin: "file", "chatml", "gemma" or "plain".
+        takes_tools: whether the template asks for `tools`.
 
     Raises:
         ModelFormatError: the file's template is no text, too long, or no valid Jinja.
@@ -134,18 +149,25 @@ class ChatTemplate:
         self._sandbox = TemplateSandbox(source)
         try:
             self._template = self._sandbox.from_string(text)
+            free = meta.find_undeclared_variables(self._sandbox.parse(text))
         except Exception as error:  # whatever a hostile file provokes
             raise self._sandbox.error(_first_line(error)) from None
+        self.takes_tools = "tools" in free
 
     def render(
-        self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] = (),
     ) -> Prompt:
         """Turn messages into the prompt's token ids.
 
         Args:
-            messages: {"role": str, "content": str | [{"type": "text", "text": str}, ...]}; other
-                keys are not passed to the template.
+            messages: {"role": str, "content": str | [{"type": "text", "text": str}, ...]}; of other
+                keys only those about tools are passed, to a template that takes tools.
             add_generation_prompt: end with the header of the assistant's answer.
+            tools: schemas of functions, for a template that takes them.
 
         Returns:
             The prompt, with BOS in front if the model wants one and the template gave none.
@@ -156,27 +178,37 @@ class ChatTemplate:
         Security: no character of a message yields a control token, and no error quotes one.
         """
         checked = check_messages(messages)
-        marks = _choose_marks([content for _, content in checked], self._text)
+        extras = [[message.get(key) for key in _TOOL_KEYS] for message in messages]
+        contents = [content for _, content in checked]
+        marks = _choose_marks([*contents, *_strings([tools, extras])], self._text)
         control = self._tokenizer.control_pattern
-        wrapped = [
+        wrapped: list[dict[str, object]] = [
             {"role": role, "content": marks.wrap(index, content, control)}
             for index, (role, content) in enumerate(checked)
         ]
-        rendered = self._run(wrapped, add_generation_prompt)
+        if self.takes_tools:
+            for message, plain in zip(wrapped, messages, strict=True):
+                extra = {key: plain[key] for key in _TOOL_KEYS if plain.get(key)}
+                message |= {key: marks.shielded(given, control) for key, given in extra.items()}
+        shown = [marks.shielded(tool, control) for tool in tools]
+        rendered = self._run(wrapped, add_generation_prompt, shown if self.takes_tools else [])
         return self._encode(rendered, marks)
 
-    def _run(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _run(
+        self, messages: list[dict[str, object]], add_generation_prompt: bool, tools: list[object]
+    ) -> str:
         def name(token_id: int | None) -> str:
             return "" if token_id is None else self._tokenizer.token_text(token_id)
 
         limit = _MAX_RENDER_FACTOR * (
-            len(self._text) + sum(len(message["content"]) for message in messages) + 1024
+            len(self._text) + sum(map(len, _strings([messages, tools]))) + 1024
         )
         pieces: list[str] = []
         length = self._sandbox.steps = 0
         try:
             for piece in self._template.generate(
                 messages=messages,
+                tools=tools or None,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=name(self._tokenizer.bos_id),
                 eos_token=name(self._tokenizer.eos_id),
@@ -342,6 +374,15 @@ def _check_part(where: str, part: object) -> str:
     raise InputError(
         f'{where} must be {{"type": "text", "text": ...}}: other parts have no use here'
     )
+
+
+def _strings(value: object) -> list[str]:
+    """Return the strings in JSON data, keys and all."""
+    if isinstance(value, Mapping):
+        return [text for pair in value.items() for part in pair for text in _strings(part)]
+    if isinstance(value, list | tuple):
+        return [text for part in value for text in _strings(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def _first_line(error: BaseException) -> str:

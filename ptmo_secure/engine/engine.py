@@ -167,6 +167,7 @@ class Engine(AdapterMethods, RotationMethods):
         stop: Sequence[str] = (),
         adapters: Sequence[str] = (),
         keep_kv: bool = False,
+        score: bool = False,
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; no piece splits a character.
 
@@ -180,6 +181,7 @@ class Engine(AdapterMethods, RotationMethods):
             stop: strings that end the answer; none of them is part of it.
             adapters: loaded LoRA adapters, added up in this order; looked up now, kept to the end.
             keep_kv: reuse rows that other adapters computed (`Session.use_adapters`).
+            score: have `last_run.mean_logprob` say how sure the model was of its answer.
 
         Raises:
             InputError: bad arguments, an unknown adapter, or a prompt longer than the context.
@@ -187,6 +189,8 @@ class Engine(AdapterMethods, RotationMethods):
         """
         selection = self.sessions.select(adapters)
         generation = self.prepare(messages, max_tokens, sampling=sampling, stop=stop)
+        if score:
+            generation.score(0)
         return self._run(generation, selection, keep_kv)
 
     def prepare(
@@ -260,6 +264,7 @@ class Engine(AdapterMethods, RotationMethods):
             decode_seconds=time.perf_counter() - first_token,
             tee_crossings=self.sessions.tee_crossings - crossings,
             finish_reason=generation.finish_reason,
+            mean_logprob=generation.mean_logprob,
         )
 
     # ------------------------------------------------------------------ tokens

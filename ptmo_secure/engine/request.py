@@ -104,8 +104,9 @@ class Request:
     def cancel(self) -> None:
         """End the answer where it is; does not wait.
 
-        Its rows are zeroed and its seal key is wiped before any further row is computed; `wait`
-        tells when. The pieces so far are its result, its finish reason is "cancelled".
+        Its rows are zeroed and its seal key is wiped before any further row is computed, or the
+        shelf keeps both under the request's name; `wait` tells when. The pieces so far are its
+        result, its finish reason is "cancelled".
         """
         self._cancelled = True
 

@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from ptmo_secure.engine.batch import Batch, Job
+from ptmo_secure.engine.constraint import Constraint
 from ptmo_secure.engine.engine import Engine, Messages
 from ptmo_secure.engine.request import Request
 from ptmo_secure.engine.sampler import SamplingParams
+from ptmo_secure.engine.shelf import SessionShelf
 from ptmo_secure.errors import CapacityError, EngineError, InputError, PtmoError
 
 
@@ -39,6 +41,7 @@ class Scheduler:
         max_batch: int = 8,
         max_waiting: int = 256,
         max_step_tokens: int = 32,
+        shelf: SessionShelf | None = None,
     ) -> None:
         """Start the worker.
 
@@ -48,6 +51,7 @@ class Scheduler:
             max_batch: requests that run together, >= 1.
             max_waiting: requests that may wait for their turn, >= 0; more are refused.
             max_step_tokens: rows a step computes at most, >= max_batch.
+            shelf: keeps the sessions of requests that name one.
 
         Raises:
             InputError: a number is out of range.
@@ -62,7 +66,7 @@ class Scheduler:
         self._engine = engine
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._batch = Batch(engine, max_step_tokens)
+        self._batch = Batch(engine, max_step_tokens, shelf)
         self._waiting: deque[Job] = deque()  # oldest first
         self._changed = threading.Condition()  # guards _waiting and _closing
         self._closing = False
@@ -79,6 +83,9 @@ class Scheduler:
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         adapters: Sequence[str] = (),
+        top_logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        session: str | None = None,
     ) -> Request:
         """Queue a request; returns at once.
 
@@ -88,6 +95,10 @@ class Scheduler:
             adapters: as `Engine.generate`'s; each request has its own. Names are looked up now: the
                 request is answered with these adapters, also if they are unloaded or replaced while
                 it waits.
+            top_logprobs: None, or how many likely tokens `generation.scored` tells for each token.
+            constraint: a grammar that the answer is held to.
+            session: name under which the shelf keeps the session: rows of the last request of this
+                name that the prompt goes on from are reused. Of two at once the later has none.
 
         Raises:
             InputError: a bad argument, an unknown adapter, or a prompt longer than the context.
@@ -97,7 +108,12 @@ class Scheduler:
         self._engine.sessions.owner.require()
         selection = self._engine.sessions.select(adapters)
         generation = self._engine.prepare(prompt, max_tokens, sampling=sampling, stop=stop)
+        if top_logprobs is not None:
+            generation.score(top_logprobs)
+        if constraint is not None:
+            generation.constrain(constraint)
         request = Request(generation)
+        name = None if session is None else SessionShelf.check_name(session)
         with self._changed:
             if self._closing or not self._worker.is_alive():
                 raise EngineError("the scheduler is closed")
@@ -105,7 +121,7 @@ class Scheduler:
                 raise CapacityError(
                     f"{len(self._waiting)} requests are waiting, at most {self._max_waiting} may"
                 )
-            self._waiting.append(Job(request, selection))
+            self._waiting.append(Job(request, selection, name=name))
             self._changed.notify()
         return request
 
@@ -203,7 +219,7 @@ class Scheduler:
     def _drop_cancelled(self) -> None:
         cancelled = [job for job in self._batch.jobs if job.request.cancelled]
         for job in cancelled:
-            self._batch.drop(job)
+            self._batch.drop(job, keep=True)
         with self._changed:
             waiting = [job for job in self._waiting if job.request.cancelled]
             for job in waiting:

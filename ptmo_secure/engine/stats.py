@@ -16,6 +16,7 @@ class GenerationStats:
     tee_crossings: int  # in a batch those of every step it took part in
     finish_reason: str  # "stop" | "length" | "cancelled"
     queued_seconds: float = 0.0  # before its turn in a batch came
+    mean_logprob: float | None = None  # ln p per token, before temperature and cuts; if asked for
     preemptions: int = 0  # times its rows were given up for an older request's and computed again
 
     @property

@@ -7,7 +7,7 @@ print(decision.decision.value)  # hybrid
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptmo_secure.privacy.budget import (
@@ -102,7 +102,17 @@ class PrivacyManager:
             InputError: `query` is no string, or a name is bad.
         """
         check_names(user, session)
-        found = self._classifier.classify(query)
+        return self.charge(self.propose(query), user=user, session=session)
+
+    def propose(self, query: str, found: Sensitivity | None = None) -> OffloadingDecision:
+        """As `make_offloading_decision`, but nothing is counted yet: what the levels allow.
+
+        Args:
+            query: the user's text.
+            found: the verdict on it; None: the classifier is asked.
+        """
+        if found is None:
+            found = self._classifier.classify(query)
         why = found.reasons
         if Route.HYBRID in ALLOWED[found.level]:
             segments = tuple(self._decomposer.split(query, found))
@@ -111,21 +121,42 @@ class PrivacyManager:
                 return OffloadingDecision(
                     Route.LOCAL, found, (*why, "local: no segment may go out"), segments
                 )
-            route, cost = Route.HYBRID, _cost(segments, sent, masked)
-        elif Route.CLOUD in ALLOWED[found.level] and query.strip():
-            segments, sent, masked = (), (), ()
-            route, cost = Route.CLOUD, RESIDUAL
-        else:
-            return OffloadingDecision(Route.LOCAL, found, (*why, "local: nothing may go out"))
-        left, refusal = self._charge(user, session, cost)
-        if refusal is not None:
+            told = f"hybrid: {len(sent)} segments as they are, {len(masked)} masked"
+            cost = _cost(segments, sent, masked)
             return OffloadingDecision(
-                Route.LOCAL, found, (*why, f"local: {refusal}"), segments, budget_left=left
+                Route.HYBRID, found, (*why, told), segments, sent, masked, cost
             )
-        told = f"{route.value}: {len(sent)} segments as they are, {len(masked)} masked"
-        whole = f"{route.value}: the whole query"
-        reason = whole if route is Route.CLOUD else told
-        return OffloadingDecision(route, found, (*why, reason), segments, sent, masked, cost, left)
+        if Route.CLOUD in ALLOWED[found.level] and query.strip():
+            told = "cloud: the whole query"
+            return OffloadingDecision(Route.CLOUD, found, (*why, told), cost=RESIDUAL)
+        return OffloadingDecision(Route.LOCAL, found, (*why, "local: nothing may go out"))
+
+    def charge(
+        self,
+        proposed: OffloadingDecision,
+        *,
+        user: str = DEFAULT_USER,
+        session: str = DEFAULT_SESSION,
+    ) -> OffloadingDecision:
+        """Count what a proposal discloses; without budget for it the decision is LOCAL.
+
+        Args:
+            proposed: by `propose`; one that is LOCAL costs nothing.
+            user, session: as in `make_offloading_decision`.
+
+        Raises:
+            InputError: a name is bad.
+        """
+        check_names(user, session)
+        if proposed.decision is Route.LOCAL:
+            return proposed
+        left, refusal = self._charge(user, session, proposed.cost)
+        if refusal is None:
+            return replace(proposed, budget_left=left)
+        why = (*proposed.sensitivity.reasons, f"local: {refusal}")
+        return OffloadingDecision(
+            Route.LOCAL, proposed.sensitivity, why, proposed.segments, budget_left=left
+        )
 
     def _charge(self, user: str, session: str, cost: float) -> tuple[float | None, str | None]:
         """Count a cost; return what is left, and why it was refused."""

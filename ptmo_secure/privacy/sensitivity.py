@@ -17,7 +17,7 @@ from ptmo_secure.privacy.calibration import NOT_PUBLIC
 from ptmo_secure.types import Level, PrivateSpan, Sensitivity
 
 if TYPE_CHECKING:
-    from tee_sim.client import ScanResult
+    from tee_sim.client import Masked, ScanResult
 
 
 class Guard(Protocol):
@@ -74,7 +74,7 @@ class SensitivityClassifier:
         try:
             guard = self._guard()
             try:
-                return _verdict(guard.scan(text))
+                return verdict(guard.scan(text))
             except Exception:
                 self._drop(guard)
                 raise
@@ -120,7 +120,12 @@ class _Held:
             guard.close()
 
 
-def _verdict(result: "ScanResult") -> Sensitivity:
+def verdict(result: "ScanResult | Masked") -> Sensitivity:
+    """Return what the guard found, as the host's own value.
+
+    Raises:
+        KeyError: the guard named no level there is.
+    """
     spans = tuple(PrivateSpan(s.start, s.end, s.kind, s.severity, s.source) for s in result.spans)
     score = float(result.score)
     return Sensitivity(

@@ -12,10 +12,10 @@ from cryptography.exceptions import InvalidTag
 
 from tee_sim.clocks import BOOT_ID, clock, wall_clock
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.guard.placeholders import KINDS, Token
 from tee_sim.guard.stand_ins import StandIn
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import wipe
+from tee_sim.placeholders import KINDS, Token
 from tee_sim.sealing import expand, gcm_siv
 from tee_sim.vault_format import VAULT_HEADER as HEADER
 from tee_sim.vault_format import VAULT_KIND, VAULT_TAG_BYTES, VaultHeader, vault_header

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tee_sim.guard.generalise import generalise
-from tee_sim.guard.placeholders import ESCAPED, Token, fold
 from tee_sim.guard.restoring import Fill, find_fills
 from tee_sim.guard.stand_ins import core
 from tee_sim.guard.surrogates import give_stand_in, note_words
 from tee_sim.guard.vault import Session
+from tee_sim.placeholders import ESCAPED, Token, fold
 from tee_sim.scan_result import Span, Style
 
 _MOST_ROUNDS = 8

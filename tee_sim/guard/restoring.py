@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tee_sim.guard.placeholders import Token, begun, fold, shapes
 from tee_sim.guard.stand_ins import StandIn, StandIns
 from tee_sim.guard.vault import Session
+from tee_sim.placeholders import Token, begun, fold, shapes
 
 
 class Fill(NamedTuple):

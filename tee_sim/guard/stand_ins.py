@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tee_sim.guard.placeholders import Token, fold
+from tee_sim.placeholders import Token, fold
 
 MAX_CHARS = 160
 _HANGUL = "\uac00-\ud7a3"

@@ -7,11 +7,11 @@ which none fits gets none, and its placeholder is shown.
 import re
 from collections.abc import Callable
 
-from tee_sim.guard.placeholders import Token, fold
 from tee_sim.guard.stand_ins import MAX_CHARS, StandIn, bare_word, core, words
 from tee_sim.guard.surrogate_numbers import NUMBER_MAKERS, Digits
 from tee_sim.guard.vault import Session
 from tee_sim.guard.words import entries, pairs
+from tee_sim.placeholders import Token, fold
 
 _MOST_DRAWS = 24
 _LEAST_CHARS = 6  # of a number: shorter ones stand in answers by chance

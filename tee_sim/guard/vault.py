@@ -12,10 +12,10 @@ from hashlib import blake2b
 
 from tee_sim.clocks import clock
 from tee_sim.errors import Origin, ResultCode, TeeError
-from tee_sim.guard.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
 from tee_sim.guard.stand_ins import StandIns
 from tee_sim.guard.words import entries
 from tee_sim.memory import Budget, wipe
+from tee_sim.placeholders import ESCAPED, MAX_NUMBER, MAX_SPELLINGS, Token
 
 MAX_VAULTS = 256
 MAX_VALUES = 16_384  # of a session

@@ -7,13 +7,14 @@ from dataclasses import replace
 from tee_sim.dispatch import Handler, Params
 from tee_sim.errors import Origin, ResultCode, TeeError
 from tee_sim.guard.at_rest import seal, sealed_bytes, unseal
+from tee_sim.guard.leaks import find_held, find_private
 from tee_sim.guard.masking import mask
-from tee_sim.guard.placeholders import KINDS, Token
 from tee_sim.guard.reading import Classifier
 from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
+from tee_sim.placeholders import KINDS, Token
 from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
 from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_score, pack_spans, pack_verdict
 from tee_sim.sealed_format import MAX_OBJECT_BYTES
@@ -24,6 +25,7 @@ MAX_TEXT_BYTES = 1 << 18  # seconds of reading; a call has a minute, also on a b
 _WORK_FACTOR = 24
 # The same for an answer: the folded copy, the shapes found, the restored text
 _UNMASK_FACTOR = 8
+_WORDS_BIT, _SCAN_BIT = 1, 2  # of CHECK
 _FINAL_BIT, _CONTEXT_SHIFT = 1, 32  # of UNMASK: no more text follows; bytes given back before
 
 
@@ -56,6 +58,7 @@ class GuardApplication:
             GuardCommand.SAVE_VAULT: (param_types(result, out, value, value), self._save_vault),
             GuardCommand.LOAD_VAULT: (param_types(text, out, value, value), self._load_vault),
             GuardCommand.CLOSE_VAULT: (param_types(value, value), self._close_vault),
+            GuardCommand.CHECK: (param_types(text, out, value, value), self._check),
         }
 
     def close(self) -> None:
@@ -145,6 +148,23 @@ class GuardApplication:
             shared[:size] = data
         wipe(data)
         return (0, 0, 0, 0, size, used, 0, 0)
+
+    def _check(self, params: Params) -> Values:
+        """In UTF-8 text; out what of this vault it holds, and what else is private in it.
+
+        In (vault, flags), user. Flags: bit 0: it is text, so that short values count; bit 1: scan
+        it as well. Out (kind of a value, kind of a span), both counted from 1, 0 for none.
+
+        Security: tells one kind of each, not where, which or how often.
+        """
+        session, flags = self._session(params), params.values[5]
+        _refuse_if(flags & ~(_WORDS_BIT | _SCAN_BIT), "flags")
+        with self._text(params, _WORK_FACTOR) as text:
+            held = find_held(session, text, words=bool(flags & _WORDS_BIT))
+            spans = self._rated(text).spans if flags & _SCAN_BIT else ()
+            private = find_private(session, text, spans)
+        codes = [0 if kind is None else KINDS.index(kind) + 1 for kind in (held, private)]
+        return (0, 0, *codes, 0, 0, 0, 0)
 
     def _forget(self, params: Params) -> Values:
         """In user; in (vault or 0 for all of the user's, kind | number << 32, or 0 for all).

@@ -8,8 +8,8 @@ from masked_texts import masked, session
 
 from tee_sim.guard.checksums import is_iban, is_korean_registration
 from tee_sim.guard.numbers import luhn_valid
-from tee_sim.guard.placeholders import ESCAPED, KINDS
 from tee_sim.guard.restoring import unmask
+from tee_sim.placeholders import ESCAPED, KINDS
 from tee_sim.scan_result import Span
 
 ALTERATIONS = {

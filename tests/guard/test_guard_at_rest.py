@@ -10,11 +10,11 @@ from tee_sim.errors import ResultCode, TeeError
 from tee_sim.guard import at_rest
 from tee_sim.guard import vault as vault_module
 from tee_sim.guard.at_rest import seal, sealed_bytes, unseal
-from tee_sim.guard.placeholders import Token
 from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Vault
 from tee_sim.memory import Budget
+from tee_sim.placeholders import Token
 from tee_sim.vault_format import VAULT_HEADER, VAULT_TAG_BYTES, vault_header
 
 KEY = memoryview(bytes(range(32)))

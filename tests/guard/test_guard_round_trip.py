@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from masked_texts import ALIKE, PRIVATE, masked, session, spanned, texts
 
 from tee_sim.guard.masking import mask
-from tee_sim.guard.placeholders import begun, fold, shapes
 from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
+from tee_sim.placeholders import begun, fold, shapes
 from tee_sim.scan_result import STYLES, Span
 
 EXACT = ("placeholder", "surrogate")

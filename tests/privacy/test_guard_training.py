@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_training_lowers_the_loss_and_is_the_same_every_time(tokenizer, tagged):
 
 
 CONFIG_FIELDS = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
+
+
+def test_known_tokens_learn_slower_and_the_result_is_an_average(tokenizer, tagged):
+    name = "bert.embeddings.word_embeddings.weight"
+    known = tokenizer.get_vocab_size() // 2
+    moved = {}
+    for rate in (0.0, 0.2, 1.0):
+        model = small(tokenizer)
+        before = weights(model)[name]
+        train(model, tagged, replace(CONFIG, known_rate=rate), n_known=known)
+        change = (weights(model)[name] - before).abs()
+        moved[rate] = change[:known].sum(), change[known:].sum()
+    assert moved[0.0][0] == 0 and moved[0.0][1] > 0
+    assert 0.1 < moved[0.2][0] / moved[1.0][0] < 0.4
+    assert moved[0.2][1] / moved[1.0][1] > 0.8
+    last, averaged = small(tokenizer), small(tokenizer)
+    train(last, tagged, replace(CONFIG, average=0.0))
+    train(averaged, tagged, CONFIG)
+    assert not same(weights(last), weights(averaged))
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(
@@ -223,6 +243,17 @@ def test_some_tokens_outside_spans_are_exchanged_and_none_inside(tagged):
             outside += length - len(kept)
             changed += min(sum(a != b for a, b in zip(t.ids, now, strict=True)) for t in before)
     assert 0.15 < changed / outside < 0.35
+
+
+def test_half_of_the_exchanged_tokens_are_everyday_words(tokenizer, tagged):
+    words = batches.whole_words(tokenizer, ["kettle", "window", "no such token"])
+    assert [tokenizer.id_to_token(token) for token in words] == ["kettle", "window"]
+    order = np.random.default_rng(3)
+    everyday = outside = 0
+    for batch in batches.batches(tagged, 256, order, exchanged=0.4, everyday=words):
+        everyday += int(np.isin(batch.ids.numpy()[batch.classes.numpy() == 0], words).sum())
+        outside += int((batch.classes == 0).sum())
+    assert 0.15 < everyday / outside < 0.25
 
 
 def test_the_threshold_of_a_kind_weighs_leaks_against_alarms():

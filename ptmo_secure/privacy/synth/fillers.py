@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.privacy.synth import credentials, identifiers
+from ptmo_secure.privacy.synth import credentials, identifiers, local
 from ptmo_secure.privacy.synth.example import Piece, Split
 from ptmo_secure.privacy.synth.identifiers import digits, letters
 from ptmo_secure.privacy.synth.people import Persona, profession, written_date
@@ -17,7 +17,6 @@ from ptmo_secure.privacy.synth.words import word_list
 if TYPE_CHECKING:
     from faker import Faker
 
-_PLAIN = "words"  # beside the locales
 _COMMON = {"word": (1, 1), "words": (2, 3), "sentence": (5, 14)}  # slot: number of words
 Make = Callable[[random.Random, Split], str]
 LOCALES: Mapping[Split, tuple[str, ...]] = {
@@ -68,12 +67,8 @@ class Sources:
 
     def common_words(self, least: int, most: int) -> str:
         """Everyday English words, so that none is taken for private by its place in a sentence."""
-        if _PLAIN not in self._fakes:
-            from faker import Faker
-
-            self._fakes[_PLAIN] = Faker("en_US")
-            self._fakes[_PLAIN].seed_instance(self.rng.getrandbits(32))
-        return " ".join(self._fakes[_PLAIN].words(self.rng.randint(least, most)))
+        words = word_list("everyday", self.split)
+        return " ".join(self.rng.choices(words, k=self.rng.randint(least, most)))
 
 
 def _order_cities(fake: "Faker") -> None:
@@ -110,6 +105,9 @@ class Filler:
         if attribute.endswith(".upper"):
             text, kind = self(slot.removesuffix(".upper"))
             return Piece(text.upper(), kind)
+        if attribute.endswith(".lower"):
+            text, kind = self(slot.removesuffix(".lower"))
+            return Piece(text.lower(), kind)
         if dot and len(name) == 1:
             return self.person(name).get(attribute)
         if name in _NAMED_IDS:
@@ -240,6 +238,7 @@ _NAMED_IDS = {
 _PLACES = {
     **{"address": "ADDRESS", "street": "ADDRESS", "block": "ADDRESS", "org": "ORG"},
     **{"city": "LOCATION", "country": "LOCATION", "region": "LOCATION"},
+    **{"firm": "ORG", "shop": "ORG", "club": "ORG", "addr": "ADDRESS", "road": "ADDRESS"},
     **{"zip": "ADDRESS", "unit": "ADDRESS", "corner": "ADDRESS"},
 }
 SLOTS: Mapping[str, tuple[str | None, Make]] = {
@@ -267,12 +266,15 @@ SLOTS: Mapping[str, tuple[str | None, Make]] = {
     "school": ("ORG", _words("school")),
     "spot": ("LOCATION", _words("spot")),
     "nationality": ("NATIONALITY", _words("nationality")),
+    "kidage": ("AGE", _range(1, 17)),
     "job": (None, profession),
     "salary": ("FINANCIAL", _money(18_000, 240_000)),
     "debt": ("FINANCIAL", _money(900, 90_000)),
     "amount": ("FINANCIAL", _money(40, 9_000)),
     "creditscore": ("FINANCIAL", _range(390, 820)),
     "date": ("DATE", day),
+    "onday": ("DATE", local.on_day),
+    "inyear": ("DATE", local.in_year),
     "expiry": ("DATE", lambda rng, split: f"{rng.randint(1, 12):02d}/{rng.randint(26, 33)}"),
     "stamp": ("DATE", stamp),
     "nationals": ("NATIONALITY", _words("nationals")),

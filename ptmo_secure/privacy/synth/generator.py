@@ -18,21 +18,31 @@ from ptmo_secure.privacy.synth.templates import Template, of_split
 PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
+    *("en_world", "en_office", "en_life", "en_data", "en_short"),
 )
-HARMLESS_FAMILIES = ("neg_questions", "neg_tasks", "neg_mixed", "neg_sums")
-_HARMLESS_SHARES = (3, 2, 5, 4)
+_ASKED = (
+    *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),
+    *("neg_work", "neg_code"),
+)
+_SUMS = ("neg_sums", "neg_stories")
+HARMLESS_FAMILIES = (*_ASKED, *_SUMS)
+_SUM_SHARE = 0.27
+_ASKED_TWICE = 0.35
 _FACTS = ("neg_facts", "neg_facts", "neg_facts", "neg_sums")
 FRAME_FAMILIES = ("frames_private", "frames_public")
-KOREAN_FAMILIES = ("ko_private", "ko_harmless")
+KOREAN_PRIVATE = ("ko_private", "ko_chat", "ko_office", "ko_life", "ko_data", "ko_names")
+KOREAN_HARMLESS = ("ko_harmless", "ko_questions", "ko_tasks", "ko_stories", "ko_first_person")
+KOREAN_FAMILIES = (*KOREAN_PRIVATE, *KOREAN_HARMLESS)
 FAMILIES = (
     *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES),
     *KOREAN_FAMILIES,
 )
 
-_KOREAN_SHARE = 0.2
+_KOREAN_SHARE = 0.32
+_KOREAN_PRIVATE_SHARE = 0.55
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
-_MIX = {"private": 0.45, "harmless": 0.31, "frames": 0.13, "joined": 0.11}
+_MIX = {"private": 0.49, "harmless": 0.29, "frames": 0.12, "joined": 0.1}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
 
 
@@ -56,8 +66,8 @@ def dataset(
     rng = sources.rng
     for _ in range(n):
         if languages == ("ko",) or ("ko" in languages and rng.random() < _KOREAN_SHARE):
-            family = "ko_private" if rng.random() < 0.6 else "ko_harmless"
-            yield korean(_pick(family, sources), sources)
+            told = rng.random() < _KOREAN_PRIVATE_SHARE
+            yield korean(_pick_of(KOREAN_PRIVATE if told else KOREAN_HARMLESS, sources), sources)
             continue
         yield _MAKERS[rng.choices(list(_MIX), list(_MIX.values()))[0]](sources)
 
@@ -74,7 +84,7 @@ def harmless(split: Split, n: int, seed: int, *, language: str = "en") -> Iterat
     sources = Sources(split, seed)
     for _ in range(n):
         if language == "ko":
-            yield korean(_pick("ko_harmless", sources), sources)
+            yield korean(_pick_of(KOREAN_HARMLESS, sources), sources)
         else:
             yield _harmless(sources)
 
@@ -83,7 +93,7 @@ def korean_private(split: Split, n: int, seed: int) -> Iterator[Example]:
     """Yield Korean texts with private spans."""
     sources = Sources(split, seed)
     for _ in range(n):
-        yield korean(_pick("ko_private", sources), sources)
+        yield korean(_pick_of(KOREAN_PRIVATE, sources), sources)
 
 
 def paired_frames(split: Split, n: int, seed: int) -> Iterator[tuple[Example, Example]]:
@@ -112,18 +122,29 @@ def _pick(family: str, sources: Sources) -> Template:
     return sources.rng.choices(templates, [template.weight for template in templates])[0]
 
 
-def _private(sources: Sources) -> Example:
-    families = [f for f in PRIVATE_FAMILIES if of_split(f, sources.split)]
+def _pick_of(families: Sequence[str], sources: Sources) -> Template:
+    """A template of several families, each as often as its templates weigh."""
     sizes = [sum(t.weight for t in of_split(family, sources.split)) for family in families]
-    family = sources.rng.choices(families, sizes)[0]
-    return _render(_pick(family, sources), Filler(sources), sources.rng)
+    return _pick(sources.rng.choices(families, sizes)[0], sources)
+
+
+def _private(sources: Sources) -> Example:
+    return _render(_pick_of(PRIVATE_FAMILIES, sources), Filler(sources), sources.rng)
 
 
 def _harmless(sources: Sources) -> Example:
-    family = sources.rng.choices(HARMLESS_FAMILIES, _HARMLESS_SHARES)[0]
-    if family == "neg_sums" and sources.rng.random() < _LONG_SUMS:
-        return _story(sources)
-    return _render(_pick(family, sources), Filler(sources), sources.rng)
+    """A sum, or texts of the other families by the number of their templates; some are double."""
+    rng = sources.rng
+    if rng.random() < _SUM_SHARE:
+        family = rng.choice(_SUMS)
+        if family == "neg_sums" and rng.random() < _LONG_SUMS:
+            return _story(sources)
+        return _render(_pick(family, sources), Filler(sources), rng)
+    sizes = [len(of_split(family, sources.split)) for family in _ASKED]
+    family = rng.choices(_ASKED, sizes)[0]
+    count = 2 if rng.random() < _ASKED_TWICE else 1
+    asked = [_render(_pick(family, sources), Filler(sources), rng) for _ in range(count)]
+    return concatenate(asked, rng.choice(_SEPARATORS))
 
 
 def _story(sources: Sources) -> Example:

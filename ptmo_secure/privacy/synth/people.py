@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ptmo_secure.privacy.synth import local
 from ptmo_secure.privacy.synth.example import Piece, Split
 from ptmo_secure.privacy.synth.identifiers import digits
 from ptmo_secure.privacy.synth.places import Places
@@ -118,6 +119,28 @@ class Persona:
         )
         return self._rng.choice(forms)
 
+    def mister(self) -> str:
+        """A plain form of address with the family name."""
+        title = self._rng.choice(("Ms", "Mrs", "Ms.", "Mrs.", "Miss", "Dr"))
+        return (
+            f"{title if self.sex == 'f' else self._rng.choice(('Mr', 'Mr.', 'Dr'))} {self.family}"
+        )
+
+    def initial_last(self) -> str:
+        """The family name after one or two initials."""
+        rng = self._rng
+        second = rng.choice(("", "", f"{rng.choice('ABCDEFGHJKLMNPRST')}."))
+        gap = rng.choice((" ", " ", ""))
+        return f"{self.given[0].upper()}.{gap if second else ''}{second} {self.family}"
+
+    def middle(self) -> str:
+        """The full name with the initial of a second name."""
+        return f"{self.given} {self._rng.choice('ABCDEFGHJKLMNPRSTVW')}. {self.family}"
+
+    def last_initial(self) -> str:
+        """The first name with the initial of the family name."""
+        return f"{self.given} {self.family[0].upper()}{self._rng.choice(('.', ''))}"
+
     def reversed_name(self) -> str:
         """Family name first, as in lists."""
         name = f"{self.family}, {self.given}"
@@ -214,6 +237,14 @@ class Persona:
     def born(self) -> str:
         """The date of birth in one of many forms, at times the year alone."""
         return written_date(self.birth, self._rng, year_alone=0.06)
+
+    def age_words(self) -> str:
+        """The age in words."""
+        return local.number_words(int(self.age()))
+
+    def birth_words(self) -> str:
+        """The date of birth as one says it."""
+        return local.date_words(self.birth, self._rng)
 
     def place(self, attribute: str) -> str:
         """A part of this person's address."""
@@ -314,4 +345,21 @@ ATTRIBUTES: Mapping[str, tuple[str | None, Callable[[Persona], str]]] = {
     "nationality": ("NATIONALITY", _word("nationality")),
     "job": (None, Persona.job),
     "box": ("ADDRESS", _place("box")),
+    "mister": ("PERSON", Persona.mister),
+    "initlast": ("PERSON", Persona.initial_last),
+    "middle": ("PERSON", Persona.middle),
+    "lastinit": ("PERSON", Persona.last_initial),
+    "agewords": ("AGE", Persona.age_words),
+    "dobwords": ("DATE_OF_BIRTH", Persona.birth_words),
+    "addr": ("ADDRESS", _place("addr")),
+    "label": ("ADDRESS", _place("label")),
+    "road": ("ADDRESS", _place("road")),
+    "firm": ("ORG", _place("firm")),
+    "shop": ("ORG", _place("shop")),
+    "club": ("ORG", _place("club")),
+    "he": (None, lambda person: "she" if person.sex == "f" else "he"),
+    "his": (None, lambda person: "her" if person.sex == "f" else "his"),
+    "him": (None, lambda person: "her" if person.sex == "f" else "him"),
+    "He": (None, lambda person: "She" if person.sex == "f" else "He"),
+    "His": (None, lambda person: "Her" if person.sex == "f" else "His"),
 }

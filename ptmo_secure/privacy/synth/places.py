@@ -3,6 +3,7 @@
 import random
 from typing import TYPE_CHECKING
 
+from ptmo_secure.privacy.synth import local
 from ptmo_secure.privacy.synth.example import Split
 from ptmo_secure.privacy.synth.identifiers import digits, letters
 from ptmo_secure.privacy.synth.words import word_list
@@ -261,6 +262,30 @@ class Places:
         rng = self._rng
         word = rng.choice(("P.O. Box", "PO Box", "Postfach", "Box"))
         return f"{word} {rng.randint(10, 9999)}, {', '.join(self._lines()[1:])}"
+
+    def firm(self) -> str:
+        """A firm that bears the names of its owners."""
+        return local.firm(self._fake, self._rng, self._split)
+
+    def shop(self) -> str:
+        """A firm with a name of words that mean something else."""
+        return local.shop(self._rng, self._split)
+
+    def club(self) -> str:
+        """A local club, parish or charity."""
+        return local.club(self._fake, self._rng, self._split)
+
+    def addr(self) -> str:
+        """An address on one line, in further layouts."""
+        return local.address(self, self._rng)
+
+    def label(self) -> str:
+        """The lines of an address label below the name."""
+        return local.label(self, self._rng)
+
+    def road(self) -> str:
+        """A street without its number."""
+        return self._way()
 
     def _uk_code(self) -> str:
         rng = self._rng

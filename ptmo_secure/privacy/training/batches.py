@@ -69,11 +69,18 @@ def tag(example: Example, tokenizer: Tokenizer, labels: Sequence[str]) -> Tagged
     return Tagged([first_id, *encoded.ids[:keep], last_id], [IGNORED, *classes[:keep], IGNORED])
 
 
+def whole_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[int]:
+    """Return the tokens of those words that are one token."""
+    known = (tokenizer.token_to_id(word) for word in words)
+    return [token for token in known if token is not None]
+
+
 def batches(
     tagged: Sequence[Tagged],
     size_tokens: int,
     generator: np.random.Generator,
     exchanged: float = 0.0,
+    everyday: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """Yield every text once, texts of like length together, batches in random order.
 
@@ -81,8 +88,9 @@ def batches(
         tagged: all texts.
         size_tokens: padded tokens of a batch at most, at least one text.
         generator: of the order, and of the tokens that are exchanged.
-        exchanged: share of the tokens outside spans that are replaced by others of the batch:
-            what stands around a value is then learned less by heart.
+        exchanged: share of the tokens outside spans that are replaced, half by others of the batch,
+            half by everyday words: what stands around a value is then learned less by heart.
+        everyday: tokens of these words; none: all are of the batch.
     """
     noise = generator.uniform(-3, 3, len(tagged))  # so that no two passes make the same batches
     order = sorted(range(len(tagged)), key=lambda i: len(tagged[i].ids) + noise[i])
@@ -99,7 +107,12 @@ def batches(
         outside = (batch.classes == 0).numpy()
         chosen = outside & (generator.random(outside.shape) < exchanged)
         ids = batch.ids.numpy()
-        ids[chosen] = generator.choice(ids[outside], int(chosen.sum())) if chosen.any() else 0
+        if chosen.any():
+            others = generator.choice(ids[outside], chosen.sum())
+            if len(everyday):
+                words = generator.choice(everyday, chosen.sum())
+                others = np.where(generator.random(chosen.sum()) < 0.5, words, others)
+            ids[chosen] = others
         yield batch
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptmo_secure.errors import InputError
+from ptmo_secure.privacy.synth.words import word_list
 from ptmo_secure.privacy.training import batches, rampart, vocabulary
 from ptmo_secure.privacy.training.corpus import GUARD_KINDS, corpus
 from ptmo_secure.privacy.training.export import export, write_sums
@@ -83,7 +84,12 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
         report(min(len(texts), recipe.texts), recipe.texts, "texts")
     model = with_new_head(model, len(labels), recipe.training)
     out.mkdir(parents=True, exist_ok=True)
-    run = train(model, texts, recipe.training, report, out / STATE_FILE)
+    everyday = batches.whole_words(tokenizer, word_list("everyday", "train"))
+    run = train(
+        *(model, texts, recipe.training, report, out / STATE_FILE),
+        everyday=everyday,
+        n_known=model.shape.vocabulary - len(added),
+    )
     figures = export(model, out)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     settings: dict[str, object] = {"labels": labels}

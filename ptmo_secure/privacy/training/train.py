@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ptmo_secure.privacy.training.batches import IGNORED, Tagged, batches
 from ptmo_secure.privacy.training.bert import TokenClassifier
@@ -30,6 +31,9 @@ class TrainConfig:
         smoothing: label smoothing.
         dropout: while training.
         exchanged: share of the tokens outside spans that are replaced, see `batches`.
+        known_rate: how fast embeddings of tokens that the base knew learn, beside all else: names
+            that no text holds stay near those that some do.
+        average: decay of the exponential moving average of the weights, which is the result.
         seed: of the head, the order and the dropout.
         threads: of PyTorch.
         bfloat16: multiply matrices in bfloat16; a third of the time where the CPU has it.
@@ -42,6 +46,8 @@ class TrainConfig:
     smoothing: float = 0.05
     dropout: float = 0.1
     exchanged: float = 0.06
+    known_rate: float = 0.2
+    average: float = 0.998
     seed: int = 0
     threads: int = 2
     bfloat16: bool = False
@@ -79,8 +85,12 @@ def train(
     config: TrainConfig,
     progress: Progress | None = None,
     state: Path | None = None,
+    *,
+    everyday: Sequence[int] = (),
+    n_known: int = 0,
 ) -> TrainRun:
-    """Train `model` in place on `texts`: cross-entropy per token, AdamW, one-cycle schedule.
+    """Train `model` in place on `texts`: cross-entropy per token, AdamW, one-cycle schedule, and at
+    the end the moving average of the weights.
 
     Deterministic for one machine, seed and number of threads.
 
@@ -91,12 +101,14 @@ def train(
         progress: told the steps.
         state: file where the training is saved now and then, and goes on from if it is there and of
             the same texts and config.
+        everyday: tokens of everyday words, for `batches`.
+        n_known: tokens, from the first on, that the base knew.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     epochs = [
-        list(batches(texts, config.batch_tokens, generator, config.exchanged))
+        list(batches(texts, config.batch_tokens, generator, config.exchanged, everyday))
         for _ in range(config.epochs)
     ]
     steps = [batch for epoch in epochs for batch in epoch]
@@ -109,10 +121,12 @@ def train(
     )
     loss_of = nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.smoothing)
     losses: list[float] = []
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    average = AveragedModel(model, multi_avg_fn=_moving_average(config.average))
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
     made_of = {**asdict(config), "texts": len(texts), "tokens": sum(len(t.ids) for t in texts)}
     if state is not None and state.is_file():
         losses = _resume(state, parts, made_of)
+    known = model.bert.embeddings.word_embeddings.weight.detach()[:n_known]
     started = time.perf_counter()
     model.train()
     for batch in steps[len(losses) :]:
@@ -122,17 +136,32 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        before = known.clone()
         optimizer.step()
+        known.copy_(before.lerp_(known, config.known_rate))
         schedule.step()
+        average.update_parameters(model)
         losses.append(loss.item())
         if progress is not None:
             progress(len(losses), len(steps), f"loss {np.mean(losses[-50:]):.3f}")
         if state is not None and len(losses) % _SAVED_EVERY == 0:
             _save(state, parts, made_of, losses)
+    model.load_state_dict(average.module.state_dict())
     model.eval()
     tenths = np.array_split(np.array(losses), min(10, len(losses)))
     means = tuple(float(part.mean()) for part in tenths)
     return TrainRun(len(steps), time.perf_counter() - started, means)
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The exponential moving average, which forgets its first steps sooner."""
+
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n: torch.Tensor) -> None:
+        kept = min(decay, (1 + int(n)) / (10 + int(n)))
+        for mean, new in zip(averaged, current, strict=True):
+            mean.lerp_(new, 1 - kept)
+
+    return torch.no_grad()(update)
 
 
 def _save(path: Path, parts: dict[str, Any], made_of: dict[str, Any], losses: list[float]) -> None:

@@ -7,6 +7,8 @@ Read is also what language models make of one: other case, blanks or dashes for 
 or none, escaped marks, full-width letters, and 's inside. What may be one is decided by its shape
 alone, never by what a vault holds, so a text is divided in the same way at any time. A shape begins
 at its own bracket: nothing before `[PERSON_1]` changes how it is read.
+
+The guard reads answers by this, and the host counts by it what a request shows.
 """
 
 import re
@@ -86,6 +88,11 @@ class Shape(NamedTuple):
 def fold(text: str) -> str:
     """Return a text of the same length in which altered placeholders are alike."""
     return text.translate(_FOLDED)
+
+
+def kinds_in(text: str) -> list[str]:
+    """Return the kind of each placeholder in a text, in order."""
+    return [shape.token.kind for shape in shapes(text, fold(text))]
 
 
 def shapes(text: str, folded: str, start: int = 0) -> Iterator[Shape]:
