@@ -306,11 +306,8 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
         """
         layout, _ = self._layout(model)
         size = n_tokens * layout.n_heads * layout.head_dim * 4
-        self._invoke(
-            KvCommand.UNPERMUTE,
-            _UNPERMUTE,
-            (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0),
-        )
+        values = (memory.id << 32 | size, 0, model, layer, n_tokens, 0, 0, 0)
+        self._invoke(KvCommand.UNPERMUTE, _UNPERMUTE, values)
 
     def new_epoch(self, arena_id: int, offset: int, session: int = 0) -> tuple[int, int]:
         """Open a sealing session: the TEE writes its 16-byte AES key into the arena at `offset`.
@@ -375,15 +372,9 @@ class TeeClient(MaskCalls, AdminCalls, AttestCalls):
                 that `rotate_model` replaced to the pages'.
         """
         layout, _ = self._layout(model)
-        size = layout.n_kv_heads * layout.head_dim * row_bytes
-        self._invoke(
-            _ROWS_TO[to],
-            _PERMUTE,
-            (
-                *memref(memory.id, offset, size),
-                *(model, layer, role_code(role), row_bytes, 0, layout.n_kv_heads),
-            ),
-        )
+        rows = memref(memory.id, offset, layout.n_kv_heads * layout.head_dim * row_bytes)
+        given = (model, layer, role_code(role), row_bytes, 0, layout.n_kv_heads)
+        self._invoke(_ROWS_TO[to], _PERMUTE, (*rows, *given))
 
     def _layout(self, model: int) -> tuple[KvLayout, int]:
         known = self._layouts.get(model)

@@ -63,9 +63,10 @@ def train(
     with missing_extra():
         from ptmo_secure.offload.compare import environments
         from ptmo_secure.offload.outcomes import data_folder
-        from ptmo_secure.offload.rl.advice import Worded, advice_for
+        from ptmo_secure.offload.rl.advice import advice_for
         from ptmo_secure.offload.rl.training import QUICK_STEPS, STEPS, Plan, limits_of
         from ptmo_secure.offload.rl.training import train as learn
+        from ptmo_secure.offload.rl.worded import Worded
         from ptmo_secure.results import envelope, to_json
 
         folder = data_folder(data)
@@ -89,9 +90,10 @@ def train(
                     found = learn(school, advice, plan, told, path.with_suffix(".ckpt"), board)
                 found.network.card |= {"env": env, "table": table, "data": folder is not None}
                 found.network.card["command"] = output.command()
-                found.network.save(path)
                 if isinstance(advice, Worded):
+                    found.network.card["dollar_price"] = advice.price
                     advice.model.save(path.with_name(f"{path.stem}-words.npz"))
+                found.network.save(path)
                 trace = {"multipliers": found.trace, "trials": found.trials}
                 path.with_suffix(".json").write_text(to_json(trace) + "\n", encoding="utf-8")
                 rows.append(

@@ -88,6 +88,7 @@ class View:
         estimate: quality of each action by a model of the training split alone, [actions].
         check: what the self-check of an escalation doubts: its shares of wrong and right answers.
         features: numbers that linear policies use, [n].
+        history: questions of the earlier turns, oldest first, as `text` was.
     """
 
     text: str
@@ -104,6 +105,7 @@ class View:
     estimate: Floats
     check: tuple[float, float] | None = None
     features: Floats = field(default_factory=lambda: np.zeros(0))
+    history: tuple[str, ...] = ()
 
     def reward(self, quality: Floats) -> Floats:
         """Reward of each action if its quality were as given: alpha * quality + rest.
@@ -113,24 +115,42 @@ class View:
         """
         return np.asarray(self.alpha * quality + self.rest)
 
-    def quality(self, by_arm: Floats) -> Floats:
+    def quality(self, by_arm: Floats, both: float | None = None) -> Floats:
         """Quality of each action, from that of each model on this question.
 
-        An escalation scores local (1 - r) + d cloud, with d = w (1 - local) + r local: right local
-        answers that are not doubted, and the cloud's in place of those that are.
+        An escalation scores local (1 - r) + keep (w (cloud - both) + r both): right local answers
+        that are not doubted, and the cloud's in place of those that are, which are right less
+        often where the local one is wrong.
 
         Args:
             by_arm: [arms], in [0, 1] where there is an escalation.
+            both: chance that both models are right; None takes them to be independent.
         """
-        quality = np.asarray(self.retained * by_arm[self.arm])
+        quality: Floats = np.asarray(self.retained * by_arm[self.arm])
         if self.check is not None:
             wrong, right = self.check
             for number, action in enumerate(self.actions):
                 if action.kind is Kind.ESCALATE:
-                    local, cloud = by_arm[0], quality[number]
-                    doubted = wrong * (1 - local) + right * local
-                    quality[number] = local * (1 - right) + doubted * cloud
+                    local, cloud = float(by_arm[0]), float(by_arm[self.arm[number]])
+                    joint = local * cloud if both is None else both
+                    joint = min(max(joint, local + cloud - 1, 0.0), local, cloud)
+                    caught = wrong * (cloud - joint) + right * joint
+                    quality[number] = local * (1 - right) + self.retained[number] * caught
         return quality
+
+    def expected_cost(self, local: float) -> Floats:
+        """Return `cost`, but of an escalation's what the cloud is asked with, not at most.
+
+        Args:
+            local: chance that the local answer is right, in [0, 1].
+        """
+        cost: Floats = self.cost.copy()
+        if self.check is not None:
+            doubted = self.check[0] * (1 - local) + self.check[1] * local
+            for number, action in enumerate(self.actions):
+                if action.kind is Kind.ESCALATE:
+                    cost[number, [USD, RISK]] *= doubted  # the device's part pays and leaks nothing
+        return cost
 
     @property
     def level(self) -> Level:

@@ -3,11 +3,11 @@
 from functools import lru_cache
 from pathlib import Path
 
-from ptmo_secure.offload.actions import Floats, Mask, View
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.policies.groups import GroupModel, load_words
 from ptmo_secure.offload.policies.learned import Learned
 from ptmo_secure.offload.rl.network import load_network
+from ptmo_secure.offload.rl.worded import WordAdvice
 
 FOLDER = Path(__file__).parent / "trained"
 NETWORK, WORDS = FOLDER / "sessions.npz", FOLDER / "words.npz"
@@ -30,22 +30,9 @@ class ShippedPolicy(Learned):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
-        self.use(load_network(NETWORK))
-        self._advice = _Words(shipped_words())
+        network = load_network(NETWORK)
+        self.use(network)
+        self._advice = WordAdvice(shipped_words(), float(network.card["dollar_price"]))
 
     def fit(self, train: OffloadEnv) -> None:
         """It is trained already."""
-
-
-class _Words:
-    """Advice by the word model of the package."""
-
-    def __init__(self, model: GroupModel) -> None:
-        self._model = model
-        self._known: dict[str, Floats] = {}
-
-    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
-        """See `Advice`."""
-        if view.text not in self._known:
-            self._known = {view.text: self._model.ask(view.text).clip(0.0, 1.0)}
-        return view.reward(view.quality(self._known[view.text]))

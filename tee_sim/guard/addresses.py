@@ -2,11 +2,12 @@
 
 import re
 
+from tee_sim.guard.frames import HANGUL
 from tee_sim.guard.rules import Ranges, find, load, patterns, search, value_of
 from tee_sim.guard.words import entries
 
 _RULES, _KOREAN = load("addresses"), load("korean")
-_DIGIT, _HANGUL = re.compile(r"\d"), re.compile("[\uac00-\ud7a3]")
+_DIGIT = re.compile(r"\d")
 _FAMOUS, _WORDS_AFTER = patterns(_RULES, "famous words_after")
 _NOT_PLACES = frozenset(entries("no_places"))
 
@@ -16,8 +17,6 @@ def find_addresses(text: str) -> Ranges:
 
     Korean ones are by road (since 2014) or by lot, with the flat.
     """
-    if not _DIGIT.search(text):
-        return
     for match in search(_RULES["stated"], text):
         start, _ = value_of(match)
         value = _WORDS_AFTER.sub("", match["value"]).rstrip(" ,.")
@@ -26,7 +25,7 @@ def find_addresses(text: str) -> Ranges:
     for match in search(_RULES["part"], text):
         if not _FAMOUS.match(match.group()):
             yield value_of(match)
-    if _HANGUL.search(text):
+    if HANGUL.search(text):
         yield from find(_KOREAN["addresses"], text)
 
 

@@ -6,7 +6,7 @@ from tee_sim.guard.checksums import is_date
 from tee_sim.guard.rules import Ranges, find, load, patterns, search, value_of
 
 _RULES = load("dates")
-_FORMER, _AGE_HINT = patterns(_RULES, "former age_hint")
+(_FORMER,) = patterns(_RULES, "former")
 
 
 def find_births(text: str) -> Ranges:
@@ -28,5 +28,4 @@ def _exists(numbers: list[int]) -> bool:
 
 def find_ages(text: str) -> Ranges:
     """Yield ages of the speaker, of a relation, or of a patient; not of people in a story."""
-    if _AGE_HINT.search(text) is not None:
-        yield from find(_RULES["ages"], text)
+    return find(_RULES["ages"], text)

@@ -7,13 +7,12 @@ from tee_sim.guard.names import find_neighbours
 from tee_sim.guard.normalise.view import View
 from tee_sim.guard.normalise.views import views
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
+from tee_sim.guard.rules import Piece
+from tee_sim.guard.words import entries
 from tee_sim.scan_result import Span
 
 # Beside one of these a full name is a person's
-_ANCHORS = frozenset(
-    "PAYMENT_CARD US_SSN KR_RRN NATIONAL_ID PASSPORT DRIVER_LICENSE PHONE EMAIL ADDRESS "
-    "DATE_OF_BIRTH IBAN BANK_ACCOUNT TAX_ID".split()
-)
+_ANCHORS = frozenset(entries("anchors"))
 # What patterns see by its capital letters
 _SEEN_BY_CAPITALS = frozenset({"PERSON", "ORG", "ADDRESS", "LOCATION"})
 _MAX_ANCHORS = 256
@@ -41,7 +40,7 @@ def find_spans(
         (*view.original(low + start, low + end), row.kind, row.severity)
         for view in (views(text) if readings is None else readings)
         for low, high in view.windows(_REACH)
-        for piece in (view.text[low:high],)
+        for piece in (view.text if high - low == len(view.text) else Piece(view.text[low:high]),)
         for row in (about_names if view.recased else rows)
         for start, end in row.find(piece)
     }

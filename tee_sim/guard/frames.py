@@ -1,18 +1,17 @@
 """What stands around a value: words near it, and whether somebody speaks of themselves."""
 
 import re
-from collections.abc import Iterable
 
 from tee_sim.guard.rules import load, patterns
 
 _BEFORE, _AFTER = 48, 24
+HANGUL, _KOREAN = re.compile("[\uac00-\ud7a3]"), re.compile("[\uac00-\ud7a3]|ADHD|HIV")
 (PERSONAL,) = patterns(load("frames"), "personal")
 
 
-def hinted(text: str, hints: Iterable[str]) -> bool:
-    """Whether one of some small-letter pieces occurs: a cheap look before an expensive pattern."""
-    lowered = text.lower()
-    return any(hint in lowered for hint in hints)
+def korean(text: str) -> bool:
+    """Whether the patterns of Korean situations may match: two conditions are no Hangul."""
+    return not text.isascii() and _KOREAN.search(text) is not None
 
 
 def near(context: re.Pattern[str], text: str, start: int, end: int) -> bool:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from tee_sim.guard import checksums
 from tee_sim.guard.frames import near
-from tee_sim.guard.rules import load
+from tee_sim.guard.rules import Rule, load, search
 
 # Boundaries are ASCII, so that a number may touch Korean or Japanese particles
 START = r"(?<![A-Za-z_\d])(?<!\d[.,-])"
 STOP = r"(?![A-Za-z_\d])(?![.,-]\d)"
 _SEPARATORS = re.compile(r"[ .\-+]")
 _DIGIT = re.compile(r"\d")
-_MIN_DIGITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +24,17 @@ class Identifier:
 
     Args:
         kind: entity kind.
-        shape: pattern of the written value, with separators.
+        shape: finds the written value, with separators.
         valid: judges the value without separators, in capitals.
         context: words one of which must stand near; None where shape and check digit suffice.
+        words: finds these words and longer ones that begin with them.
     """
 
     kind: str
-    shape: re.Pattern[str]
+    shape: Rule
     valid: Callable[[str], bool]
     context: re.Pattern[str] | None
+    words: Rule | None
 
 
 def _schemes() -> Iterator[Identifier]:
@@ -41,10 +42,11 @@ def _schemes() -> Iterator[Identifier]:
         kind, _, check = name.partition(".")
         for rule in rules:
             shape = re.compile(f"{START}(?:{rule.pattern.pattern}){STOP}", re.IGNORECASE)
-            words = "|".join(rule.hints)
-            near_words = rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])"
-            context = re.compile(near_words, re.IGNORECASE) if words else None
-            yield Identifier(kind, shape, getattr(checksums, check), context)
+            words = "|".join(*rule.hints or [()])
+            begun = rf"(?<![A-Za-z])(?:{words})"
+            context = re.compile(f"{begun}(?![A-Za-z])", re.IGNORECASE) if words else None
+            told = Rule((), re.compile(begun, re.IGNORECASE)) if words else None
+            yield Identifier(kind, Rule((), shape), getattr(checksums, check), context, told)
 
 
 IDENTIFIERS = tuple(_schemes())
@@ -55,12 +57,16 @@ def find_identifiers(kind: str) -> Callable[[str], Iterator[tuple[int, int]]]:
     rows = tuple(row for row in IDENTIFIERS if row.kind == kind)
 
     def find(text: str) -> Iterator[tuple[int, int]]:
-        if len(_DIGIT.findall(text)) < _MIN_DIGITS:
+        if len(_DIGIT.findall(text)) < 2:  # every scheme has more
             return
         for row in rows:
-            for match in row.shape.finditer(text):
+            if row.words is not None and not any(search([row.words], text)):
+                continue
+            for match in search([row.shape], text):
                 value = _SEPARATORS.sub("", match.group()).upper()
-                if not _DIGIT.search(value) or not row.valid(value):
+                # No check digit is of another script; a view has such digits and letters plain
+                judged = value.isascii() or row.valid is checksums.any_value
+                if not (judged and _DIGIT.search(value) and row.valid(value)):
                     continue
                 if row.context is None or near(row.context, text, *match.span()):
                     yield match.span()

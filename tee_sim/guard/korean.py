@@ -1,18 +1,16 @@
 """Korean names and employers: a surname with a title, a relation, a number or "my name is"."""
 
-import re
-
+from tee_sim.guard.frames import HANGUL
 from tee_sim.guard.rules import Ranges, find, load, search, value_of
 from tee_sim.guard.words import entries
 
 _RULES = load("korean")
 _NO_NAMES = frozenset(entries("korean_no_names"))
-_HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
 def find_korean_names(text: str) -> Ranges:
     """Yield Korean names that a text presents as somebody it knows."""
-    if _HANGUL.search(text) is None:
+    if HANGUL.search(text) is None:
         return
     for match in search(_RULES["names"], text):
         name = match["value"]

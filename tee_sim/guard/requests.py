@@ -8,6 +8,7 @@ for my daughter NAME". What asks about the value itself ("Who is NAME?") does ne
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from tee_sim.guard.frames import HANGUL
 from tee_sim.guard.rules import load, patterns
 
 MASK = "\ufffc"
@@ -17,7 +18,6 @@ _SENTENCE_END, _CLAUSE_START, _FILLER, _REQUEST = patterns(
 )
 _CONTENT = re.compile(r"[^\W\d_]{2,}|\d+|[\uac00-\ud7a3]")
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
-_HANGUL = re.compile(r"[\uac00-\ud7a3]")
 
 
 def mask(text: str, ranges: Iterable[tuple[int, int]]) -> str:
@@ -80,7 +80,7 @@ def refers_back(text: str) -> bool:
 def _carries(sentence: str) -> bool:
     if not sentence or _found("about_value", sentence):
         return False
-    if _HANGUL.search(sentence):
+    if HANGUL.search(sentence):
         if MASK in sentence:
             return _found("korean_carrying", sentence) and not _found("korean_about", sentence)
         return _found("korean_request", sentence)
@@ -99,7 +99,7 @@ def asks(segment: str) -> bool:
 
 
 def _begins(segment: str) -> bool:
-    if _HANGUL.search(segment):
+    if HANGUL.search(segment):
         return _found("korean_request", segment) or _found("korean_carrying", segment)
     return _REQUEST.match(segment) is not None
 
@@ -116,7 +116,7 @@ def _stands_alone(segment: str, *, strict: bool, turned: bool) -> bool:
     if not turned and _found("first_person", idle):
         return False
     if strict and not turned and not _found("worldly", segment):
-        hangul = _HANGUL.search(segment) is not None  # whose speaker goes without saying
+        hangul = HANGUL.search(segment) is not None  # whose speaker goes without saying
         if hangul or _found("first_person", segment):
             return False
     return _CONTENT.search(_FILLER.sub(" ", segment)) is not None

@@ -18,6 +18,7 @@ from tee_sim.guard.normalise.views import views
 from tee_sim.guard.reading import Classifier, model_spans
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
 from tee_sim.guard.requests import asks_alone, carries, mask, refers_back, sentences
+from tee_sim.guard.rules import Piece
 from tee_sim.guard.situations import Situation, find_situations
 from tee_sim.guard.words import entries
 from tee_sim.scan_result import TOPICS, Level, ScanResult, Span
@@ -45,6 +46,7 @@ def scan_text(
     Returns:
         Level, score in [0, 1], spans in code points, ordered and not overlapping, and why.
     """
+    text = Piece(text)
     # Of a long text the readings are made twice rather than kept
     readings = list(views(text)) if len(text) <= _KEPT_CHARS else None
     by_rules = find_spans(text, recognizers, readings)

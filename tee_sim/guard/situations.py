@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tee_sim.guard.frames import korean
 from tee_sim.guard.requests import asks
 from tee_sim.guard.rules import Rule, load, search, value_of
 from tee_sim.guard.words import pairs
@@ -87,7 +88,7 @@ def _candidates(text: str) -> Iterator[tuple[str, float, bool, int, int]]:
             continue
         grave = weight == "grave"
         severity = _SEVERITY.get(topic, _GRAVE_KOREAN) if grave else _MILD
-        if topic == "korean" and text.isascii():
+        if topic == "korean" and not korean(text):
             continue
         for match in search(rules, text):
             yield topic, severity, grave, *value_of(match)

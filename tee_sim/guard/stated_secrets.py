@@ -7,7 +7,7 @@ A secret has no shape of its own, so each pattern proposes a value and `looks_se
 import re
 from collections.abc import Iterator
 
-from tee_sim.guard.frames import hinted
+from tee_sim.guard.frames import HANGUL
 from tee_sim.guard.rules import load, patterns, search, value_of
 from tee_sim.guard.words import entries
 
@@ -24,8 +24,6 @@ _TRAILING = ".,;:!?)]}>\u2026\"'`\u201d\u2019\u00bb\u300d"
 _DESCRIPTIONS = frozenset(entries("descriptions"))
 _GRAMMAR = frozenset(entries("secret_grammar"))
 _MIN_TOKEN_DIGITS = 6
-# A piece of every name that a secret can have
-_HINTS = entries("secret_hints")
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, int]]:
@@ -34,9 +32,8 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     Args:
         text: any string.
     """
-    if not hinted(text, _HINTS):
-        return
-    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT):
+    named = any(search(_RULES["name"], text))
+    for pattern in (_STATED, _CHANGED, _USED_AS, _REVERSED, _ADJACENT) if named else ():
         for match in _each(pattern, text):
             reverse = pattern in (_USED_AS, _REVERSED)
             stated = pattern is not _ADJACENT
@@ -48,7 +45,7 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
         value = match["value"].rstrip(_TRAILING)
         if looks_secret(value) or value.replace("-", "").replace(" ", "").isdecimal():
             yield start, start + len(value)
-    for match in _each(_KOREAN, text):
+    for match in _each(_KOREAN, text) if HANGUL.search(text) else ():
         start, value = _value_of(match)
         value = _KOREAN_ENDING.sub("", value)
         if looks_secret(value) or (value.isdecimal() and len(value) >= 4):

@@ -19,7 +19,7 @@ def find_api_keys(text: str) -> Ranges:
     for match in search(_RULES["api_key"], text):
         if entropy(match.group()) > _MIN_PREFIXED_ENTROPY:
             yield match.span()
-    if _KEY_WORD.search(text) is None:
+    if not any(search(_RULES["key_word"], text)):
         return
     for match in search(_RULES["opaque"], text):
         value = match.group()

@@ -3,32 +3,26 @@
 The same words in a general question ("What is HIV?") are nobody's secret.
 """
 
-from tee_sim.guard.frames import hinted
-from tee_sim.guard.rules import Ranges, Rule, load, patterns, search, value_of
-from tee_sim.guard.words import entries
+from tee_sim.guard.frames import korean
+from tee_sim.guard.rules import Ranges, Rule, load, search, value_of
 
 _RULES = load("topics")
-_SOMEBODY, _ICD, _MONEY = patterns(_RULES, "somebody icd money_hint")
-# Some piece of every value that the patterns of health can find
-_LISTS = (*entries("conditions"), *entries("drugs"), *entries("health_hints"))
-_HEALTH_HINTS = (*(entry.lower().replace("-", " ") for entry in _LISTS), "pt ")
+_SOMEBODY = _RULES["somebody"][0].pattern
 
 
 def find_medical(text: str) -> Ranges:
     """Yield conditions, drugs and tests of the speaker or of somebody they know."""
-    if _SOMEBODY.search(text) and (
-        hinted(text.replace("-", " "), _HEALTH_HINTS) or _ICD.search(text)
-    ):
+    if _SOMEBODY.search(text):
         yield from _trimmed(_RULES["medical"], text)
-    if not text.isascii():
+    if korean(text):
         yield from _trimmed(_RULES["korean_medical"], text)
 
 
 def find_financial(text: str) -> Ranges:
     """Yield amounts and straits of the speaker or of somebody they know."""
-    if _SOMEBODY.search(text) and _MONEY.search(text):
+    if _SOMEBODY.search(text):
         yield from _trimmed(_RULES["financial"], text)
-    if not text.isascii():
+    if korean(text):
         yield from _trimmed(_RULES["korean_money"], text)
 
 

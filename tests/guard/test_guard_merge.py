@@ -130,10 +130,10 @@ def test_pattern_files_have_parts_hints_and_continued_lines(tmp_path, monkeypatc
     monkeypatch.setattr(rules, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(rules, "alternatives", lambda name: f"<{name}>")
     (first, second) = load("demo")["greet"]
-    assert first.hints == ("hi", "yo") and second.hints == () and second.pattern.pattern == "<x>"
+    assert first.hints == (("hi", "yo"),) and second.hints == () and second.pattern.pattern == "<x>"
     (match,) = search((first,), "say hi bob")
     assert value_of(match) == (7, 10)
-    assert list(search((Rule(("yo",), first.pattern),), "say hi bob")) == []
+    assert list(search((Rule((("yo",),), first.pattern),), "say hi bob")) == []
 
 
 @pytest.mark.parametrize("line", ["greet: hi", "greet ::", "greet :: {MISSING}", "greet :: ("])

@@ -8,11 +8,10 @@ from ptmo_secure.errors import InputError, SecurityError
 from ptmo_secure.offload import synthetic
 from ptmo_secure.offload.envs.base import TrainingRow
 from ptmo_secure.offload.envs.m4a1 import BUDGETS, M4A1Env
-from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.hashed import SLOTS, HashedWords
 from ptmo_secure.offload.policies import make_policy
 from ptmo_secure.offload.policies.groups import GroupModel, load_words
-from ptmo_secure.offload.rl.advice import Lookahead, Worded
+from ptmo_secure.offload.rl.advice import Lookahead
 from ptmo_secure.offload.rl.features import describe, layout_of
 from ptmo_secure.offload.rl.schooling import School
 from ptmo_secure.offload.rollout import mean_reward
@@ -59,14 +58,6 @@ def test_the_group_model_guesses_the_group_and_knows_its_scores(tmp_path):
     (tmp_path / "words.npz").write_bytes(b"no")
     with pytest.raises(InputError, match="not a word model"):
         load_words(tmp_path / "words.npz")
-
-
-def test_training_questions_are_scored_by_models_that_have_not_seen_them():
-    env = SessionsEnv(synthetic.question_table(200), config=SessionConfig(sessions=5))
-    words = Worded(env, 1)
-    text = env.training_rows()[0].text
-    assert words.scores(text, learning=True) != pytest.approx(words.scores(text), abs=1e-9)
-    assert words.scores("unheard of", learning=True) == pytest.approx(words.scores("unheard of"))
 
 
 def test_lookahead_adds_the_expected_best_of_the_next_turn(talks):

@@ -28,6 +28,17 @@ def test_it_runs_as_in_the_readme():
     assert report.count("\n| ") == len(results) + 2 and "| no-protection |" in report
 
 
+def test_a_smaller_eps_forbids_what_a_larger_one_allows():
+    config = BenchmarkConfig(
+        num_episodes=60, privacy_budgets=[0.1, 0.3, 1.0], policies=["greedy"], dollars=1.0
+    )
+    rows = BenchmarkSuite(config).run_benchmark()
+    assert rows[0]["usd"] < 0.7 * rows[1]["usd"] < 0.9 * rows[2]["usd"]
+    assert rows[0]["reward"] < rows[1]["reward"] < rows[2]["reward"]
+    for row, epsilon in zip(rows, config.privacy_budgets, strict=True):
+        assert 0 < row["leakage"] <= epsilon / 10 and row["violations"] == 0
+
+
 def test_a_report_runs_what_was_not_run():
     config = BenchmarkConfig(num_episodes=3, privacy_budgets=[0.5], policies=["local-only"])
     assert "| local-only |" in BenchmarkSuite(config).generate_report()
@@ -57,6 +68,7 @@ def test_without_protection_every_private_value_is_read():
         {"privacy_budgets": []},
         {"privacy_budgets": [-1.0]},
         {"dollars": float("nan")},
+        {"sessions_per_budget": 0},
         {"policies": ["zork"]},
     ],
 )

@@ -258,3 +258,18 @@ def test_every_term_of_the_reward_counts_with_its_sign(made_up):
 def test_a_wrong_argument_is_named(made_up, arguments, words):
     with pytest.raises(InputError, match=words):
         M4A1Env(made_up, **arguments)
+
+
+def test_the_tree_gives_what_the_search_that_tmo_asks_gives_bit_for_bit(made_up):
+    from sklearn.neighbors import NearestNeighbors
+
+    model = M4A1Env(made_up, "train", 1).model
+    rng = np.random.default_rng(0)
+    states = model._pairs[rng.integers(len(model._pairs), size=200), : response.STATE].copy()
+    states[:, -5:-1] = rng.integers(0, 2, (200, 4))  # ties, as in states that nobody logged
+    search = NearestNeighbors(algorithm="kd_tree", n_neighbors=5).fit(model._pairs)
+    every = np.hstack([np.repeat(states, 9, axis=0), np.tile(response.CODES, (200, 1))])
+    distances, rows = search.kneighbors(every)
+    weights = 1 / (distances + 1e-6)
+    expected = (model._scores[rows] * weights).sum(axis=1) / weights.sum(axis=1)
+    assert (model.predict(states).ravel() == expected).all()

@@ -78,6 +78,7 @@ def random_view(rng, texts):
         estimate=rng.choice(NUMBERS, 5),
         check=(0.8, 0.25),
         features=rng.choice(NUMBERS, 7),
+        history=tuple(rng.choice(texts, int(rng.integers(0, 4)))),
     )
 
 

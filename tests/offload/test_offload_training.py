@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from ptmo_secure.offload.report import paired
 pytest.importorskip("stable_baselines3", reason="needs the extra [rl]")
 pytest.importorskip("sb3_contrib", reason="needs the extra [rl]")
 
+from stable_baselines3 import PPO
+
 from ptmo_secure.errors import InputError
 from ptmo_secure.offload.envs.m4a1 import M4A1Env
 from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.policies.learned import RcDqnPolicy
+from ptmo_secure.offload.policies.tmo import TmoPpo
 from ptmo_secure.offload.rl.advice import Lookahead, Myopic
 from ptmo_secure.offload.rl.network import load_network
 from ptmo_secure.offload.rl.training import Plan, limits_of, train
@@ -162,6 +166,16 @@ def test_calibrate_goes_from_all_local_to_all_cloud(capsys):
     assert dollars == sorted(dollars) and thresholds == sorted(thresholds, reverse=True)
     straight = (rows[0]["measured"] + rows[-1]["measured"]) / 2
     assert rows[5]["measured"] > straight + 0.02  # better than a coin
+
+
+def test_training_leaves_no_folder_of_logs_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = M4A1Env(synthetic.conversations(), "train", 1)
+    train(env, Myopic(), Plan("rc-dqn", 1, 20))
+    TmoPpo(1, steps=16).fit(env)
+    assert list(tmp_path.iterdir()) == []
+    PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu").learn(16)
+    assert [path.name[:4] for path in tmp_path.iterdir()] == ["SB3-"]  # as it is by default
 
 
 def test_limits_go_by_name():

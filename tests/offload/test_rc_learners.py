@@ -14,6 +14,7 @@ from ptmo_secure.offload.rl.a2c import RcA2c
 from ptmo_secure.offload.rl.buffers import CostRolloutBuffer
 from ptmo_secure.offload.rl.dqn import RcDqn
 from ptmo_secure.offload.rl.lagrangian import Gains, PidMultipliers
+from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rl.network import load_network
 from ptmo_secure.offload.rl.pilot import Pilot
 from ptmo_secure.offload.rl.ppo import RcPpo
@@ -38,7 +39,9 @@ def learner(kind, limit=LIMIT, env=None, seed=3, **options):
     prices = Prices(held, env.show, units)
     if kind is RcPpo:
         options = {"n_steps": 256, "batch_size": 64, "learning_rate": 1e-3, **options}
-    return kind(env, LAYOUT, *PLAIN, prices, seed=seed, **options), prices
+    model = kind(env, LAYOUT, *PLAIN, prices, seed=seed, **options)
+    model.set_logger(silent_logger())
+    return model, prices
 
 
 def flown(model, episodes):

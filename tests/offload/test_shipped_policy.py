@@ -47,7 +47,7 @@ def test_what_it_prefers_depends_on_the_question():
     mask = gate.allowed(view)
     assert policy.choose(view, mask) == policy.choose(view, mask)
     easy, hard = (
-        policy._advice._model.ask(text)
+        policy._advice.model.ask(text)
         for text in ("Is the sky blue? Answer yes or no.", "Compute the value of 17 * 23 - 4 / 2.")
     )
     assert np.abs(easy - hard).max() > 0.02
@@ -75,7 +75,7 @@ def test_it_decides_where_no_learning_library_is_installed():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.split()[1:] == ["(2,)", "True"]
+    assert found.stdout.split()[1:] == ["(3,)", "True"]
 
 
 @pytest.mark.parametrize("seed", [0, 5])

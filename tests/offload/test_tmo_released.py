@@ -11,6 +11,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from ptmo_secure.offload import synthetic
 from ptmo_secure.offload.envs.m4a1 import M4A1Env
 from ptmo_secure.offload.policies.tmo import PenalisedLoss, TmoPpo, TmoRcPpo
+from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rollout import run_episode
 
 TIGHT = (5.0, 0.005)
@@ -20,6 +21,7 @@ def weights(kind, penalty, **options):
     torch.set_num_threads(1)
     env = M4A1Env(synthetic.conversations(), "train", 1, TIGHT, constrained=False)
     model = kind("MlpPolicy", env, seed=4, device="cpu", **options)
+    model.set_logger(silent_logger())
     with PenalisedLoss(penalty) as loss:
         model.learn(256)
     assert loss.passes > 2

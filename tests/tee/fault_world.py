@@ -280,6 +280,7 @@ REPEATABLE = {
         "guard.FORGET",
         "guard.SAVE_VAULT",
         "guard.LOAD_VAULT",
+        "guard.CHECK",
         "attest.GET_EVIDENCE",
         "admin.STATS",
         "admin.AUDIT_TAIL",

@@ -205,12 +205,12 @@ class Peer:
         object_id = (rng.randrange(3), 0, 0, 0)
         plain, sealed = memref(self.memory, 0, 40), memref(self.memory, 4096, 160)
         record = memref(self.memory, 8192, rng.choice((40, 1024, 1 << 14)))
+        same = (*record, 0, 0, *object_id)
         return [
             (1, 0x12F, (*record, 0, 0, rng.choice((0, 0, 48, 200)), 0, 0, 0)),
             (2, 0x11ED, (*plain, *sealed, *object_id)),
-            (3, 0x112E, (*record, 0, 0, *object_id)),
+            *((3, 0x112E, same), (5, 0x112E, same)),
             (4, 0x11ED, (*sealed, *plain, *object_id)),
-            (5, 0x112E, (*record, 0, 0, *object_id)),
             (6, 0x2E, (*record, *[0] * 6)),
             (7, 0x11, (self.arena, rng.choice((0, 4064, 4080)), 1, 2, 0, 0, 0, 0)),
         ]
@@ -339,17 +339,13 @@ def check_reach(role, accepted, refused):
     assert not [call for call in refused if call[1] == ResultCode.TARGET_DEAD]
 
 
-@pytest.mark.parametrize(
-    "role,count", [("core", 1800), ("guard", 2000), ("store", 1200), ("attest", 400)]
-)
+@pytest.mark.parametrize("role,count", zip(ROLES, (1800, 2000, 1200, 400), strict=True))
 def test_five_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, *fuzz(role, count, seed=1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "role,count", [("core", 50_000), ("guard", 20_000), ("store", 30_000), ("attest", 10_000)]
-)
+@pytest.mark.parametrize("role,count", zip(ROLES, (50_000, 20_000, 30_000, 10_000), strict=True))
 def test_more_than_a_hundred_thousand_hostile_packets_get_one_reply_each(role, count):
     check_reach(role, *fuzz(role, count, seed=2))
 
@@ -386,8 +382,8 @@ def test_a_replayed_packet_is_refused():
 def test_outputs_carry_only_what_the_command_declares():
     peer = Peer("core", random.Random(0))
     values = (SMALL.n_layers | 4 << 32, 2 | 8 << 32, 8 | 4 << 32, *[0] * 5)
-    packet = peer.frame(Kind.INVOKE, 0x211, values, session=peer.session, command=1)
-    assert decode(peer.exchange(packet)).values == (0, 0, 0, 0, 2, 3, 0, 0)
+    opened = peer.exchange(peer.frame(Kind.INVOKE, 0x211, values, session=peer.session, command=1))
+    assert decode(opened).values == (0, 0, 0, 0, 2, 3, 0, 0)
     peer.close()
 
 

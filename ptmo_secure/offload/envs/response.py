@@ -35,6 +35,7 @@ CODES = np.array(
 
 TIES = ("kd-tree", "averaged")
 _NEIGHBOURS = 5
+_LEAF = 30  # rows; as in NearestNeighbors, which TMO asks: it decides which tied rows come first
 _CHUNK = 1024
 
 
@@ -156,7 +157,7 @@ class ResponseModel:
     def _by_tree(self, states: Floats) -> Floats:
         actions = len(ACTIONS)
         pairs = np.hstack([np.repeat(states, actions, axis=0), np.tile(CODES, (len(states), 1))])
-        distances, rows = self._tree.kneighbors(pairs)
+        distances, rows = self._tree.query(pairs, k=_NEIGHBOURS)
         weights = 1 / (distances + 1e-6)
         scores = (self._scores[rows] * weights).sum(axis=1) / weights.sum(axis=1)
         return np.asarray(scores.reshape(len(states), actions))
@@ -181,8 +182,6 @@ def _squared(left: Floats, right: Floats) -> Floats:
 
 
 def _kd_tree(pairs: Floats) -> Any:
-    from sklearn.neighbors import NearestNeighbors
+    from sklearn.neighbors import KDTree
 
-    return NearestNeighbors(  # type: ignore[no-untyped-call]
-        algorithm="kd_tree", n_neighbors=_NEIGHBOURS
-    ).fit(pairs)
+    return KDTree(pairs, leaf_size=_LEAF)

@@ -1,5 +1,6 @@
 """Sessions of several turns over a table of real outcomes: query by model, score."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ WEIGHTS = RewardWeights(alpha=1.0, beta1=0.0, beta2=0.1, beta3=0.0, beta4=0.1)
 TRAIN_SHARE = 0.7
 _ARMS = np.array([0, 1, 1, 1, 1])
 _TOP = 10.0  # observations are clipped to [-1, 10]
+PRACTICE = 2000
+"""Sessions that are made up to learn from."""
+
+_PRACTISED = 1_000_000  # seeds of made-up sessions
 _PRICED = 200  # training sessions that say what an all-cloud session costs
 
 
@@ -116,6 +121,7 @@ class SessionsEnv(OffloadEnv):
         cut = round(TRAIN_SHARE * len(order))
         self._train = table.take(order[:cut])
         chosen = self._train if split == "train" else table.take(order[cut:])
+        self._questions = chosen
         self._estimates = self._predict(chosen, split, split_seed)
         rng = np.random.default_rng([split_seed, 1 + (split == "test")])
         self.sessions = make_sessions(chosen, self.config.sessions, rng)
@@ -186,9 +192,22 @@ class SessionsEnv(OffloadEnv):
             estimate=np.zeros(len(ACTIONS)),
             check=CHECK,
             features=self._features(predicted),
+            history=tuple(earlier.question for earlier in self._before()),
         )
         view.estimate[:] = view.quality(predicted)
         return view
+
+    def practice(self, seed: int) -> "SessionsEnv":
+        """Return an environment of many more sessions over the questions of the split.
+
+        Each turn's estimate is still that of a model which has not seen the question.
+        """
+        made = copy.copy(self)
+        rng = np.random.default_rng([seed, _PRACTISED])
+        made.sessions = make_sessions(self._questions, PRACTICE, rng)
+        made._charges = rng.uniform(*self.config.battery, size=PRACTICE)
+        made.episodes = PRACTICE
+        return made
 
     def truth(self) -> "SessionTruth":
         """Return what an oracle may ask."""
@@ -202,6 +221,11 @@ class SessionsEnv(OffloadEnv):
             for row, question in enumerate(table.questions)
             for arm in (0, 1)
         ]
+
+    def _before(self) -> tuple[SessionTurn, ...]:
+        """Turns that lie behind the present one."""
+        turns = self.sessions[self._number]
+        return turns[: min(self._turn, len(turns) - 1)]
 
     @property
     def turn(self) -> SessionTurn:

@@ -20,6 +20,7 @@ from ptmo_secure.offload.actions import Floats, Kind, Mask, View
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.envs.m4a1 import M4A1Env
 from ptmo_secure.offload.policies.base import Policy, best
+from ptmo_secure.offload.rl.logs import silent_logger
 
 STEPS = 30_000
 PENALTY_WEIGHT = 10.0
@@ -91,6 +92,7 @@ class Tmo(Policy):
         if isinstance(train, M4A1Env):
             school = train.released(constrained=self.constrained)
         self._model = self.learner("MlpPolicy", school, seed=self._seed, device="cpu")
+        self._model.set_logger(silent_logger())
         self._model.learn(self._steps)
 
     def choose(self, view: View, mask: Mask) -> int:

@@ -5,6 +5,7 @@ A network then learns what the advice leaves out: budgets, and the turns that ar
 
 from itertools import pairwise
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,14 +15,23 @@ from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.envs.conversations import ConversationEnv
 from ptmo_secure.offload.envs.response import ACTIONS, STATE
 from ptmo_secure.offload.gate import budget_mask
-from ptmo_secure.offload.policies.groups import GroupModel
+from ptmo_secure.offload.rl.worded import Worded
 
-_PARTS = 4
 _KNOWN_STATES = 200_000  # remembered; more are computed anew
+
+
+START_WEIGHT = 6.0
+"""Of advised rewards in an actor's logits, where actions differ by some tenths."""
+
+
+_FITTED: "WeakKeyDictionary[OffloadEnv, dict[int, Worded]]" = WeakKeyDictionary()
 
 
 class Advice(Protocol):
     """Expected reward of each action."""
+
+    start_weight: float
+    """Of these rewards in the logits that an actor begins at, see `RcPpo`."""
 
     def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
         """Return the expected reward of each action, [actions].
@@ -34,13 +44,26 @@ class Advice(Protocol):
         """
         ...
 
+    def expected(self, view: View) -> Floats | None:
+        """Return the expected reward of this turn for each action, while learning, [actions].
+
+        It stands in for the reward that came, of which nearly all is luck where an outcome table
+        says right or wrong. None where rewards hold no luck, or nothing better is known of them.
+        """
+        ...
+
 
 class Myopic:
     """The reward of the present turn by the view's own estimate: masked greedy's."""
 
+    start_weight = START_WEIGHT
+
     def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
         """See `Advice`."""
         return view.reward(view.estimate)
+
+    def expected(self, view: View) -> None:
+        """See `Advice`."""
 
 
 class Lookahead:
@@ -55,6 +78,8 @@ class Lookahead:
     Args:
         env: of the training split.
     """
+
+    start_weight = START_WEIGHT
 
     def __init__(self, env: ConversationEnv) -> None:
         self._model = env.model
@@ -83,13 +108,17 @@ class Lookahead:
         ways = np.flatnonzero(mask)
         open_next = budget_mask(view.cost, (view.remaining - view.cost)[ways])
         open_next[~open_next.any(axis=1), 0] = True  # the way out is local
-        ahead = np.zeros(len(ACTIONS))
         chances = self._next[int(state[-1])]
-        for task, chance in enumerate(chances):
-            states = response.next_states(state[None], task)[ways]
-            reward = view.alpha * self._scores(states) + view.rest
-            ahead[ways] += chance * np.where(open_next, reward, -np.inf).max(axis=1)
+        tasks = range(len(chances))
+        states = np.vstack([response.next_states(state[None], task)[ways] for task in tasks])
+        scores = self._scores(states).reshape(len(chances), len(ways), len(ACTIONS))
+        reward = view.alpha * scores + view.rest
+        ahead = np.zeros(len(ACTIONS))
+        ahead[ways] = chances @ np.where(open_next, reward, -np.inf).max(axis=2)
         return np.asarray(now + goes_on * ahead)
+
+    def expected(self, view: View) -> None:
+        """See `Advice`: the response model is the simulator itself."""
 
     def _scores(self, states: Floats) -> Floats:
         """Scores by the response model, remembered, [n, 25] -> [n, 9]."""
@@ -104,49 +133,16 @@ class Lookahead:
         return np.array([self._known[key] for key in keys])
 
 
-class Worded:
-    """Reward by what the words of the question say of each model's score, see `GroupModel`.
-
-    Training questions are scored by models that have not seen them.
-
-    Args:
-        env: of the training split.
-        seed: of the parts.
-    """
-
-    def __init__(self, env: OffloadEnv, seed: int) -> None:
-        rows = env.training_rows()
-        arms = 1 + max(row.arm for row in rows)
-        rng = np.random.default_rng([seed, 5])
-        texts = sorted({row.text for row in rows})
-        part = dict(zip(texts, rng.permutation(len(texts)) % _PARTS, strict=True))
-        self._unseen: dict[str, Floats] = {}
-        for number in range(_PARTS):
-            model = GroupModel()
-            model.fit([row for row in rows if part[row.text] != number], arms, rng)
-            asked = [text for text in texts if part[text] == number]
-            self._unseen |= dict(zip(asked, model.predict(asked), strict=True))
-        self.model = GroupModel()
-        self.model.fit(rows, arms, rng)
-        self._known: dict[str, Floats] = {}
-
-    def rewards(self, view: View, mask: Mask, *, learning: bool = False) -> Floats:
-        """See `Advice`."""
-        return view.reward(view.quality(np.clip(self.scores(view.text, learning), 0.0, 1.0)))
-
-    def scores(self, text: str, learning: bool = False) -> Floats:
-        """Predicted score of each model, [arms]."""
-        if learning and text in self._unseen:
-            return self._unseen[text]
-        if text not in self._known:
-            self._known[text] = self.model.ask(text)
-        return self._known[text]
-
-
 def advice_for(env: OffloadEnv, seed: int) -> Advice:
-    """Return the advice that suits an environment, fitted on its training split."""
+    """Return the advice that suits an environment, fitted on its training split.
+
+    Asked again for the same environment and seed, it is fitted once: several learners begin at it.
+    """
     if isinstance(env, ConversationEnv):
         return Lookahead(env)
-    if env.training_rows():
-        return Worded(env, seed)
-    return Myopic()
+    if not env.training_rows():
+        return Myopic()
+    fitted = _FITTED.setdefault(env, {})
+    if seed not in fitted:
+        fitted[seed] = Worded(env, seed)
+    return fitted[seed]

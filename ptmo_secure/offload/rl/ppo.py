@@ -8,14 +8,12 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
 from ptmo_secure.offload.actions import Floats
+from ptmo_secure.offload.rl.advice import START_WEIGHT
 from ptmo_secure.offload.rl.buffers import COSTS, CostRolloutBuffer
 from ptmo_secure.offload.rl.features import Layout
 from ptmo_secure.offload.rl.modules import Extractor, Table
 from ptmo_secure.offload.rl.network import Network
 from ptmo_secure.offload.rl.prices import Prices
-
-START_WEIGHT = 6.0
-"""Logits begin at this times the advised rewards: near the advice, and still exploring."""
 
 ENTROPY_FLOOR = 0.1
 _ENTROPY_STEP, _ENTROPY_LOW, _ENTROPY_HIGH = 1.3, 1e-3, 0.1
@@ -27,20 +25,27 @@ class CostActorCritic(MaskableActorCriticPolicy):
     Args:
         args, kwargs: as in MaskableActorCriticPolicy.
         layout, shift, scale: of the features.
+        start: as in `RcPpo`.
     """
 
     def __init__(
-        self, *args: Any, layout: Layout, shift: Floats, scale: Floats, **kwargs: Any
+        self,
+        *args: Any,
+        layout: Layout,
+        shift: Floats,
+        scale: Floats,
+        start: float,
+        **kwargs: Any,
     ) -> None:
-        self._layout, self._shift, self._scale = layout, shift, scale
+        self._layout, self._shift, self._scale, self._start = layout, shift, scale, start
         super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = Extractor(self._layout, self._shift, self._scale, START_WEIGHT)
+        self.mlp_extractor = Extractor(self._layout, self._shift, self._scale, self._start)
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
-        self.mlp_extractor = Extractor(self._layout, self._shift, self._scale, START_WEIGHT)
+        self.mlp_extractor = Extractor(self._layout, self._shift, self._scale, self._start)
         self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1 + COSTS)
         self.action_net = nn.Identity()  # what the extractor gives are the logits
         self.optimizer = self.optimizer_class(
@@ -59,6 +64,7 @@ class RcPpo(MaskablePPO):
         env: with features by `Layout`, `action_masks`, and "cost" in its infos.
         layout, shift, scale: of the features.
         prices: the multipliers, and the environment they are shown to.
+        start: logits begin at this times the advised rewards: near the advice, and still exploring.
         entropy_floor: where the mean entropy of a rollout falls below it, in nats, the weight of
             entropy in the loss grows until it does no longer.
         options: of MaskablePPO.
@@ -71,12 +77,13 @@ class RcPpo(MaskablePPO):
         shift: Floats,
         scale: Floats,
         prices: Prices,
+        start: float = START_WEIGHT,
         entropy_floor: float = ENTROPY_FLOOR,
         **options: Any,
     ) -> None:
         self.prices, self._floor = prices, entropy_floor
         self.ent_coef: float
-        shape = {"layout": layout, "shift": shift, "scale": scale}
+        shape = {"layout": layout, "shift": shift, "scale": scale, "start": start}
         shape |= options.pop("policy_kwargs", {})
         super().__init__(
             CostActorCritic,

@@ -24,6 +24,8 @@ class School(gym.Env[Observation, np.int64]):
 
     Each episode is a random one of the training split under a budget between the given ones, drawn
     evenly in the logarithm of each part, or exactly one of them; so that one policy learns all.
+    Where the advice knows the expected reward of a turn, that is what the learner earns: the reward
+    that came differs from it by luck alone, whose variance is many times that of what can be known.
 
     Args:
         env: of the training split.
@@ -75,7 +77,10 @@ class School(gym.Env[Observation, np.int64]):
         """
         if not self._mask[int(action)]:
             raise SecurityError(f"a learner wants action {int(action)}, which is not allowed")
+        expected = self._advice.expected(self.env.view())
         _, reward, done, cut, info = self.env.step(np.int64(action))
+        if expected is not None:
+            reward = float(expected[int(action)])
         seen = self._ended if done else self._observation()
         return seen, float(reward), done, cut, info
 
@@ -96,8 +101,9 @@ class School(gym.Env[Observation, np.int64]):
                 while not done:
                     seen, mask = self._described(env, pilot.prices)
                     action = pilot.act(seen.astype(np.float64), mask)
+                    expected = self._advice.expected(env.view())
                     _, reward, done, _, _ = env.step(np.int64(action))
-                    rewards.append(float(reward))
+                    rewards.append(float(reward if expected is None else expected[action]))
                 earned.append(float(np.mean(rewards)))
         return float(np.mean(earned))
 

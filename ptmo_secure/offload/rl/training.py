@@ -17,6 +17,7 @@ from ptmo_secure.offload.actions import RESOURCES, Floats
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.rl.advice import Advice
 from ptmo_secure.offload.rl.lagrangian import PidMultipliers
+from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rl.network import Network
 from ptmo_secure.offload.rl.pilot import Pilot
 from ptmo_secure.offload.rl.prices import Prices
@@ -29,6 +30,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "rc-a2c": {"learning_rate": 7e-4},
     "rc-dqn": {},
 }
+_ACTORS = ("rc-ppo", "rc-a2c")
 _TRIALS = 5  # times the network of the moment is tried on whole episodes
 _TRIED_ON = 10, 200  # practice episodes for each budget: in a short training, in a long one
 _SAVES = 10
@@ -109,10 +111,13 @@ def train(
     prices = Prices(PidMultipliers(limits), school.show, units)
     module, _, name = ALGORITHMS[plan.algo].partition(":")
     kind = getattr(import_module(f"ptmo_secure.offload.rl.{module}"), name)
-    options = _OPTIONS[plan.algo]
+    options = dict(_OPTIONS[plan.algo])
+    if plan.algo in _ACTORS:
+        options["start"] = advice.start_weight
     model = kind(school, school.layout, shift, scale, prices, seed=plan.seed, **options)
-    if tensorboard is not None:
-        model.set_logger(configure(str(tensorboard), ["tensorboard"]))
+    model.set_logger(
+        silent_logger() if tensorboard is None else configure(str(tensorboard), ["tensorboard"])
+    )
     watch = _Watch(model, school, plan, report, checkpoint)
     watch.resume()
     if model.num_timesteps < plan.steps:

@@ -38,11 +38,11 @@ FAMILIES = (
     *KOREAN_FAMILIES,
 )
 
-_KOREAN_SHARE = 0.24
+_KOREAN_SHARE = 0.32
 _KOREAN_PRIVATE_SHARE = 0.55
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
-_MIX = {"private": 0.45, "harmless": 0.31, "frames": 0.13, "joined": 0.11}
+_MIX = {"private": 0.49, "harmless": 0.29, "frames": 0.12, "joined": 0.1}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
 
 

@@ -8,20 +8,16 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 from html.entities import html5
+from string import ascii_lowercase, ascii_uppercase, digits
 
 from tee_sim.guard.normalise.view import Edit
-from tee_sim.guard.rules import load, patterns
+from tee_sim.guard.rules import load, patterns, search
 
 _RULES = load("decoding")
 _PERCENT, _ENTITY, _ESCAPE, _QUOTED, _BASE64, _CODE_LIKE, _HEX, _BINARY, _NUMBER = patterns(
     _RULES, "percent entity escape quoted base64 code_like hex binary number"
 )
-_ROT13_WORDS, _ROT13_ADDRESS, _BACKWARD_WORDS, _BACKWARD_ADDRESS = patterns(
-    _RULES, "rot13_words rot13_address backward_words backward_address"
-)
-_BASE32_DIGITS = str.maketrans(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789abcdefghijklmnopqrstuv"
-)
+_BASE32_DIGITS = str.maketrans(ascii_uppercase + "234567", digits + ascii_lowercase[:22])
 _MIN_DECODED = 4
 _ROT13 = {ord(first) + i: ord(first) + (i + 13) % 26 for first in ("a", "A") for i in range(26)}
 
@@ -50,12 +46,12 @@ def decode_edits(text: str) -> Iterator[Edit]:
 
 def looks_rotated(text: str) -> bool:
     """Whether a text holds words in ROT13."""
-    return _ROT13_ADDRESS.search(text) is not None or _twice(_ROT13_WORDS, text)
+    return _twice("rot13_address", text, 1) or _twice("rot13_words", text)
 
 
 def looks_backward(text: str) -> bool:
     """Whether a text holds words written backwards."""
-    return _BACKWARD_ADDRESS.search(text) is not None or _twice(_BACKWARD_WORDS, text)
+    return _twice("backward_address", text, 1) or _twice("backward_words", text)
 
 
 def rot13_table() -> dict[int, int]:
@@ -63,11 +59,12 @@ def rot13_table() -> dict[int, int]:
     return _ROT13
 
 
-def _twice(words: re.Pattern[str], text: str) -> bool:
+def _twice(words: str, text: str, least: int = 2) -> bool:
+    """Whether a text holds so many different ones of a group of words."""
     seen = set()
-    for match in words.finditer(text):
+    for match in search(_RULES[words], text):
         seen.add(match.group().lower())
-        if len(seen) == 2:
+        if len(seen) == least:
             return True
     return False
 
@@ -138,12 +135,12 @@ def _from_base32(body: str) -> str | None:
 
 
 def _from_hex(match: "re.Match[str]") -> str | None:
-    digits = re.sub(r"0[xX]|[^0-9A-Fa-f]", "", match.group())
-    if len(digits) % 2:
+    code = re.sub(r"0[xX]|[^0-9A-Fa-f]", "", match.group())
+    if len(code) % 2:
         return None
-    text = _readable(bytes.fromhex(digits), _MIN_DECODED)
+    text = _readable(bytes.fromhex(code), _MIN_DECODED)
     # A number may happen to read as hexadecimal: then only a number counts as its meaning
-    return None if text is None or (digits.isdecimal() and not _NUMBER.fullmatch(text)) else text
+    return None if text is None or (code.isdecimal() and not _NUMBER.fullmatch(text)) else text
 
 
 def _from_binary(match: "re.Match[str]") -> str | None:

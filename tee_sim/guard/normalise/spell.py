@@ -30,9 +30,7 @@ _LETTERS, _LEAST_WORDS = re.compile("[^\\W\\d_]+"), 3
 _REPEATS = {"double": 2, "triple": 3, "treble": 3}
 _HANGUL_DIGITS = pairs("korean_digits")
 # Groups of digits that identifiers are written in
-_SHAPES = frozenset(
-    tuple(map(int, shape)) for shape in "324 334 344 244 234 67 4444 465 1334".split()
-)
+_SHAPES = {tuple(map(int, shape)) for shape in "324 334 344 244 234 67 4444 465 1334".split()}
 _LOOK_DIGITS = str.maketrans("OoQIl|!ZzSsBGq", "00011112255869")
 _LEET = str.maketrans("01345789$!|+@", "oieastbgsiita")
 _GIVEN_NAMES = frozenset(entries("given_names"))

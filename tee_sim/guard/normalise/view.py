@@ -5,6 +5,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tee_sim.guard.rules import Piece, as_piece
+
 # (start, end, replacement): half-open range of the text that is edited
 Edit = tuple[int, int, str]
 
@@ -24,7 +26,7 @@ class View:
         recased: whether it differs in capital letters alone.
     """
 
-    text: str
+    text: Piece
     starts: "Sequence[int]"
     ends: "Sequence[int]"
     fresh: tuple[tuple[int, int], ...] | None = None
@@ -33,7 +35,7 @@ class View:
     @classmethod
     def identity(cls, text: str) -> "View":
         """Return the text as it stands."""
-        return cls(text, range(len(text)), range(1, len(text) + 1))
+        return cls(as_piece(text), range(len(text)), range(1, len(text) + 1))
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Return the range of originals behind `start` to `end` (not empty) of this view.
@@ -76,7 +78,7 @@ class View:
         pieces.append(self.text[at:])
         starts.extend(self.starts[at:])
         ends.extend(self.ends[at:])
-        return View("".join(pieces), starts, ends, tuple(fresh))
+        return View(Piece("".join(pieces)), starts, ends, tuple(fresh))
 
     def windows(self, reach: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to scan: what is new and `reach` characters around, cut at blanks.
@@ -108,11 +110,11 @@ class View:
 
     def translated(self, table: dict[int, int]) -> "View":
         """Return the view with single characters exchanged for single others."""
-        return View(self.text.translate(table), self.starts, self.ends)
+        return View(Piece(self.text.translate(table)), self.starts, self.ends)
 
     def reversed(self) -> "View":
         """Return the view read from its end."""
-        return View(self.text[::-1], self.starts[::-1], self.ends[::-1])
+        return View(Piece(self.text[::-1]), self.starts[::-1], self.ends[::-1])
 
 
 def whole_clusters(text: str, start: int, end: int) -> tuple[int, int]:
