@@ -11,6 +11,7 @@ from ptmo_secure.cli.offload import Data, Questions, Sessions, data_note, missin
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
+    from ptmo_secure.offload.compare import Comparison
     from ptmo_secure.offload.evaluate import Row
 
 POLICIES = "random,local-only,rule,threshold,greedy,tfidf,knn,groups,advice,rc-ppo"
@@ -38,6 +39,8 @@ def report(
 ) -> None:
     """Write tables, paired tests, Pareto plots and multiplier traces, with their JSON beside.
 
+    Given again after it was stopped, it goes on behind the last policy and seed that were done.
+
     \b
     Examples:
       ptmo offload report --out out/offload
@@ -49,6 +52,7 @@ def report(
         import matplotlib  # noqa: F401 - asked for before hours of work, not after
 
         from ptmo_secure.offload.compare import Comparison, parse_budgets
+        from ptmo_secure.offload.kept import KeptRows
         from ptmo_secure.offload.outcomes import data_folder
         from ptmo_secure.offload.policies import POLICIES as KNOWN
         from ptmo_secure.offload.policies import check_names
@@ -65,8 +69,9 @@ def report(
         rows: list[Row] = []
         for job in jobs:
             data_note(job.env, table, folder)
+            kept = KeptRows(out / f"rows-{job.env}.jsonl", _measured(job, folder))
             with output.progress(f"evaluating in {job.env}") as told:
-                rows += job.run(folder, told)
+                rows += job.run(folder, told, kept)
         config = {"envs": envs, "policies": list(names), "seeds": seeds, "table": table}
         config |= {"sessions": sessions, "data": None if folder is None else str(folder)}
         result = envelope(output.command(), config, [row.as_json() for row in rows])
@@ -75,6 +80,22 @@ def report(
     if not json:
         for path in files:
             print(path)
+
+
+def _measured(job: "Comparison", folder: Path | None) -> dict[str, Any]:
+    """What rows have to share to stand in one table; other policies or seeds may join them."""
+    from ptmo_secure.results import git_commit
+
+    policies = sorted(job.trained.glob("*.npz")) if job.trained else []
+    return {
+        "commit": git_commit(),
+        "env": job.env,
+        "budgets": job.budgets,
+        "table": job.table,
+        "sessions": job.sessions,
+        "data": str(folder),
+        "trained": [[str(path), path.stat().st_mtime_ns] for path in policies],
+    }
 
 
 def _traces(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ptmo_secure.offload.envs import m4a1, m4a1_device, sessions
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.evaluate import Row, evaluate, mean_interval
+from ptmo_secure.offload.kept import KeptRows
 from ptmo_secure.offload.outcomes import OutcomeTable
 from ptmo_secure.offload.policies import make_policy
 from ptmo_secure.offload.policies.base import Policy
@@ -53,20 +54,26 @@ class Comparison:
     sessions: int = 200
     trained: Path | None = None
 
-    def run(self, folder: Path | None, report: Report) -> list[Row]:
+    def run(self, folder: Path | None, report: Report, kept: KeptRows | None = None) -> list[Row]:
         """Play everything; a policy is fitted once a seed, and tuned once a budget.
 
         Args:
             folder: of the outcome tables; without one the synthetic table stands in.
             report: told (rows done, rows, what runs).
+            kept: rows measured before, which are not measured again, and those of now.
         """
         rows: list[Row] = []
         total = len(self.seeds) * len(self.budgets) * len(self.policies)
         make = environments(self.env, self.table, self.sessions, folder)
         for seed in self.seeds:
-            train, test = make("train", seed), make("test", seed)
+            before = {name: kept.of(name, seed) if kept else [] for name in self.policies}
+            if not all(before.values()):
+                train, test = make("train", seed), make("test", seed)
             for name in self.policies:
                 report(len(rows), total, f"{name}, seed {seed}")
+                if before[name]:
+                    rows += before[name]
+                    continue
                 policy = make_policy(name, seed)
                 self._recall(policy, seed)
                 policy.fit(train)
@@ -77,6 +84,8 @@ class Comparison:
                     text = ":".join(f"{part:g}" for part in budget)
                     rows.append(evaluate(test, policy, self.env, seed, text))
                     report(len(rows), total, f"{name}, seed {seed}")
+                if kept:
+                    kept.keep(rows[-len(self.budgets) :])
         return rows
 
     def _recall(self, policy: Policy, seed: int) -> None:

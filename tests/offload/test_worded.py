@@ -20,7 +20,7 @@ from ptmo_secure.offload.rl.worded import WordAdvice, Worded, joint_rows
 @pytest.fixture(scope="module")
 def env():
     table = synthetic.question_table(300)
-    return SessionsEnv(table, "train", 1, config=SessionConfig(sessions=30))
+    return SessionsEnv(table, "train", 1, config=SessionConfig(sessions=80))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_price_is_what_practice_sessions_are_expected_to_earn_most_with(env,
     unit = float(np.mean([view_of(practice, n).cost[:, USD].max() for n in range(50)]))
     for price in (learnt, 0.0, 0.3 / unit):
         words.price = price
-        earned[price] = sum(words._tried(practice, budget) for budget in practice.budgets)
+        earned[price] = sum(words._tried(practice, budget, 80) for budget in practice.budgets)
     words.price = learnt
     assert earned[learnt] == max(earned.values())
     assert earned[learnt] > earned[0.3 / unit] + 0.005  # so dear that hardly anything is sent
@@ -132,7 +132,7 @@ def test_a_dear_dollar_keeps_turns_on_the_device(env):
 def test_practice_sessions_are_many_and_of_the_questions_of_the_split(env):
     practice = env.practice(5)
     asked = {turn.question for session in practice.sessions for turn in session}
-    assert practice.episodes == 2000 and env.episodes == 30
+    assert practice.episodes == 2000 and env.episodes == 80
     assert asked <= {row.text for row in env.training_rows()}
     assert [s[0].text for s in env.practice(5).sessions] == [s[0].text for s in practice.sessions]
     practice.reset(options={"episode": 1999})

@@ -16,7 +16,8 @@ from ptmo_secure.offload.rl.features import describe, layout_of
 from ptmo_secure.offload.rl.pilot import Pilot
 
 _JITTER = 0.3  # spread of the logarithm of the prices shown, so that values near them are learnt
-_LOOKED_AT = 1500  # turns that say what is normal
+LOOKED_AT = 1500
+"""Turns that say what is normal; a training of fewer looks at no more than it has."""
 
 
 class School(gym.Env[Observation, np.int64]):
@@ -107,15 +108,18 @@ class School(gym.Env[Observation, np.int64]):
                 earned.append(float(np.mean(rewards)))
         return float(np.mean(earned))
 
-    def normal(self) -> tuple[Floats, Floats, Floats]:
+    def normal(self, turns: int = LOOKED_AT) -> tuple[Floats, Floats, Floats]:
         """Play at random, and return shift and scale of the body, and the mean cost of an episode.
+
+        Args:
+            turns: at least so many.
 
         Returns:
             ([body], [body], [4]).
         """
         bodies: list[Floats] = []
         costs: list[Floats] = []
-        while len(bodies) < _LOOKED_AT:
+        while len(bodies) < turns:
             seen, _ = self.reset()
             done, cost = False, np.zeros(len(RESOURCES))
             while not done:

@@ -21,7 +21,7 @@ from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rl.network import Network
 from ptmo_secure.offload.rl.pilot import Pilot
 from ptmo_secure.offload.rl.prices import Prices
-from ptmo_secure.offload.rl.schooling import School
+from ptmo_secure.offload.rl.schooling import LOOKED_AT, School
 
 ALGORITHMS = {"rc-ppo": "ppo:RcPpo", "rc-a2c": "a2c:RcA2c", "rc-dqn": "dqn:RcDqn"}
 STEPS, QUICK_STEPS = 30_000, 2_000
@@ -104,7 +104,7 @@ def train(
     """
     torch.set_num_threads(1)
     school = School(env, plan.budgets or env.budgets, advice, plan.seed)
-    shift, scale, usual = school.normal()
+    shift, scale, usual = school.normal(min(LOOKED_AT, plan.steps))
     limits = np.array(plan.limits, dtype=np.float64)
     units = np.where(np.isfinite(limits), limits, np.maximum(usual, 1e-9))
     school.units = units

@@ -12,8 +12,9 @@ from ptmo_secure.offload.policies.groups import GroupModel, Reading
 
 _PARTS = 4
 _PRICES = (0.0, 0.015, 0.03, 0.045, 0.06)  # reward for the dollars of a cloud turn
-_TRIED_ON = 80  # practice episodes for each budget and price
-_READ = 200  # practice episodes that say how sessions stay with their topic
+# Practice episodes for each budget and price, and to see how sessions stay with their topic; but no
+# more than the split itself has.
+_TRIED_ON, _READ = 80, 200
 _REMEMBERED = 20_000  # readings; more are made anew
 
 
@@ -96,7 +97,8 @@ class Worded(WordAdvice):
         super().__init__(GroupModel())
         self.model.fit(rows, 3, rng)
         practice = env.practice(seed)
-        self._learn_price(practice, self._learn_stay(practice))
+        unit = self._learn_stay(practice, min(_READ, env.episodes))
+        self._learn_price(practice, min(_TRIED_ON, env.episodes), unit)
 
     def _model_for(self, text: str, learning: bool) -> GroupModel:
         return self._parts[self._part[text]] if learning and text in self._part else self.model
@@ -108,10 +110,10 @@ class Worded(WordAdvice):
             self._unseen[text] = self._model_for(text, learning).read(text)
         return self._unseen[text]
 
-    def _learn_stay(self, practice: OffloadEnv) -> float:
+    def _learn_stay(self, practice: OffloadEnv, episodes: int) -> float:
         """Fit `GroupModel.stay`, and return the mean dollars of the dearest action of a turn."""
         sessions, dearest = [], []
-        for episode in range(min(_READ, practice.episodes)):
+        for episode in range(episodes):
             practice.reset(options={"episode": episode})
             done, texts = False, []
             while not done:
@@ -126,19 +128,20 @@ class Worded(WordAdvice):
             model.stay = self.model.stay
         return float(np.mean(dearest))
 
-    def _learn_price(self, practice: OffloadEnv, unit: float) -> None:
+    def _learn_price(self, practice: OffloadEnv, episodes: int, unit: float) -> None:
         prices = [price / unit for price in _PRICES] if unit > 0 else [0.0]
         earned = []
         for price in prices:
             self.price = price
-            earned.append(sum(self._tried(practice, budget) for budget in practice.budgets))
+            tried = [self._tried(practice, budget, episodes) for budget in practice.budgets]
+            earned.append(sum(tried))
         self.price = prices[int(np.argmax(earned))]
 
-    def _tried(self, practice: OffloadEnv, budget: tuple[float, ...]) -> float:
+    def _tried(self, practice: OffloadEnv, budget: tuple[float, ...], episodes: int) -> float:
         """Expected reward of a turn under a budget."""
         practice.set_budget(budget)
         earned = []
-        for episode in range(min(_TRIED_ON, practice.episodes)):
+        for episode in range(episodes):
             practice.reset(options={"episode": episode})
             rewards, done = [], False
             while not done:

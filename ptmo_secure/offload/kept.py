@@ -1,0 +1,67 @@
+"""Rows of a comparison that were measured before it was stopped, so that it can go on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ptmo_secure.errors import InputError
+from ptmo_secure.offload.evaluate import Row
+
+
+class KeptRows:
+    """A file with one line for what is measured, and one for each policy and seed that is done.
+
+    A file of another measurement, or a last line that was cut off, is written anew.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        what: is measured: plain JSON, commit and data included.
+
+    Raises:
+        InputError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, what: dict[str, Any]) -> None:
+        self._path = path
+        self._done: dict[tuple[str, int], list[Row]] = {}
+        first = json.dumps(what, sort_keys=True)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            if lines[:1] == [first]:
+                for line in lines[1:]:
+                    rows = _rows(line)
+                    if rows:
+                        self._done[rows[0].policy, rows[0].seed] = rows
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(first + "\n", encoding="utf-8")
+            for rows in self._done.values():
+                self._write(rows)
+        except (OSError, UnicodeDecodeError) as failure:
+            raise InputError(f"{path}: {failure}") from None
+
+    def of(self, policy: str, seed: int) -> list[Row]:
+        """Return the rows of a policy and seed; none where it is not done."""
+        return self._done.get((policy, seed), [])
+
+    def keep(self, rows: list[Row]) -> None:
+        """Add the rows of one policy and seed, all its budgets.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        try:
+            self._write(rows)
+        except OSError as failure:
+            raise InputError(f"{self._path}: {failure.strerror}") from None
+
+    def _write(self, rows: list[Row]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([row.as_json() for row in rows]) + "\n")
+
+
+def _rows(line: str) -> list[Row]:
+    """Rows of a line; none of one that was cut off."""
+    try:
+        return [Row(**fields) for fields in json.loads(line)]
+    except (TypeError, ValueError):
+        return []
