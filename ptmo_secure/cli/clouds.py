@@ -8,9 +8,13 @@ from ptmo_secure.cli import options
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from ptmo_secure.engine.engine import Engine
+    from ptmo_secure.hybrid.guarding import SharedGuard
     from ptmo_secure.pipeline import HybridInferenceEngine
     from ptmo_secure.privacy.budget import PrivacyBudget
+    from ptmo_secure.serve.routing import Router
 
 Cloud = Annotated[
     str | None,
@@ -95,6 +99,41 @@ def open_pipeline(
         budget=_shared_budget(engine),
         state=options.state_path(state),
     )
+
+
+def open_router(
+    local: "Router",
+    engine: "Engine",
+    guard: "SharedGuard",
+    cloud: str,
+    model: str | None,
+    policy: str,
+    state: str | None,
+    held: "ExitStack",
+) -> "Router":
+    """Return the router of a server with a cloud, around the one that answers here.
+
+    Args:
+        local: answers on this device.
+        engine: that it uses.
+        guard: reads for both.
+        cloud, model, policy, state: as of the command line, checked by `check`.
+        held: ends what is opened.
+    """
+    from ptmo_secure.hybrid.consulting import Consultant
+    from ptmo_secure.hybrid.opening import open_cloud
+    from ptmo_secure.hybrid.planning import Planner
+    from ptmo_secure.privacy.manager import PrivacyManager
+    from ptmo_secure.privacy.sensitivity import SensitivityClassifier
+    from ptmo_secure.serve.hybrid_router import HybridRouter
+
+    folder = options.state_path(state)
+    client = held.enter_context(open_cloud(cloud, guard, model, state=folder))
+    classifier = SensitivityClassifier(guard)
+    manager = PrivacyManager(classifier, _shared_budget(engine), state=folder)
+    held.callback(manager.close)
+    planner = Planner(guard, classifier, manager, policy)
+    return HybridRouter(local, planner, Consultant(client, manager))
 
 
 def _shared_budget(engine: "Engine") -> "PrivacyBudget | None":

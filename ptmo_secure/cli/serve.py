@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptmo_secure.cli import options, output
+from ptmo_secure.cli import clouds, options, output
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
+    from ptmo_secure.serve.routing import Router
     from ptmo_secure.serve.service import ServeSettings
     from ptmo_secure.serve.users import KeyFile
 
@@ -87,6 +88,9 @@ def serve(
     grace: Annotated[
         float, typer.Option("--grace", metavar="S", help="For answers under way at the end.")
     ] = 10.0,
+    cloud: clouds.Cloud = None,
+    cloud_model: clouds.CloudModel = None,
+    policy: clouds.Policy = "rule",
     verbose: Annotated[
         bool, typer.Option("--verbose", help="One line on stderr for each request, without text.")
     ] = False,
@@ -99,6 +103,7 @@ def serve(
       ptmo serve
       ptmo serve --port 8765 --persist
       ptmo serve keys add ann
+      ptmo serve --cloud http://127.0.0.1:8766/v1
       ptmo serve --host 0.0.0.0 --allow-host box.example
       curl -N http://127.0.0.1:8765/v1/chat/completions -H 'content-type: application/json' \\
         -d '{"model":"smollm2-135m","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
@@ -139,12 +144,14 @@ def serve(
             f"--host {host}: beyond loopback a key is needed: ptmo serve keys add NAME"
         )
     places = folder / _FOLDER if persist else None
+    clouds.check(cloud, cloud_model, policy, None)
+    asked = (cloud, cloud_model, policy, state)
     limits = {
         "max_batch": max_batch,
         "max_waiting": max_concurrent * 8,
         "max_step_tokens": max_step_tokens,
     }
-    _run(settings, key_file, places, model, fields, adapters, limits, keep_sessions, json)
+    _run(settings, key_file, places, model, fields, adapters, limits, keep_sessions, asked, json)
 
 
 def _run(
@@ -156,10 +163,12 @@ def _run(
     adapters: Sequence[tuple[str, str]],
     limits: dict[str, int],
     keep_sessions: int,
+    asked: tuple[str | None, str | None, str, str | None],
     json: bool,
 ) -> None:
     from ptmo_secure.engine.scheduler import Scheduler
     from ptmo_secure.engine.shelf import SessionShelf
+    from ptmo_secure.hybrid.guarding import SharedGuard
     from ptmo_secure.privacy.sensitivity import SensitivityClassifier
     from ptmo_secure.serve.local import LocalRouter
     from ptmo_secure.serve.server import open_socket, serve, url_of
@@ -173,9 +182,13 @@ def _run(
         names = Names(folder)
         shelf = SessionShelf(engine, keep_sessions, None if folder is None else folder / "sessions")
         scheduler = held.enter_context(Scheduler(engine, shelf=shelf, **limits))
-        classifier = held.enter_context(SensitivityClassifier())
+        guard = SharedGuard()
+        held.callback(guard.close)
+        classifier = SensitivityClassifier(guard)
         classifier.classify("")  # the guard starts now, not at the first request
-        router = LocalRouter(engine, scheduler, shelf, classifier)
+        router: Router = LocalRouter(engine, scheduler, shelf, classifier)
+        if asked[0] is not None:
+            router = clouds.open_router(router, engine, guard, asked[0], *asked[1:], held)
         loaded = tuple(name for name, _ in adapters)
         service = Service.of(settings, router, keys, names, loaded)
         url = url_of(listener)

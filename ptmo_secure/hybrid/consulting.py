@@ -108,18 +108,20 @@ class Consultant:
         turn, vault = situation.turn, situation.turn.vault
         if choice.kind is Kind.LOCAL or vault is None or not situation.divided.going:
             return None
-        masked = turn.masked
-        if masked is None or situation.divided.going != turn.query:
-            masked = vault.mask(situation.divided.going)
-        if masked.level == "PRIVATE":
-            return None  # together its parts tell more than each by itself
-        kinds = Counter(place.kind for place in masked.places)
+        text, kinds, told = situation.divided.going, Counter[str](), RESIDUAL
+        if not is_plain(situation):
+            same = turn.masked is not None and text == turn.query
+            masked = turn.masked if same and turn.masked is not None else vault.mask(text)
+            if masked.level == "PRIVATE":
+                return None  # together its parts tell more than each by itself
+            text, told = masked.text, cost_of(masked)
+            kinds = Counter(place.kind for place in masked.places)
         history = [message for told in turn.history for message in told.messages]
         hint = [{"role": "system", "content": _COPY}] if kinds else []
-        messages = (*hint, *history, {"role": "user", "content": masked.text})
+        messages = (*hint, *history, {"role": "user", "content": text})
         request = _request(messages, options, tools)
         fresh = frozenset(told.key for told in turn.history if told.key not in self._told)
-        cost = max(situation.proposed.cost, cost_of(masked), RESIDUAL)
+        cost = max(situation.proposed.cost, told)
         cost += sum(told.cost for told in turn.history if told.key in fresh)
         question = Question(request, vault, choice.kind.value, kinds, cost, fresh)
         return self._looked_up(question, turn)
@@ -175,8 +177,8 @@ class Consultant:
         begun = len(writer.text)
         reply = question.reply
         if call is not None:
-            for delta in call:
-                writer.write(merger.feed(restorer.feed(delta.text)))
+            for piece in call.pieces():
+                writer.write(merger.feed(restorer.feed(piece)))
             text = "".join(delta.text for delta in call.received)
             reply = CachedReply(text, call.tool_calls, call.finish_reason or "stop")
             if self._cache is not None and (text.strip() or reply.tool_calls):
@@ -206,6 +208,16 @@ class Consultant:
         name = getattr(self._cloud, "name", "")
         key = self._cache.key(question.request, name, number, turn.user)
         return replace(question, cached=key, reply=self._cache.get(key))
+
+
+def is_plain(situation: Situation) -> bool:
+    """Whether PUBLIC segments of a mixed query go alone, which hold nothing to be masked.
+
+    They were read one by one, and egress reads them together; a third time would tell nothing new.
+    What looks like a placeholder is masked in any case, so that it does not come back as a value.
+    """
+    proposed, going = situation.proposed, situation.divided.going
+    return bool(proposed.sent) and not proposed.masked and "[" not in going
 
 
 def _request(

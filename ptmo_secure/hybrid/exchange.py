@@ -4,7 +4,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
 from ptmo_secure.cloud.answers import joined_calls
@@ -71,10 +71,7 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        cancel = getattr(self._stream, "cancel", None)
-        if cancel is not None and self._thread is not None and self._thread.is_alive():
-            cancel()
+        self.cancel()
         if self._thread is not None:
             self._thread.join()
         self._held.close()
@@ -98,9 +95,29 @@ class Exchange:
             self.finish_reason = arrived.finish_reason or self.finish_reason
             yield arrived
 
-    def text(self) -> str:
-        """Wait for the whole answer; raises as iterating does."""
-        return "".join(delta.text for delta in self)
+    def pieces(self) -> Iterator[str]:
+        """Yield the text as it comes; what came while nobody read, as one piece.
+
+        Raises:
+            CloudError, EgressRefusedError, InputError: as iterating.
+        """
+        text = ""
+        for delta in self:
+            text += delta.text
+            if text and self._arrived.empty():
+                yield text
+                text = ""
+        if text:
+            yield text
+
+    def cancel(self) -> None:
+        """Cut the call: whoever reads gets a `CloudError`. Idempotent; any thread may."""
+        self._ended.set()
+        cancel = getattr(self._stream, "cancel", None)
+        if cancel is not None and self._thread is not None and self._thread.is_alive():
+            cancel()
+        with suppress(queue.Full):
+            self._arrived.put_nowait(CloudError("the call was cut off", "cancelled"))
 
     @property
     def tool_calls(self) -> tuple[dict[str, object], ...]:

@@ -41,7 +41,7 @@ _TOP = 10.0
 
 
 class LearnedPolicy:
-    """`ShippedPolicy` for live turns. Thread-safe.
+    """`ShippedPolicy` for live turns. Thread-safe; keeps no text from one turn to the next.
 
     Args:
         user_epsilon: limit of a user's privacy budget; what is left of it is the share of the risk
@@ -61,7 +61,8 @@ class LearnedPolicy:
         turn, past, states = self._described(situation, left)
         most = self._world.costs(turn, past, states, doubted=True)[0]
         least = self._world.costs(turn, past, states, doubted=False)[0]
-        predicted = np.clip(shipped_words().ask(turn.question), 0.0, 1.0)
+        before = _questions(situation)
+        predicted = np.clip(shipped_words().ask(turn.question, before)[:2], 0.0, 1.0)
         doubt = CHECK[0] * (1 - predicted[0]) + CHECK[1] * predicted[0]
         view = View(
             text=turn.question,
@@ -77,6 +78,7 @@ class LearnedPolicy:
             alpha=WEIGHTS.alpha,
             estimate=np.zeros(len(_ARMS)),
             check=CHECK,
+            history=before,
         )
         view.estimate[:] = view.quality(predicted)
         return view
@@ -84,7 +86,10 @@ class LearnedPolicy:
     def choose(self, view: View, mask: Mask) -> int:
         """Return the number of an action whose mask is true."""
         with self._lock:
-            return int(self._policy.choose(view, mask))
+            try:
+                return int(self._policy.choose(view, mask))
+            finally:
+                self._policy.forget()
 
     def _described(
         self, situation: Situation, left: float | None
@@ -143,6 +148,12 @@ def _observation(
         *(cost[:, USD] / SCALES.usd),
     ]
     return np.asarray(np.clip(numbers, -1.0, _TOP), dtype=np.float32)
+
+
+def _questions(situation: Situation) -> tuple[str, ...]:
+    """Return the earlier questions, as a cloud may see them."""
+    messages = [message for told in situation.turn.history for message in told.messages]
+    return tuple(str(m.get("content")) for m in messages if m.get("role") == "user")
 
 
 def _tokens(text: str) -> int:

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.hybrid.deciding import RulePolicy, Situation, situation_of
+from ptmo_secure.hybrid.deciding import (
+    Choice,
+    RulePolicy,
+    Situation,
+    affordable,
+    decide,
+    permitted,
+    situation_of,
+)
 from ptmo_secure.hybrid.guarding import SharedGuard
 from ptmo_secure.hybrid.reading import ConversationReader, Turn
 from ptmo_secure.offload.actions import Mask, View
@@ -75,6 +83,19 @@ class Planner:
         else:
             proposed = self._manager.propose(turn.query, turn.found)
         return situation_of(turn, proposed, kept, max_tokens, escalates=self._cascade)
+
+    def decided(
+        self, turn: Turn, max_tokens: int, kept: frozenset[int] = frozenset()
+    ) -> tuple[Situation, Choice]:
+        """Return what may go of a turn and what is done, all steps of `pipeline.py` together.
+
+        Args: as `divide`.
+        """
+        case = self.divide(turn, max_tokens, kept)
+        allowed = permitted(case)
+        left = self.left(turn, allowed)
+        allowed = affordable(allowed, case.proposed.cost, left)
+        return case, decide(case, allowed, self.policy.view(case, left), self.policy.choose)
 
     def left(self, turn: Turn, allowed: Mask) -> float | None:
         """Return the epsilon that a user has left; None where it cannot be known.

@@ -47,7 +47,7 @@ class Restorer:
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return what is ready."""
-        ready: list[str] = []
+        ready, plain = [], ""  # plain text is unmasked at once: each call of the guard takes time
         for part in _RUN.findall(piece):
             blank = _BLANK.search(part)
             if self._in_link:
@@ -55,29 +55,23 @@ class Restorer:
                 ready.append(part[:end])
                 part, self._in_link = part[end:], blank is None
             if part and "!" <= part[0] <= "~":
-                ready.append(self._lengthen(part))
-            elif part:
-                ready.append(self._end_run() + self._unmasker.feed(part))
-        return "".join(ready)
+                self._run += part
+                if _LINK.search(self._run):
+                    ready += [self._unmasked(plain), self._unmasker.finish(), self._run]
+                    plain, self._run, self._in_link = "", "", True
+                elif len(self._run) > _MAX_RUN:
+                    plain, self._run = plain + self._run[:-_KEPT], self._run[-_KEPT:]
+            else:
+                plain, self._run = plain + self._run + part, ""
+        return "".join([*ready, self._unmasked(plain)])
 
     def finish(self) -> str:
         """Return what was kept back. It may be used anew."""
-        self._in_link = False
-        return self._end_run() + self._unmasker.finish()
+        run, self._run, self._in_link = self._run, "", False
+        return self._unmasked(run) + self._unmasker.finish()
 
-    def _lengthen(self, part: str) -> str:
-        self._run += part
-        if _LINK.search(self._run):
-            run, self._run, self._in_link = self._run, "", True
-            return self._unmasker.finish() + run
-        if len(self._run) <= _MAX_RUN:
-            return ""
-        ready, self._run = self._run[:-_KEPT], self._run[-_KEPT:]
-        return self._unmasker.feed(ready)
-
-    def _end_run(self) -> str:
-        run, self._run = self._run, ""
-        return self._unmasker.feed(run) if run else ""
+    def _unmasked(self, text: str) -> str:
+        return self._unmasker.feed(text) if text else ""
 
 
 def restore_call(vault: Unmasking, call: Mapping[str, object]) -> dict[str, object]:

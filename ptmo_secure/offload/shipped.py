@@ -32,7 +32,12 @@ class ShippedPolicy(Learned):
         super().__init__(seed)
         network = load_network(NETWORK)
         self.use(network)
-        self._advice = WordAdvice(shipped_words(), float(network.card["dollar_price"]))
+        self._words = WordAdvice(shipped_words(), float(network.card["dollar_price"]))
+        self._advice = self._words
+
+    def forget(self) -> None:
+        """Let go of every text that it decided on."""
+        self._words.forget()
 
     def fit(self, train: OffloadEnv) -> None:
         """It is trained already."""

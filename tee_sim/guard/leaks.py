@@ -46,7 +46,7 @@ def find_held(session: Session, text: str, *, words: bool) -> str | None:
             *((letters, spaced, LONG), (letters, bare, _SEPARABLE), (number, digits, LONG)),
         )
         if len(value) < LONG:
-            found = words and (_stands(own, plain) or _stands(form, f"{flat}\n{spaced}"))
+            found = words and (_stands(own, plain) or _stands(form, flat) or _spread(form, flat))
         else:
             found = any(len(what) >= least and what in where for what, where, least in sought)
         if found:
@@ -79,6 +79,13 @@ def _flat(text: str) -> str:
 
 def _is_shape(value: str) -> bool:
     return any(s.end - s.start == len(value) for s in shapes(value, fold(value)))
+
+
+def _spread(word: str, text: str) -> bool:
+    """Whether a word stands in a text with signs between its letters."""
+    letters = r"[\W_]{1,4}".join(map(re.escape, _NO_LETTER.sub("", word)))
+    end = "" if "\uac00" <= word[-1:] <= "\ud7a3" else r"(?![^\W_])"
+    return bool(letters) and re.search(rf"(?<![^\W_]){letters}{end}", text) is not None
 
 
 def _stands(word: str, text: str) -> bool:

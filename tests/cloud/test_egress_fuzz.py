@@ -28,11 +28,16 @@ FORMS = ("as_is", *OBFUSCATIONS)
 NEVER_SENT = ("as_is", "lower_case", "upper_case", "spaced", "fullwidth")
 
 
+# Short keys of the protocol, which stand in every request and are no words of anybody
+PROTOCOL = {"id", "role", "type", "name", "stop", "seed"}
+
+
 def texts_in(value):
     """Every string of some JSON, in JSON inside strings too."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield key
+            if key not in PROTOCOL:
+                yield key
             yield from texts_in(inner)
     elif isinstance(value, list):
         for inner in value:

@@ -218,6 +218,7 @@ def test_the_policy_inside_the_package_chooses_within_the_gate(make):
     assert {answer.route for answer in answers} == {Route.LOCAL, Route.CLOUD}
     assert all(steps(answer)["route"]["policy"] == "rl" for answer in answers)
     assert not any("overruled" in steps(answer)["route"] for answer in answers)
+    assert here.pipeline._planner.policy._policy._words._read == {}
     here.server.forget()
     for private in ("My password is secret123.", "I have diabetes. What should I eat?"):
         assert here.answer(private).route is Route.LOCAL

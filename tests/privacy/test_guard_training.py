@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
 
 from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.synth import Example
@@ -180,16 +182,37 @@ def test_the_shipped_tokenizer_knows_syllables_and_where_they_stand(tokenizer):
 
 
 def test_a_wider_model_starts_from_the_letters_of_a_syllable(tokenizer):
-    old = TokenClassifier(BertShape(19_730, 512, 32, 4, 1, 64, 3))
-    added = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda x: x[1])][
-        19_730:
-    ]
-    wide = vocabulary.widen(old, tokenizer, added)
-    before = old.bert.embeddings.word_embeddings.weight
+    n_added = 2 * len(vocabulary.syllables())
+    n_kept = tokenizer.get_vocab_size() - n_added
+    in_order = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    added = [token for token, _ in in_order][n_kept:]
+    old = TokenClassifier(BertShape(n_kept + 7, 512, 32, 4, 1, 64, 3))
+    kept = [*range(5), *range(12, n_kept + 7)]  # seven tokens are given up
+    wide = vocabulary.widen(old, tokenizer, kept, added)
+    before = old.bert.embeddings.word_embeddings.weight[kept]
     after = wide.bert.embeddings.word_embeddings.weight
-    assert torch.equal(after[:19_730], before) and len(after) == tokenizer.get_vocab_size()
+    assert torch.equal(after[:n_kept], before) and len(after) == tokenizer.get_vocab_size()
     letters = [tokenizer.token_to_id(t) for t in ("\u1100", "##\u1175", "##\u11b7")]
     assert torch.allclose(after[tokenizer.token_to_id("\uae40")], before[letters].mean(dim=0))
+
+
+def test_a_vocabulary_keeps_its_order_and_leaves_scripts_without_texts_out(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u738b", "ann", "##\u0627", "\u03b1"]
+    small_one = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    small_one.normalizer = BertNormalizer()
+    small_one.save(str(tmp_path / "tokenizer.json"))
+    wider, kept, added = vocabulary.with_hangul(tmp_path / "tokenizer.json")
+    assert kept == [0, 1, 2, 3, 4, 6, 8] and len(added) == 2 * 2350
+    names = ("[MASK]", "ann", "\u03b1", added[0], "\u738b")
+    assert [wider.token_to_id(name) for name in names] == [4, 5, 6, 7, None]
+
+
+def test_a_model_for_shorter_texts_reads_them_as_before():
+    model = TokenClassifier(BertShape(50, 16, 8, 2, 3, 16, 3)).eval()
+    short = vocabulary.first_positions(model, 4).eval()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    assert torch.equal(short(ids, torch.ones_like(ids)), model(ids, torch.ones_like(ids)))
+    assert short.shape.positions == 4
 
 
 def test_layers_that_are_left_out_leave_the_others_as_they_are():

@@ -56,6 +56,10 @@ class WordAdvice:
         found = self._model_for(view.text, learning).judge(self._reading(view.text, learning), past)
         return np.clip(found, 0.0, 1.0)
 
+    def forget(self) -> None:
+        """Let go of every text that was read."""
+        self._read.clear()
+
     def _model_for(self, text: str, learning: bool) -> GroupModel:
         return self.model
 

@@ -39,10 +39,10 @@ class Recipe:
         training: how to train.
     """
 
-    texts: int = 44_000
+    texts: int = 67_000
     threshold_texts: int = 3_000
-    layers: tuple[int, ...] = (0, 1, 2, 3, 5)
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+    layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2))
 
     def __post_init__(self) -> None:
         if self.texts < 1 or self.threshold_texts < 1:
@@ -74,8 +74,9 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
         InputError: the base is missing or of another form.
         EngineError: the exported model does not agree with the trained one.
     """
-    tokenizer, added = vocabulary.with_hangul(base.tokenizer)
-    model = vocabulary.widen(rampart.load(base.model), tokenizer, added)
+    tokenizer, kept, added = vocabulary.with_hangul(base.tokenizer)
+    model = vocabulary.widen(rampart.load(base.model), tokenizer, kept, added)
+    model = vocabulary.first_positions(model, batches.MAX_TOKENS)
     model = vocabulary.first_layers(model, recipe.layers)
     labels, seed = batches.label_names(GUARD_KINDS), recipe.training.seed
     texts = []
@@ -88,7 +89,7 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     run = train(
         *(model, texts, recipe.training, report, out / STATE_FILE),
         everyday=everyday,
-        n_known=model.shape.vocabulary - len(added),
+        n_known=len(kept),
     )
     figures = export(model, out)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)

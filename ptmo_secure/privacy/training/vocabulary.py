@@ -16,6 +16,11 @@ from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.training.bert import TokenClassifier
 
 _CONTINUES = "##"
+# Scripts of which no text is made: their tokens would stay as the base has them, and cost room
+_LEFT_OUT = frozenset(
+    "CJK HIRAGANA KATAKANA ARABIC HEBREW ARMENIAN GEORGIAN THAI TIBETAN BENGALI DEVANAGARI TAMIL "
+    "SINHALA KANNADA MODIFIER FULLWIDTH".split()
+)
 
 
 def syllables() -> list[str]:
@@ -27,8 +32,8 @@ def syllables() -> list[str]:
     ]
 
 
-def with_hangul(path: Path) -> tuple[Tokenizer, list[str]]:
-    """Return a tokenizer that knows syllables, and the tokens that it has beyond the old one's.
+def with_hangul(path: Path) -> tuple[Tokenizer, list[int], list[str]]:
+    """Return a tokenizer that knows syllables, the old tokens that it keeps, and its new ones.
 
     Args:
         path: `tokenizer.json` of an uncased BERT.
@@ -38,7 +43,10 @@ def with_hangul(path: Path) -> tuple[Tokenizer, list[str]]:
     """
     try:
         settings = json.loads(path.read_text("utf-8"))
-        vocabulary = settings["model"]["vocab"]
+        old = sorted(settings["model"]["vocab"].items(), key=lambda item: item[1])
+        kept = [place for token, place in old if not _is_left_out(token)]
+        vocabulary = {old[place][0]: new for new, place in enumerate(kept)}
+        settings["model"]["vocab"] = vocabulary
         added = [
             token
             for syllable in syllables()
@@ -53,20 +61,27 @@ def with_hangul(path: Path) -> tuple[Tokenizer, list[str]]:
             "normalizers": [settings["normalizer"], {"type": "NFC"}],
         }
         settings["truncation"] = settings["padding"] = None
-        return Tokenizer.from_str(json.dumps(settings)), added
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Tokenizer.from_str(json.dumps(settings)), kept, added
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not an uncased BERT's tokenizer: {error}") from None
 
 
-def widen(model: TokenClassifier, tokenizer: Tokenizer, added: list[str]) -> TokenClassifier:
+def _is_left_out(token: str) -> bool:
+    letter = token.removeprefix(_CONTINUES)[0]
+    return unicodedata.name(letter, "?").split()[0] in _LEFT_OUT
+
+
+def widen(
+    model: TokenClassifier, tokenizer: Tokenizer, kept: list[int], added: list[str]
+) -> TokenClassifier:
     """Return the model with an embedding for each added token: the mean of its letters' ones.
 
     Args:
         model: knows the old vocabulary.
         tokenizer: of `with_hangul`.
-        added: likewise.
+        kept, added: likewise.
     """
-    old = model.bert.embeddings.word_embeddings.weight.detach()
+    old = model.bert.embeddings.word_embeddings.weight.detach()[kept]
     vocabulary = tokenizer.get_vocab()
     rows = []
     for token in added:
@@ -81,6 +96,15 @@ def widen(model: TokenClassifier, tokenizer: Tokenizer, added: list[str]) -> Tok
     weights["bert.embeddings.word_embeddings.weight"] = torch.cat([old, torch.stack(rows)])
     wide.load_state_dict(weights)
     return wide
+
+
+def first_positions(model: TokenClassifier, count: int) -> TokenClassifier:
+    """Return the model for texts of so many tokens at most."""
+    short = TokenClassifier(replace(model.shape, positions=count))
+    weights, name = dict(model.state_dict()), "bert.embeddings.position_embeddings.weight"
+    weights[name] = weights[name][:count]
+    short.load_state_dict(weights)
+    return short
 
 
 def first_layers(model: TokenClassifier, keep: tuple[int, ...]) -> TokenClassifier:
