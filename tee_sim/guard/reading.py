@@ -91,6 +91,8 @@ def _read(
         value = text[start:end].strip(" .,;:!?")
         if _is_one(value, kind):
             told = "DEMOGRAPHIC" if kind in _SECRETS and value.isalpha() else kind
+            if kind in _SECRETS and text[end : end + 1] in ("", " ", "\n"):
+                end -= text[start:end].endswith((".", ","))  # the sentence's own
             yield (*view.original(low + start, low + end), told)
 
 

@@ -1,7 +1,8 @@
 """Hangul for a tokenizer that has none: each syllable becomes a token, made of its letters.
 
 Rampart's tokenizer takes syllables apart into letters, of which its vocabulary lacks a good third;
-a word with one of those is unknown as a whole. The 2,350 syllables of KS X 1001 take their place.
+a word with one of those is unknown as a whole. The syllables of KS X 1001 take their place, without
+those that hardly any word has.
 """
 
 import json
@@ -16,6 +17,7 @@ from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.training.bert import TokenClassifier
 
 _CONTINUES = "##"
+_RARE = Path(__file__).with_name("rare_syllables.txt")
 # Scripts of which no text is made: their tokens would stay as the base has them, and cost room
 _LEFT_OUT = frozenset(
     "CJK HIRAGANA KATAKANA ARABIC HEBREW ARMENIAN GEORGIAN THAI TIBETAN BENGALI DEVANAGARI TAMIL "
@@ -24,12 +26,10 @@ _LEFT_OUT = frozenset(
 
 
 def syllables() -> list[str]:
-    """Return the Hangul syllables of KS X 1001, in order."""
-    return [
-        chr(code)
-        for code in range(0xAC00, 0xD7A4)
-        if len(chr(code).encode("euc_kr", errors="ignore")) == 2
-    ]
+    """Return the Hangul syllables of KS X 1001 but rare ones, in order."""
+    rare = set(_RARE.read_text("utf-8"))
+    every = map(chr, range(0xAC00, 0xD7A4))
+    return [c for c in every if len(c.encode("euc_kr", errors="ignore")) == 2 and c not in rare]
 
 
 def with_hangul(path: Path) -> tuple[Tokenizer, list[int], list[str]]:
