@@ -26,6 +26,7 @@ _NEEDED = {
     "COORDINATES": re.compile(r"\d[.,]\d{2}|\u00b0|\d\s?[NSEW]\b"),
 }
 _CODE = re.compile(load("stated_secrets")["not_literal"][0].pattern.pattern + "|^[A-Z_]+$")
+_FUNCTION_WORDS = frozenset(entries("function_words"))
 _MOST_UNVEILED = 32_768  # characters read a second time; the rules read all of them
 
 
@@ -114,7 +115,12 @@ def _joined(text: str, entities: Iterable[Entity]) -> Iterator[tuple[int, int, s
 
 
 def _is_one(value: str, kind: str) -> bool:
-    """Whether a value can be of its kind at all: a comma is no phone number, a variable no key."""
+    """Whether a value can be of its kind at all: a comma is no phone number, "the" no name.
+
+    Short words with a capital are left: An, He and My are names, too.
+    """
+    if value.lower() in _FUNCTION_WORDS and (value.islower() or len(value) > 2):
+        return False
     signs = sum(map(str.isalnum, value))
     if kind in _WRITTEN_IN_PIECES:
         needed = _NEEDED.get(kind)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -342,6 +343,24 @@ def test_of_a_long_text_with_one_disguise_only_its_surroundings_are_read_again()
     model_spans(fake, views(text))
     assert len(fake.read) == 2
     assert "passage" in fake.read[1] and len(fake.read[1]) < 260
+
+
+@pytest.mark.parametrize(
+    "text,kind,found",
+    [("about my test", "MEDICAL", 0), ("About The test", "ORG", 0), ("ask An today", "PERSON", 1)],
+)
+def test_function_words_are_no_finds_but_short_names_are(text, kind, found):
+    start = text.index(" ") + 1
+    entity = ner.Entity(start, text.index(" ", start), kind, 0.9)
+    told = types.SimpleNamespace(find=lambda _: iter([entity]))
+    assert len(model_spans(told, [View.identity(text)], ())) == found
+
+
+def test_a_sentences_full_stop_is_no_part_of_a_secret():
+    text = "It is Xy7-hunter. Go"
+    told = types.SimpleNamespace(find=lambda _: iter([ner.Entity(6, 17, "SECRET", 0.9)]))
+    (span,) = model_spans(told, [View.identity(text)], ())
+    assert text[span.start : span.end] == "Xy7-hunter"
 
 
 def test_a_failure_inside_the_classifier_is_an_error_and_never_a_harmless_result():

@@ -10,7 +10,7 @@ import onnxruntime
 
 from ptmo_secure.privacy.training.batches import IGNORED, Tagged
 
-GRID = tuple(round(0.05 * step, 2) for step in range(4, 17))  # 0.2 to 0.8
+GRID = tuple(round(0.05 * step, 2) for step in range(2, 17))  # 0.1 to 0.8
 LEAK_COST = 3.0  # of a private token that is overlooked, in false alarms
 _LEAST_TOKENS = 30  # of a kind, to choose by
 _USUAL = 0.5
