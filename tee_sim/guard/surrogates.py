@@ -116,6 +116,8 @@ def _name_word(session: Session, kind: str, word: str) -> str:
     for attempt in range(_MOST_DRAWS):
         other = Digits(session.draw("name", kind, word, attempt)).pick(_LISTS[kind])
         key = fold(other)
+        if len(word) > 2 and fold(word) in key:
+            continue  # "Kimball" would tell "Kim"
         taken = session.name_words.get(key)
         if taken == own:
             return other

@@ -6,6 +6,7 @@ import random
 import pytest
 from masked_texts import masked, session
 
+from tee_sim.guard import surrogates
 from tee_sim.guard.checksums import is_iban, is_korean_registration
 from tee_sim.guard.numbers import luhn_valid
 from tee_sim.guard.restoring import unmask
@@ -135,6 +136,12 @@ def surrogate(held, kind, value, around="so {} it is"):
 
 def digits(text):
     return "".join(char for char in text if char.isdigit())
+
+
+def test_a_surrogate_never_holds_the_name_that_it_stands_for(monkeypatch):
+    monkeypatch.setitem(surrogates._LISTS, "family", ["Kimball", "Hakim", "Varley"])
+    for _ in range(8):
+        assert surrogate(session(), "PERSON", "Dr. Kim") == "Dr. Varley"
 
 
 def test_surrogates_have_the_shape_and_the_check_digits_of_their_kind():
