@@ -103,7 +103,7 @@ def test_ids_of_tool_calls_are_numbered_anew_and_still_fit(make, server):
         {"role": "user", "content": "What is the weather?"},
         {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "sk-2"}]},
         {"role": "tool", "tool_call_id": "sk-2", "content": "rain"},
-        {"role": "tool", "tool_call_id": "call_9xQ", "content": "sun"},
+        {"role": "tool", "tool_call_id": "call_9xQ", "content": "it stays dry"},
     )
     make().complete(CloudRequest(history))
     sent = server.requests[0].json["messages"]

@@ -65,10 +65,10 @@ def test_a_mixed_query_sends_its_public_part_and_says_so(server, capsys):
 def test_a_chat_keeps_its_placeholders_until_it_is_reset(server, capsys, monkeypatch):
     server.script += [hostile.stream([f"{n}: [PERSON_1]."]) for n in "123"]
     lines = [
-        "Write an email to Andre Novak about tea.",
-        "Write an email to Mira Holmberg about tea.",
+        "Write an email to Andre Novak about the weather.",
+        "Write an email to Mira Holmberg about the weather.",
         "/reset",
-        "Write an email to Mira Holmberg about tea.",
+        "Write an email to Mira Holmberg about the weather.",
     ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     code, out, _ = run(capsys, "chat", "--cloud", server.url, "--json")
@@ -76,7 +76,7 @@ def test_a_chat_keeps_its_placeholders_until_it_is_reset(server, capsys, monkeyp
     answers = [turn["answer"] for turn in json.loads(out)["turns"]]
     assert answers == ["1: Andre Novak.", "2: Andre Novak.", "3: Mira Holmberg."]
     asked = [r.json["messages"][-1]["content"] for r in server.requests if r.body]
-    assert asked == [f"Write an email to [PERSON_{n}] about tea." for n in (1, 2, 1)]
+    assert asked == [f"Write an email to [PERSON_{n}] about the weather." for n in (1, 2, 1)]
 
 
 def test_a_server_that_is_not_there_leaves_the_device_to_answer(engine, server, capsys):

@@ -166,7 +166,7 @@ def test_tool_calls_come_with_their_values_and_results_go_masked(served):
             "tool_calls": [{"id": "c9", "type": "function", "function": told}],
         },
         {"role": "tool", "tool_call_id": "c9", "content": "Sent to andre@novak.org."},
-        {"role": "user", "content": "Write a letter to Dr. Andre Novak about tea."},
+        {"role": "user", "content": "Write a letter to Dr. Andre Novak about the weather."},
     )
     ask(served, history, tools=(tool,))
     sent = served.here.bodies()[1]["messages"]

@@ -167,13 +167,13 @@ def test_a_placeholder_means_the_same_value_in_every_turn_of_a_session(make):
     first = here.answer(history)
     assert first.text == "Ok, Dr. Andre Novak."
     history += [{"role": "assistant", "content": first.text}]
-    history += [{"role": "user", "content": "Write a letter to Dr. Andre Novak about tea."}]
+    history += [{"role": "user", "content": "Write a letter to Dr. Andre Novak about the weather."}]
     second = here.answer(history)
     told = [message["content"] for message in here.bodies()[1]["messages"]]
     assert told[1:] == [
         "Write an email to [PERSON_1] at [EMAIL_1] about the roof.",
         "Ok, [PERSON_1].",
-        "Write a letter to [PERSON_1] about tea.",
+        "Write a letter to [PERSON_1] about the weather.",
     ]
     assert second.text == "Ok, Dr. Andre Novak."
 

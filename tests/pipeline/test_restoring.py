@@ -106,6 +106,9 @@ def test_an_answer_that_asks_for_the_vault_gets_nothing_to_another_user(make):
     assert "Novak" not in other.text
     history = [{"role": "user", "content": CARRIES}, {"role": "assistant", "content": ann.text}]
     here.server.forget()
-    again = [*history, {"role": "user", "content": "Write a letter to Dr. Andre Novak about tea."}]
+    again = [
+        *history,
+        {"role": "user", "content": "Write a letter to Dr. Andre Novak about the weather."},
+    ]
     here.answer(again, user="ann", session="a")
     assert here.bodies() and b"Novak" not in here.server.received

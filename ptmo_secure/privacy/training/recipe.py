@@ -18,6 +18,7 @@ Progress = Callable[[int, int, str], None]
 
 CARD = Path(__file__).parent / "card"
 STATE_FILE = "training.pt"
+WINDOW_POSITIONS = 194  # the guard's windows, with [CLS] and [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     """
     tokenizer, kept, added = vocabulary.with_hangul(base.tokenizer)
     model = vocabulary.widen(rampart.load(base.model), tokenizer, kept, added)
-    model = vocabulary.first_positions(model, batches.MAX_TOKENS)
+    model = vocabulary.first_positions(model, WINDOW_POSITIONS)
     model = vocabulary.first_layers(model, recipe.layers)
     labels, seed = batches.label_names(GUARD_KINDS), recipe.training.seed
     texts = []
