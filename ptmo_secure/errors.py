@@ -13,6 +13,17 @@ class InputError(PtmoError, ValueError):
     """The caller's mistake: a bad argument, file or prompt. The text names the input."""
 
 
+def not_installed(what: str, extra: str) -> InputError:
+    """Return the error of a part whose optional packages are not installed.
+
+    Args:
+        what: needs them; the sentence begins with it.
+        extra: of pyproject.toml.
+    """
+    how = f"make setup, or pip install -c constraints.txt -e '.[{extra}]'"
+    return InputError(f"{what} needs packages of [{extra}]: in the project's folder run {how}")
+
+
 class ModelFormatError(InputError):
     """A model file that is truncated, hostile, or of a kind this engine does not support."""
 

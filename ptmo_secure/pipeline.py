@@ -1,21 +1,22 @@
 """The main job, top to bottom: guard, gate, route, engine and cloud. Read this file first."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptmo_secure.config import DEFAULT_MODEL, GenerationConfig
 from ptmo_secure.errors import InputError
-from ptmo_secure.hybrid.answering import Job, Outcome, Responder
+from ptmo_secure.hybrid.answering import Responder
 from ptmo_secure.hybrid.consulting import Consultant
 from ptmo_secure.hybrid.deciding import affordable, decide, names_of, permitted
 from ptmo_secure.hybrid.device import Device, LocalEngine, Writer
 from ptmo_secure.hybrid.exchange import ClearedCloud
 from ptmo_secure.hybrid.guarding import SharedGuard
+from ptmo_secure.hybrid.jobs import Job, Outcome
 from ptmo_secure.hybrid.planning import Planner
-from ptmo_secure.hybrid.reading import text_of
 from ptmo_secure.hybrid.settings import HybridSettings
+from ptmo_secure.hybrid.telling import text_of
 from ptmo_secure.hybrid.trace import Trace
 from ptmo_secure.privacy.budget import PrivacyBudget
 from ptmo_secure.privacy.gate import ALLOWED as ALLOWED
@@ -39,6 +40,7 @@ class HybridInferenceEngine:
             query is answered on this device.
         policy: "rule" tells a cloud whatever may be told; "rl" is the policy inside the package.
         cloud_model: name of a model, for a cloud that is opened here; None: the provider's default.
+        providers: a TOML file of providers of one's own, for the same.
         settings: cascade, delegation, cache, rewriting; None: none of them.
         budget: counts what is disclosed, and stays the caller's; None: the one in `state`.
         state: folder of the device's sealed state; None: $PTMO_STATE or ~/.local/state/ptmo.
@@ -57,6 +59,7 @@ class HybridInferenceEngine:
         policy: str = "rule",
         *,
         cloud_model: str | None = None,
+        providers: Path | None = None,
         settings: HybridSettings | None = None,
         budget: PrivacyBudget | None = None,
         state: Path | None = None,
@@ -69,7 +72,9 @@ class HybridInferenceEngine:
         if isinstance(cloud, str):
             from ptmo_secure.hybrid.opening import open_cloud
 
-            cloud = self._own_cloud = open_cloud(cloud, self._guard, cloud_model, state=state)
+            cloud = self._own_cloud = open_cloud(
+                cloud, self._guard, cloud_model, state=state, providers=providers
+            )
         options = settings or HybridSettings()
         classifier = SensitivityClassifier(self._guard)
         self._manager = PrivacyManager(classifier, budget, state=state)
@@ -91,6 +96,8 @@ class HybridInferenceEngine:
         user: str = DEFAULT_USER,
         session: str = DEFAULT_SESSION,
         tools: Sequence[Mapping[str, object]] = (),
+        keep_local: Collection[int] = (),
+        local_only: bool = False,
     ) -> Answer:
         """Answer a query, or the last message of a conversation.
 
@@ -100,6 +107,8 @@ class HybridInferenceEngine:
             on_text: called with each piece of the answer as it comes.
             user, session: whose vault, budget and cache serve it.
             tools: that a cloud may ask for, as in the OpenAI API; the device's model gets none.
+            keep_local: numbers of the query's segments that stay here, in later turns as well.
+            local_only: all of it stays.
         Raises:
             InputError: the query is empty, longer than the model's context, or names an adapter
                 that is not loaded.
@@ -111,10 +120,11 @@ class HybridInferenceEngine:
         with trace.step("prepare"):
             messages = as_messages(query, options.system)
         with trace.step("guard.scan") as facts:
-            turn = self._planner.read(messages, user, session, stays=self._stays)
+            self._planner.note(messages, user, keep_local, local=local_only)
+            turn = self._planner.read(messages, user, session, stays=self._stays or local_only)
             facts |= turn.facts()
         with trace.step("decompose") as facts:  # which parts may go, by their levels
-            case = self._planner.divide(turn, options.max_tokens)
+            case = self._planner.divide(turn, options.max_tokens, frozenset(keep_local))
             facts |= case.facts()
         with trace.step("gate") as facts:  # what the privacy rules allow
             allowed = permitted(case)
@@ -131,13 +141,17 @@ class HybridInferenceEngine:
         with trace.step("guard.mask") as facts:  # what a cloud is asked, with placeholders
             question = self._responder.question(case, choice, options, tools, facts)
         job = Job(case, choice, messages, options, writer, trace)
-        outcome = self._responder.respond(job, question)  # engine and cloud, merged and unmasked
+        try:
+            outcome = self._responder.respond(job, question)  # engine and cloud, merged, unmasked
+        finally:
+            self._planner.settle(messages, user, told=job.told)
         return self._finished(job, outcome)
 
     # What follows serves the steps above.
 
     def _finished(self, job: Job, outcome: Outcome) -> Answer:
         turn, run, trace = job.case.turn, outcome.run, job.trace
+        self._planner.hear(turn, job.writer.text, outcome.tool_calls, outcome.said)
         return Answer(
             text=job.writer.text,
             route=outcome.route,

@@ -152,7 +152,7 @@ class Answer:
         decode_tps: tokens per second after the first one.
         shield: how the KV cache was protected.
         wall_ms: wall time of the whole request.
-        masked: number of placeholders per kind in what a cloud was asked.
+        masked: number of placeholders per kind in what left, also where no answer came of it.
         usd: what the cloud's part cost by the noted prices.
         tool_calls: that the cloud asks for, as in the OpenAI API, with the values in their places.
     """

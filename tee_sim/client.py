@@ -16,10 +16,11 @@ from tee_sim.audit_chain import AuditRecord, AuditTail
 from tee_sim.channel import Channel
 from tee_sim.check_calls import Checked
 from tee_sim.errors import Origin, ResultCode, TeeDeadError, TeeError
+from tee_sim.filler import Filler
 from tee_sim.layout import KvLayout
 from tee_sim.ledger import CostLedger, LedgerRow, Usage
 from tee_sim.mask_calls import MaskCalls, Masked, Unmasker, Vault
-from tee_sim.placeholders import kinds_in
+from tee_sim.placeholders import kinds_in, names_in
 from tee_sim.protocol import (
     HARDENING_BITS,
     NO_VALUES,
@@ -48,6 +49,7 @@ __all__ = [
     "Checked",
     "CostLedger",
     "CounterState",
+    "Filler",
     "KvLayout",
     "LedgerRow",
     "Masked",
@@ -69,6 +71,7 @@ __all__ = [
     "WeightRoleName",
     "audit_names",
     "kinds_in",
+    "names_in",
     "vault_header",
 ]
 

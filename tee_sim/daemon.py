@@ -60,9 +60,10 @@ def main(
     secrets = SecretMemory()
     if secrets.kind == "memfd_secret":
         begun.add("secret_memory")
+    gc.disable()  # what is loaded stays
     load, audit = _loader(role, fuses, secrets, key_pipe)
-    gc.collect()
     gc.freeze()
+    gc.enable()
     null = os.open(os.devnull, os.O_WRONLY)  # the last file that is opened
     with socket.socket(fileno=socket_fd) as connection:
         used = connection

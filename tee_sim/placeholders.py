@@ -95,6 +95,12 @@ def kinds_in(text: str) -> list[str]:
     return [shape.token.kind for shape in shapes(text, fold(text))]
 
 
+def names_in(text: str) -> frozenset[str]:
+    """Return the placeholders in a text that are written just as the guard writes them."""
+    found = shapes(text, fold(text))
+    return frozenset(str(s.token) for s in found if text[s.start : s.end] == str(s.token))
+
+
 def shapes(text: str, folded: str, start: int = 0) -> Iterator[Shape]:
     """Yield what has the shape of a placeholder, in order, without overlaps.
 

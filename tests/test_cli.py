@@ -251,7 +251,7 @@ def test_model_list_as_json_is_one_object_on_stdout() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     models = {model["name"]: model["path"] for model in json.loads(done.stdout)["models"]}
     names = ("smollm2-135m", "gemma3-270m", "rampart", "rampart-tokenizer")
-    assert models == dict.fromkeys(names)
+    assert models == dict.fromkeys((*names, "minilm", "minilm-tokenizer"))
 
 
 def test_a_failing_command_prints_no_json() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-PACKAGE = "llama-cpp-python==0.3.36"
+PACKAGE = "llama-cpp-python[server]==0.3.36"  # its server is the cloud of a test
 CMAKE_FLAGS = (
     "-DGGML_NATIVE=ON",
     "-DLLAMA_CURL=OFF",

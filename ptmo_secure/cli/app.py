@@ -9,6 +9,7 @@ from ptmo_secure.cli import (
     ask,
     attack,
     bench,
+    caps,
     chat,
     classify,
     demo,
@@ -70,6 +71,7 @@ app.command("mask")(mask.mask)
 app.command("unmask")(mask.unmask)
 app.command("demo")(demo.demo)
 app.command("audit")(egress.audit)
+app.command("caps")(caps.caps)
 app.command("bench")(bench.bench)
 app.command("classify")(classify.classify)
 app.command("doctor")(doctor.doctor)

@@ -35,9 +35,14 @@ def chat(
     state: options.State = None,
     cloud: clouds.Cloud = None,
     cloud_model: clouds.CloudModel = None,
+    providers: clouds.Providers = None,
+    cloud_timeout: clouds.CloudTimeout = None,
     policy: clouds.Policy = "rule",
     cascade: clouds.Cascade = None,
     delegate: clouds.Delegate = False,
+    hedge: clouds.Hedge = None,
+    fuse: clouds.Fuse = False,
+    cache: clouds.Cache = "off",
     explain: options.Explain = False,
     json: options.Json = False,
 ) -> None:
@@ -59,13 +64,25 @@ def chat(
         max_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, system, adapters
     )
     fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
-    clouds.check(cloud, cloud_model, policy, cascade)
+    asked = clouds.Asked(
+        cloud,
+        cloud_model,
+        policy,
+        cascade=cascade,
+        delegate=delegate,
+        hedge=hedge,
+        fuse=fuse,
+        cache=cache,
+        state=state,
+        providers=providers,
+        timeout=cloud_timeout,
+    )
+    asked.check()
     fields = options.with_state(fields, state, model, adapters)
     with output.json_only(json) as emit:
-        asked = (cloud, cloud_model, policy, cascade, delegate, state)
         with (
             options.load_engine(model, fields) as engine,
-            clouds.open_pipeline(engine, *asked) as pipeline,
+            clouds.open_pipeline(engine, asked) as pipeline,
         ):
             options.load_adapters(engine, adapters)
             conversation = Conversation(pipeline, settings, quiet=json, explain=explain)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptmo_secure.cli import options, output
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import InputError, not_installed
 
 if TYPE_CHECKING:
     from ptmo_secure.privacy.training.recipe import Base, Trained
@@ -27,6 +27,10 @@ def train(
             help="Rampart's model_q4.onnx and tokenizer.json [default: pulled].",
         ),
     ] = None,
+    further: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="A model's folder to go on with, not Rampart."),
+    ] = None,
     texts: Annotated[
         int | None, typer.Option("--texts", metavar="N", help="Made-up texts to learn from.")
     ] = None,
@@ -43,18 +47,22 @@ def train(
     Examples:
       ptmo guard train --out guard-model
       ptmo guard train --out guard-model --base ./rampart --texts 2000 --epochs 1 --json
+      ptmo guard train --out further --from guard-model --texts 40000 --epochs 1 --seed 2
 
-    Needs `pip install 'ptmo-secure[train]'`. An interrupted training goes on with the same command.
-    The same seed, machine and threads give the same model. See docs/guard-data.md.
+    Needs the packages of [train], which `make setup` installs. An interrupted training goes on with
+    the same command; the same seed, machine and threads give the same model. See
+    docs/guard-data.md.
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise InputError(f"{missing[0]} is not installed: run pip install 'ptmo-secure[train]'")
+        raise not_installed(f"ptmo guard train ({missing[0]})", "train")
     for name, value in (("--texts", texts), ("--epochs", epochs), ("--threads", threads)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed")
+    if base is not None and further is not None:
+        raise InputError("--base and --from: a training starts from one of them")
     with output.json_only(json) as emit:
-        trained = _train(out, base, texts, epochs, seed, threads)
+        trained = _train(out, _base(base, further), texts, epochs, seed, threads)
         rows: list[dict[str, object]] = [
             {"metric": "steps", "value": trained.run.steps},
             {"metric": "train_s", "value": trained.run.seconds},
@@ -72,7 +80,7 @@ def train(
 
 def _train(
     out: Path,
-    base: Path | None,
+    base: "Base",
     texts: int | None,
     epochs: int | None,
     seed: int,
@@ -87,19 +95,22 @@ def _train(
         texts=texts or usual.texts,
         training=TrainConfig(
             epochs=epochs or training.epochs,
+            peak_rate=recipe.RATE_GOING_ON if base.trained else training.peak_rate,
             seed=seed,
             threads=threads or training.threads,
             bfloat16=has_bfloat16(),
         ),
     )
     with output.progress("guard train") as report:
-        return recipe.make(_base(base), out, chosen, report)
+        return recipe.make(base, out, chosen, report)
 
 
-def _base(folder: Path | None) -> "Base":
-    """Return Rampart's two files, pulled if no folder is given."""
+def _base(folder: Path | None, further: Path | None) -> "Base":
+    """Return the files to start from: a trained model's, or Rampart's, pulled if need be."""
     from ptmo_secure.privacy.training.recipe import Base
 
+    if further is not None:
+        return Base(further / "model.onnx", further / "tokenizer.json", trained=True)
     if folder is not None:
         return Base(folder / "model_q4.onnx", folder / "tokenizer.json")
     from ptmo_secure.cli.model import pull_with_progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptmo_secure.cli import options, output
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import InputError, not_installed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _ROUTING = "routing"
 _EXTRA = ("gymnasium", "matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "torch")
-_NEEDS = "ptmo offload needs the extra [rl]: pip install 'ptmo-secure[rl]'"
 
 
 Data = Annotated[
@@ -27,6 +26,14 @@ Data = Annotated[
 ]
 Questions = Annotated[
     str, typer.Option("--table", metavar="T", help="Of questions: llmrouter, mmlu or synthetic.")
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=X",
+        help="Of the mean use of an episode: latency_s, usd, energy_j or risk; repeatable.",
+    ),
 ]
 Sessions = Annotated[int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")]
 
@@ -42,7 +49,7 @@ def missing_extra() -> Iterator[None]:
         yield
     except ModuleNotFoundError as missing:
         if missing.name in _EXTRA:
-            raise InputError(_NEEDS) from None
+            raise not_installed("ptmo offload", "rl") from None
         raise
 
 
@@ -66,6 +73,11 @@ def eval(
         Path | None,
         typer.Option("--trained", metavar="DIR", help="Policies that `train` wrote; else: train."),
     ] = None,
+    limit: Limits = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="FILE", help="Of rows that are done; goes on behind them."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Compare policies on the same episodes, behind the same gate.
@@ -76,24 +88,30 @@ def eval(
       ptmo offload eval --env m4a1 --data tables --seeds 5 --json
       ptmo offload eval --env sessions --budgets 0.25:0.1,0.5:0.1
       ptmo offload eval --env routing --table mmlu --policies tfidf,random,oracle
+      ptmo offload eval --policies rc-dqn,greedy --budgets 1:0.1 --limit usd=0.003
 
     Without a data folder a small synthetic table stands in: it runs everything, and says nothing
     about any model. A budget is seconds:dollars (m4a1), with :risk (m4a1-device), or
-    share of an all-cloud session's dollars:risk (sessions). See docs/offload.md.
+    share of an all-cloud session's dollars:risk (sessions). A limit is of the mean episode: the
+    learners rc-* hold it, and every policy's mean is compared with it. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
     if sessions < 1:
         raise InputError(f"--sessions {sessions}: at least one is needed")
     from ptmo_secure.offload.outcomes import data_folder
+    from ptmo_secure.offload.rl.lagrangian import limits_of
 
-    folder = data_folder(data)
+    folder, limits = data_folder(data), named_limits(limit)
+    limits_of(limits)
     with missing_extra(), output.json_only(json) as emit:
         if env == _ROUTING:
+            if limits:
+                raise InputError("--limit: routing has no episodes, and so no mean use of one")
             result, shown = _routing(policies, seeds, folder, table)
         else:
             result, shown = _compare(
-                env, policies, seeds, budgets, folder, table, sessions, trained
+                env, policies, seeds, budgets, folder, table, sessions, trained, limits, keep
             )
         emit(result)
     if not json:
@@ -109,18 +127,22 @@ def _compare(
     table: str,
     sessions: int,
     trained: Path | None,
+    limits: dict[str, float],
+    keep: Path | None,
 ) -> "tuple[dict[str, object], Table]":
     from ptmo_secure.offload.compare import Comparison, parse_budgets, summarise
-    from ptmo_secure.offload.policies import POLICIES, check_names
+    from ptmo_secure.offload.kept import KeptRows, measured
+    from ptmo_secure.offload.policies import chosen
     from ptmo_secure.results import envelope
 
     parsed = parse_budgets(env, budgets)
-    names = POLICIES if policies == "all" else tuple(policies.split(","))
-    check_names(names)
+    names = chosen(policies, env)
     data_note(env, table, folder)
-    compared = Comparison(env, names, tuple(range(1, seeds + 1)), parsed, table, sessions, trained)
+    numbers = tuple(range(1, seeds + 1))
+    compared = Comparison(env, names, numbers, parsed, table, sessions, trained, limits)
+    kept = None if keep is None else KeptRows(keep, measured(compared, folder))
     with output.progress("evaluating") as report:
-        rows = compared.run(folder, report)
+        rows = compared.run(folder, report, kept)
     summaries = summarise(rows)
     config: dict[str, object] = {
         "env": env,
@@ -130,6 +152,7 @@ def _compare(
         "data": None if folder is None else str(folder),
         "table": _used_table(env, table, folder),
         "sessions": sessions,
+        "limits": limits,
     }
     result = envelope(output.command(), config, [row.as_json() for row in rows])
     return {**result, "summary": [s.as_json() for s in summaries]}, _table(env, summaries)
@@ -166,6 +189,22 @@ def _routing(
     return result, _routing_table(rows)
 
 
+def named_limits(words: list[str] | None) -> dict[str, float]:
+    """Return the values of `--limit`, by name.
+
+    Raises:
+        InputError: a word is not NAME=X.
+    """
+    found = {}
+    for word in words or ():
+        name, _, number = word.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise InputError(f"--limit {word!r} is not NAME=X, with a number") from None
+    return found
+
+
 def _used_table(env: str, table: str, folder: Path | None) -> str:
     if folder is None:
         return "synthetic"
@@ -198,11 +237,13 @@ def _table(env: str, summaries: "list[Summary]") -> "Table":
     from rich.table import Table
 
     shown = Table(title=f"Policies in {env}: mean over seeds, and the 95 % interval of the reward")
+    limited = list(summaries[0].limit_errors)
     for heading in ("budget", "policy"):
         shown.add_column(heading)
     for heading in (
         *("reward", "95 % interval", "oracle gain", "quality", "seconds", "dollars", "leakage"),
         "over budget",
+        *(f"{name} to its limit" for name in limited),
     ):
         shown.add_column(heading, justify="right")
     for row in summaries:
@@ -218,6 +259,7 @@ def _table(env: str, summaries: "list[Summary]") -> "Table":
             f"{row.usd:.5f}",
             f"{row.leakage:.3f}",
             f"{100 * row.violations:.0f} %",
+            *(f"{100 * row.limit_errors[name]:+.1f} %" for name in limited),
         )
     return shown
 

@@ -11,7 +11,6 @@ from ptmo_secure.cli.offload import Data, Questions, Sessions, data_note, missin
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
-    from ptmo_secure.offload.compare import Comparison
     from ptmo_secure.offload.evaluate import Row
 
 POLICIES = "random,local-only,rule,threshold,greedy,tfidf,knn,groups,advice,rc-ppo"
@@ -52,27 +51,25 @@ def report(
         import matplotlib  # noqa: F401 - asked for before hours of work, not after
 
         from ptmo_secure.offload.compare import Comparison, parse_budgets
-        from ptmo_secure.offload.kept import KeptRows
+        from ptmo_secure.offload.kept import KeptRows, measured
         from ptmo_secure.offload.outcomes import data_folder
-        from ptmo_secure.offload.policies import POLICIES as KNOWN
-        from ptmo_secure.offload.policies import check_names
+        from ptmo_secure.offload.policies import chosen
         from ptmo_secure.offload.report import write_report
         from ptmo_secure.results import envelope
 
         folder = data_folder(data)
-        names = KNOWN if policies == "all" else tuple(policies.split(","))
-        check_names(names)
         jobs = []
         for env in envs.split(","):
             budgets, numbers = parse_budgets(env, None), tuple(range(1, seeds + 1))
+            names = chosen(policies, env)
             jobs.append(Comparison(env, names, numbers, budgets, table, sessions, trained))
         rows: list[Row] = []
         for job in jobs:
             data_note(job.env, table, folder)
-            kept = KeptRows(out / f"rows-{job.env}.jsonl", _measured(job, folder))
+            kept = KeptRows(out / f"rows-{job.env}.jsonl", measured(job, folder))
             with output.progress(f"evaluating in {job.env}") as told:
                 rows += job.run(folder, told, kept)
-        config = {"envs": envs, "policies": list(names), "seeds": seeds, "table": table}
+        config = {"envs": envs, "policies": policies, "seeds": seeds, "table": table}
         config |= {"sessions": sessions, "data": None if folder is None else str(folder)}
         result = envelope(output.command(), config, [row.as_json() for row in rows])
         files = write_report(out, result, rows, {} if trained is None else _traces(trained))
@@ -80,22 +77,6 @@ def report(
     if not json:
         for path in files:
             print(path)
-
-
-def _measured(job: "Comparison", folder: Path | None) -> dict[str, Any]:
-    """What rows have to share to stand in one table; other policies or seeds may join them."""
-    from ptmo_secure.results import git_commit
-
-    policies = sorted(job.trained.glob("*.npz")) if job.trained else []
-    return {
-        "commit": git_commit(),
-        "env": job.env,
-        "budgets": job.budgets,
-        "table": job.table,
-        "sessions": job.sessions,
-        "data": str(folder),
-        "trained": [[str(path), path.stat().st_mtime_ns] for path in policies],
-    }
 
 
 def _traces(folder: Path) -> dict[str, Any]:
@@ -115,7 +96,7 @@ def calibrate(
     data: Data = None,
     table: Questions = "llmrouter",
     router: Annotated[
-        str, typer.Option("--router", metavar="R", help="groups, tfidf, knn or matrix.")
+        str, typer.Option("--router", metavar="R", help="groups, shaped, tfidf, knn or matrix.")
     ] = "groups",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the folds.")] = 1,
     json: options.Json = False,

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from ptmo_secure.cli import options, output
-from ptmo_secure.cli.offload import Data, Questions, Sessions, data_note, missing_extra
+from ptmo_secure.cli.offload import (
+    Data,
+    Limits,
+    Questions,
+    Sessions,
+    data_note,
+    missing_extra,
+    named_limits,
+)
 from ptmo_secure.errors import InputError
 
 Report = Callable[[int, int, str], None]
@@ -27,14 +35,7 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="2,000 turns; shows that it runs.")
     ] = False,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--limit",
-            metavar="NAME=X",
-            help="Of the mean use of an episode: latency_s, usd, energy_j or risk; repeatable.",
-        ),
-    ] = None,
+    limit: Limits = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of policies and checkpoints.")
     ] = Path("out/offload/policies"),
@@ -64,14 +65,15 @@ def train(
         from ptmo_secure.offload.compare import environments
         from ptmo_secure.offload.outcomes import data_folder
         from ptmo_secure.offload.rl.advice import advice_for
-        from ptmo_secure.offload.rl.training import QUICK_STEPS, STEPS, Plan, limits_of
+        from ptmo_secure.offload.rl.lagrangian import limits_of
+        from ptmo_secure.offload.rl.training import QUICK_STEPS, STEPS, Plan
         from ptmo_secure.offload.rl.training import train as learn
         from ptmo_secure.offload.rl.worded import Worded
         from ptmo_secure.results import envelope, to_json
 
         folder = data_folder(data)
         count = steps if steps is not None else QUICK_STEPS if quick else STEPS
-        limits = limits_of(_pairs(limit or []))
+        limits = limits_of(named_limits(limit))
         plans = [Plan(algo, seed, count, limits=limits) for seed in range(1, seeds + 1)]
         make = environments(env, table, sessions, folder)
         data_note(env, table, folder)
@@ -112,22 +114,6 @@ def train(
     if not json:
         for row in rows:
             print(f"{row['policy']}  {row['bytes']} bytes")
-
-
-def _pairs(words: list[str]) -> dict[str, float]:
-    """Limits by name.
-
-    Raises:
-        InputError: a word is not NAME=X.
-    """
-    found = {}
-    for word in words:
-        name, _, number = word.partition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            raise InputError(f"--limit {word!r} is not NAME=X, with a number") from None
-    return found
 
 
 COMMANDS = (train,)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptmo_secure.cli import clouds, options, output
-from ptmo_secure.errors import InputError
+from ptmo_secure.cli import clouds, options, output, served_models
+from ptmo_secure.errors import InputError, not_installed
 
 if TYPE_CHECKING:
     from ptmo_secure.serve.routing import Router
@@ -46,6 +46,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8765,
     model: options.Model = options.DEFAULT_MODEL,
+    also: served_models.Also = None,
     shield: options.Shield = "seal",
     restore: options.Restore = "folded",
     kv_dtype: options.KvDtype = "int8",
@@ -90,7 +91,13 @@ def serve(
     ] = 10.0,
     cloud: clouds.Cloud = None,
     cloud_model: clouds.CloudModel = None,
+    providers: clouds.Providers = None,
+    cloud_timeout: clouds.CloudTimeout = None,
     policy: clouds.Policy = "rule",
+    cascade: clouds.Cascade = None,
+    delegate: clouds.Delegate = False,
+    hedge: clouds.Hedge = None,
+    cache: clouds.Cache = "off",
     verbose: Annotated[
         bool, typer.Option("--verbose", help="One line on stderr for each request, without text.")
     ] = False,
@@ -102,8 +109,9 @@ def serve(
     Examples:
       ptmo serve
       ptmo serve --port 8765 --persist
+      ptmo serve --also base=gemma3-270m
       ptmo serve keys add ann
-      ptmo serve --cloud http://127.0.0.1:8766/v1
+      ptmo serve --cloud http://127.0.0.1:8766/v1 --hedge 2
       ptmo serve --host 0.0.0.0 --allow-host box.example
       curl -N http://127.0.0.1:8765/v1/chat/completions -H 'content-type: application/json' \\
         -d '{"model":"smollm2-135m","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
@@ -117,7 +125,8 @@ def serve(
 
     adapters = options.adapter_paths(adapter)
     fields = options.engine_fields(shield, restore, kv_dtype, threads, device)
-    fields = options.with_state(fields, state, model, adapters)
+    others = served_models.other_models(_model_id(model), also)
+    fields = options.with_state(fields, state, model, [*adapters, *others])
     folder = options.state_path(state)
     if persist:
         fields["tee_state"] = str(folder)
@@ -134,6 +143,7 @@ def serve(
         requests_per_minute=rate or None,
         burst=burst,
         grace_s=grace,
+        others=tuple(name for name, _ in others),
     )
     if verbose:
         logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
@@ -144,14 +154,37 @@ def serve(
             f"--host {host}: beyond loopback a key is needed: ptmo serve keys add NAME"
         )
     places = folder / _FOLDER if persist else None
-    clouds.check(cloud, cloud_model, policy, None)
-    asked = (cloud, cloud_model, policy, state)
+    asked = clouds.Asked(
+        cloud,
+        cloud_model,
+        policy,
+        cascade,
+        delegate,
+        hedge,
+        cache=cache,
+        state=state,
+        providers=providers,
+        timeout=cloud_timeout,
+    )
+    asked.check()
     limits = {
         "max_batch": max_batch,
         "max_waiting": max_concurrent * 8,
         "max_step_tokens": max_step_tokens,
     }
-    _run(settings, key_file, places, model, fields, adapters, limits, keep_sessions, asked, json)
+    _run(
+        settings,
+        key_file,
+        places,
+        model,
+        others,
+        fields,
+        adapters,
+        limits,
+        keep_sessions,
+        asked,
+        json,
+    )
 
 
 def _run(
@@ -159,17 +192,19 @@ def _run(
     keys: "KeyFile",
     folder: Path | None,
     model: str,
+    others: Sequence[tuple[str, str]],
     fields: dict[str, Any],
     adapters: Sequence[tuple[str, str]],
     limits: dict[str, int],
     keep_sessions: int,
-    asked: tuple[str | None, str | None, str, str | None],
+    asked: clouds.Asked,
     json: bool,
 ) -> None:
     from ptmo_secure.engine.scheduler import Scheduler
     from ptmo_secure.engine.shelf import SessionShelf
     from ptmo_secure.hybrid.guarding import SharedGuard
     from ptmo_secure.privacy.sensitivity import SensitivityClassifier
+    from ptmo_secure.serve.guard_queue import GuardQueue
     from ptmo_secure.serve.local import LocalRouter
     from ptmo_secure.serve.server import open_socket, serve, url_of
     from ptmo_secure.serve.service import Service
@@ -186,9 +221,13 @@ def _run(
         held.callback(guard.close)
         classifier = SensitivityClassifier(guard)
         classifier.classify("")  # the guard starts now, not at the first request
-        router: Router = LocalRouter(engine, scheduler, shelf, classifier)
-        if asked[0] is not None:
-            router = clouds.open_router(router, engine, guard, asked[0], *asked[1:], held)
+        queue = GuardQueue()
+        router: Router = LocalRouter(engine, scheduler, shelf, classifier, queue)
+        router = served_models.open_beside(
+            router, engine, others, fields, limits, keep_sessions, folder, classifier, queue, held
+        )
+        if asked.cloud is not None:
+            router = clouds.open_router(router, engine, guard, queue, asked, held)
         loaded = tuple(name for name, _ in adapters)
         service = Service.of(settings, router, keys, names, loaded)
         url = url_of(listener)
@@ -283,6 +322,4 @@ def _require_packages() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        raise InputError(
-            "ptmo serve needs its packages: pip install 'ptmo-secure[serve]'"
-        ) from None
+        raise not_installed("ptmo serve", "serve") from None

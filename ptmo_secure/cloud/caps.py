@@ -68,7 +68,8 @@ class SpendCaps:
     Every method raises `EngineError` when the file cannot be read or stored, and `SecurityError`
     when it holds no caps: an unreadable file is no empty one, and nothing is spent on it.
 
-    Security: the file is its owner's; whoever can write it can raise the caps.
+    Security: the file is its owner's; whoever can write it can raise the caps, and whoever removes
+    it takes them away: a device without the file has no caps.
     """
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -97,8 +98,9 @@ class SpendCaps:
                 f"cap {scope!a} {dimension!a}: choose from {', '.join(SCOPES)} and "
                 f"{', '.join(DIMENSIONS)}"
             )
-        if most is not None and not (math.isfinite(most) and most >= 0):
-            raise InputError(f"a cap of {most} {dimension} makes no sense")
+        is_number = isinstance(most, (int, float)) and not isinstance(most, bool)
+        if most is not None and not (is_number and math.isfinite(most) and most >= 0):
+            raise InputError(f"a cap of {most!a} {dimension} makes no sense")
         with self._opened() as (book, save):
             row = book.limits.setdefault(scope, {})
             row.pop(dimension, None)
@@ -113,14 +115,7 @@ class SpendCaps:
             SpendCapError: it could pass a cap; nothing was counted.
         """
         with self._opened() as (book, save):
-            now = max(self._clock(), book.latest)
-            day = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%d")
-            month = day[:7]
-            spent = {
-                "request": [0.0] * 4,
-                "day": book.days.setdefault(day, [0.0] * 4),
-                "month": book.months.setdefault(month, [0.0] * 4),
-            }
+            now, day, spent = self._spent(book)
             for scope, row in book.limits.items():
                 for index, dimension in enumerate(DIMENSIONS):
                     would = spent[scope][index] + getattr(cost, dimension)
@@ -133,7 +128,23 @@ class SpendCaps:
                 spent[scope][3] += 1
             book.latest = now
             save()
-            return Reservation(cost, day, month)
+            return Reservation(cost, day, day[:7])
+
+    def most_seconds(self, watts: float) -> float:
+        """Return the longest call that the caps on seconds and joules leave room for; inf: no cap.
+
+        Args:
+            watts: of the device while it waits.
+        """
+        with self._opened() as (book, _):
+            _, _, spent = self._spent(book)
+            left = [
+                (row[name] - spent[scope][DIMENSIONS.index(name)]) / rate
+                for scope, row in book.limits.items()
+                for name, rate in (("seconds", 1.0), ("joules", watts))
+                if name in row and rate > 0
+            ]
+            return min(left, default=math.inf)
 
     def settle(self, reservation: Reservation, cost: Cost) -> None:
         """Put what a call did cost in the place of what was reserved for it. Once each.
@@ -159,6 +170,17 @@ class SpendCaps:
                 "day": {"date": day, **_named(book.days.get(day))},
                 "month": {"date": day[:7], **_named(book.months.get(day[:7]))},
             }
+
+    def _spent(self, book: _Book) -> tuple[float, str, dict[str, list[float]]]:
+        """Return now, the day, and the rows of a book that count for a call of now."""
+        now = max(self._clock(), book.latest)
+        day = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%d")
+        rows = {
+            "request": [0.0] * 4,
+            "day": book.days.setdefault(day, [0.0] * 4),
+            "month": book.months.setdefault(day[:7], [0.0] * 4),
+        }
+        return now, day, rows
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[_Book, Callable[[], None]]]:

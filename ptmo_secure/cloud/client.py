@@ -8,7 +8,7 @@ with CloudClient(load_providers()["openai"], egress=egress, caps=SpendCaps(path)
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from ptmo_secure.cloud.breaker import CircuitBreaker
 from ptmo_secure.cloud.caps import SpendCaps
 from ptmo_secure.cloud.egress import Egress
 from ptmo_secure.cloud.failures import ProviderFailure, providers_failures
+from ptmo_secure.cloud.length import Length
 from ptmo_secure.cloud.network import Flight, current_flight
 from ptmo_secure.cloud.providers import Provider
 from ptmo_secure.cloud.retries import RetryPolicy
@@ -32,6 +33,7 @@ from ptmo_secure.errors import InputError
 
 _NO_KEY = "none"  # the SDK wants one; the transport leaves the header out
 _MAX_NAME_CHARS = 200
+_LEAST_S = 1.0  # a shorter call could only fail
 
 
 class CloudClient:
@@ -113,6 +115,7 @@ class CloudClient:
         Args:
             request: what is asked; its texts are masked already.
             deadline_s: seconds for all attempts and waits together; None: the provider's timeout_s.
+                Less where the caps on seconds and joules leave less.
 
         Raises:
             CloudError: the provider failed, is left alone for now, or a cap could be passed.
@@ -127,6 +130,7 @@ class CloudClient:
             delta, usage, bill = self._attempts.run(
                 flight, price, most, lambda: self._ask(call, model)
             )
+        delta = Length(request.max_tokens).take(delta)
         return CloudReply(
             delta.text,
             delta.finish_reason or ("tool_calls" if delta.tool_calls else "stop"),
@@ -190,6 +194,9 @@ class CloudClient:
         seconds = self.provider.timeout_s if deadline_s is None else deadline_s
         if not seconds > 0:
             raise InputError(f"deadline_s is {seconds}; it must be above 0")
+        room_s = self._attempts.caps.most_seconds(self.provider.waiting_watts)
+        if room_s >= _LEAST_S:  # else the cap refuses the call
+            seconds = min(seconds, room_s)
         return Flight(seconds, self._clock)
 
     def _known_model(self) -> str:
@@ -221,7 +228,7 @@ class CloudClient:
                 raise malformed("no choices")
             return delta_of(choice, "text" if call.legacy else "message"), usage_of(answer)
 
-    def _chunks(self, call: Call, model: str) -> Iterator[Mapping[str, object]]:
+    def _chunks(self, call: Call, model: str) -> Generator[Mapping[str, object], None, None]:
         """Make one attempt at a streamed answer; yield its chunks as JSON."""
         more: dict[str, object] = {"stream": True}
         if "stream_usage" in self.provider.features:

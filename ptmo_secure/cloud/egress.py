@@ -16,7 +16,7 @@ import re
 import secrets
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -69,6 +69,7 @@ class Clearance:
         vault: whose values must not leave; None: nothing was masked.
         why, user, session: for the log.
         over: whether its block has ended.
+        left: requests that passed the check and may have reached the socket.
     """
 
     egress: "Egress"
@@ -77,6 +78,7 @@ class Clearance:
     user: str
     session: str
     over: bool = False
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,9 @@ class Egress:
         log: of every decision.
 
     Security: fails closed: whatever goes wrong in here, nothing is sent. The guard looks at each
-    text by itself; a text that it called harmless is remembered by a keyed hash, and only those
-    not seen before are scanned again. Values of the vault are looked for every time.
+    text by itself; a text that it called harmless, or that `know` was given, is remembered by a
+    keyed hash, and only those not seen before are scanned. Values of the vault are looked for every
+    time.
     """
 
     def __init__(self, guard: Guard, log: EgressLog) -> None:
@@ -174,6 +177,29 @@ class Egress:
         except Exception as failure:  # fail closed: the guard is gone, or its answer makes no sense
             self._refuse(going, clearance, _Refusal("guard", kind=type(failure).__name__))
         self._log(going, clearance, "sent", kinds)
+        with self._lock:
+            clearance.left += 1
+
+    def not_left(self) -> None:
+        """Take back that a request which passed left: no byte of it was written."""
+        clearance = _CLEARANCE.get()
+        if clearance is not None:
+            with self._lock:
+                clearance.left -= 1
+
+    def know(self, vault: CheckingVault, texts: Iterable[str]) -> None:
+        """Take in texts whose words the cloud knows, so that they may be told.
+
+        Security: what the guard finds private in them refuses no request of this vault any more.
+        Values of the vault are looked for in them as in all.
+
+        Args:
+            vault: that masked what was asked.
+            texts: that a cloud wrote, with placeholders, or that hold nothing private but what
+                stands in others that it is told.
+        """
+        for text in texts:
+            self._let(self._seen(text, vault))
 
     def _inspect(self, going: Outgoing, vault: CheckingVault | None) -> Mapping[str, int]:
         """Return the placeholders of a request that may go.
@@ -188,6 +214,8 @@ class Egress:
             for part in (name, value)
         ]
         texts = [*beside, *self._texts(going)]
+        # A short value between the words of a name ("call_Bob") is a word to who reads it
+        texts += [Text(text.place, text.words) for text in texts if text.words is not None]
         around = "\n".join((going.path, *(text.text for text in beside)))
         raw = going.body.decode("utf-8", "replace")
         # A value cut in two by the parts of a message is whole for who reads them
@@ -202,7 +230,8 @@ class Egress:
                 if held is not None:
                     raise _Refusal("held", self._where(vault, texts), held)
         for text in texts:
-            self._read(text, vault)
+            if not text.is_number:
+                self._read(text, vault)
         return Counter(kinds_in(raw))
 
     def _texts(self, going: Outgoing) -> list[Text]:
@@ -218,12 +247,7 @@ class Egress:
 
     def _read(self, text: Text, vault: CheckingVault | None) -> None:
         """Refuse a text with a private span, unless it was read before."""
-        number = 0 if vault is None else vault.number
-        seen = hashlib.blake2b(
-            number.to_bytes(8, "little") + text.text.encode("utf-8", "surrogatepass"),
-            key=self._salt,
-            digest_size=16,
-        ).digest()
+        seen = self._seen(text.text, vault)
         with self._lock:
             if seen in self._harmless:
                 self._harmless.move_to_end(seen)
@@ -236,8 +260,17 @@ class Egress:
             private = checked.held or checked.private
         if private is not None:
             raise _Refusal("private", text.place, private)
+        self._let(seen)
+
+    def _seen(self, text: str, vault: CheckingVault | None) -> bytes:
+        number = 0 if vault is None else vault.number
+        written = number.to_bytes(8, "little") + text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(written, key=self._salt, digest_size=16).digest()
+
+    def _let(self, seen: bytes) -> None:
         with self._lock:
             self._harmless[seen] = None
+            self._harmless.move_to_end(seen)
             while len(self._harmless) > _MAX_KNOWN:
                 self._harmless.popitem(last=False)
 

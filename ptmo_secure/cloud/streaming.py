@@ -1,12 +1,13 @@
 """An answer that comes chunk by chunk, and can be cut by another thread."""
 
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ptmo_secure.cloud.answers import Usage, choice_of, delta_of, joined_calls, usage_of
 from ptmo_secure.cloud.asking import Call
 from ptmo_secure.cloud.failures import ProviderFailure, providers_failures
+from ptmo_secure.cloud.length import Length
 from ptmo_secure.cloud.network import Flight
 from ptmo_secure.cloud.trying import Attempts, Try
 from ptmo_secure.cloud.types import CloudDelta, CloudReply, Position
@@ -34,11 +35,13 @@ class CloudStream(Iterator[CloudDelta]):
         """Use `CloudClient.stream`."""
         self._client, self._attempts, self._flight, self._call = client, attempts, flight, call
         self._most = attempts.most(call, max_tokens)
+        self._length = Length(max_tokens)
         # The clearance that is in force now counts, whoever asks for the first chunk
         self._context = contextvars.copy_context()
-        self._chunks: Iterator[Mapping[str, object]] | None = None
+        self._chunks: Generator[Mapping[str, object], None, None] | None = None
         self._try: Try | None = None
-        self._over = False
+        self._tries: list[Try] = []
+        self._over, self._wanted = False, True
         self._received: list[CloudDelta] = []
         self._usage: Usage | None = None
         self._reply: CloudReply | None = None
@@ -69,9 +72,20 @@ class CloudStream(Iterator[CloudDelta]):
             raise InputError("the stream was not read to its end")
         return self._reply
 
+    @property
+    def usd(self) -> float:
+        """What its attempts were settled at so far, those that failed or were cut off as well."""
+        return sum(trying.cost.usd for trying in self._tries)
+
     def cancel(self) -> None:
         """Cut the call: whoever waits for a chunk gets an error at once. Idempotent."""
         self._flight.cancel()
+
+    def withdraw(self) -> None:
+        """Cut the call, which nobody wants any more: the provider has not failed. Idempotent."""
+        if not self._flight.cancelled:
+            self._wanted = False
+        self.cancel()
 
     def close(self) -> None:
         """Let go of the call. Idempotent; nothing after the end."""
@@ -93,7 +107,7 @@ class CloudStream(Iterator[CloudDelta]):
                     return self._next()
                 except ProviderFailure as failure:
                     if self._try is not None:
-                        self._try.failed(failure.error.code)
+                        self._try.failed(failure.error.code if self._wanted else "withdrawn")
                     self._chunks = None
                     if self._received:  # part of an answer was shown: another would not fit it
                         raise failure.error from None
@@ -105,6 +119,7 @@ class CloudStream(Iterator[CloudDelta]):
             model = self._client._known_model()
             price = self._client.provider.model(model)
             self._try = self._attempts.begin(self._flight, price, self._most)
+            self._tries.append(self._try)
             self._chunks = self._client._chunks(self._call, model)
         with providers_failures(self._client._now):
             for chunk in self._chunks:
@@ -112,8 +127,12 @@ class CloudStream(Iterator[CloudDelta]):
                 choice = choice_of(chunk)
                 if choice is not None:
                     delta = delta_of(choice, "text" if self._call.legacy else "delta")
+                    delta = self._length.take(delta)
                     if delta != CloudDelta(""):
                         self._received.append(delta)
+                        if self._length.passed:
+                            self._chunks.close()
+                            self._finish()
                         return delta
             self._finish()
         return None

@@ -86,7 +86,13 @@ class EgressTransport(httpx2.BaseTransport):
         if self._key is not None and credential not in (None, f"Bearer {self._key}"):
             self._egress.refuse(going, "credential")
         self._egress.check(going)
-        response = self._wire.handle_request(self._rebuilt(request, body, extra))
+        try:
+            response = self._wire.handle_request(self._rebuilt(request, body, extra))
+        except httpx2.TransportError:
+            flight = current_flight()
+            if flight is not None and not flight.sent:  # nobody took the connection
+                self._egress.not_left()
+            raise
         return self._limited(response)
 
     def close(self) -> None:

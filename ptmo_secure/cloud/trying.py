@@ -29,7 +29,11 @@ class Most:
 
 
 class Try:
-    """One attempt that is under way: allowed by the breaker, reserved, not settled."""
+    """One attempt that is under way: allowed by the breaker, reserved, not settled.
+
+    Attributes:
+        cost: that it was settled at; nothing before.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Try:
         self._begun_s = flight.seconds
         flight.sent = False
         self._open = True
+        self.cost = Cost()
 
     def answered(self, usage: Usage | None, received_bytes: int) -> tuple[Usage, Cost]:
         """Settle an answer that came whole.
@@ -91,7 +96,7 @@ class Try:
         )
         self._attempt.drop()
         if self._open:
-            self._open = False
+            self._open, self.cost = False, cost
             self._attempts.caps.settle(self._reserved, cost)
         return cost
 

@@ -23,6 +23,7 @@ from ptmo_secure.engine.sealed_source import opened_source
 from ptmo_secure.engine.session import Session
 from ptmo_secure.engine.session_pool import SessionPool
 from ptmo_secure.engine.stats import GenerationStats
+from ptmo_secure.engine.tee_host import TeeHost
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.token_ids import checked_ids, require_prompt
 from ptmo_secure.engine.tokenizer import Tokenizer
@@ -49,12 +50,7 @@ class Engine(AdapterMethods, RotationMethods):
     """
 
     def __init__(
-        self,
-        source: ModelSource,
-        config: EngineConfig,
-        *,
-        tee_debug_root_key: bytes | None = None,
-        progress: Progress | None = None,
+        self, source: ModelSource, config: EngineConfig, tee: TeeHost, progress: Progress | None
     ) -> None:
         """Use `Engine.load`."""
         self.config = config
@@ -80,7 +76,7 @@ class Engine(AdapterMethods, RotationMethods):
             raise EngineError(str(error)) from None
         self._layout = layout
         self.sessions = SessionPool(
-            config, source, self._decoder, self._pages, layout, tee_debug_root_key, progress
+            config, source, self._decoder, self._pages, layout, tee, progress
         )
 
     @classmethod
@@ -88,6 +84,7 @@ class Engine(AdapterMethods, RotationMethods):
         cls,
         name: str | os.PathLike[str],
         *,
+        tee: TeeHost | None = None,
         tee_debug_root_key: bytes | None = None,
         progress: Progress | None = None,
         **fields: object,
@@ -96,6 +93,7 @@ class Engine(AdapterMethods, RotationMethods):
 
         Args:
             name: a registry name ("smollm2-135m"), or the path of a GGUF file or of a sealed one.
+            tee: `sessions.host` of an engine whose TEE it shares; None starts one.
             tee_debug_root_key: 32 bytes; tests only, marks the TEE as debug.
             progress: called with (bytes, tensors or layers done, all).
             fields: fields of `EngineConfig`.
@@ -106,8 +104,9 @@ class Engine(AdapterMethods, RotationMethods):
             EngineError: the TEE does not start.
         """
         config = EngineConfig.from_fields(**fields)
-        with opened_source(name, config, progress) as source:
-            return cls(source, config, tee_debug_root_key=tee_debug_root_key, progress=progress)
+        host = tee or TeeHost(config, tee_debug_root_key)
+        with opened_source(name, config, host, progress) as source:
+            return cls(source, config, host, progress)
 
     def __enter__(self) -> "Engine":
         return self

@@ -24,6 +24,7 @@ from ptmo_secure.engine.adapters import (
 from ptmo_secure.engine.config import EngineConfig
 from ptmo_secure.engine.gguf_import import LlamaConfig, ModelSource
 from ptmo_secure.engine.paths import path_text
+from ptmo_secure.engine.tee_host import TeeHost
 from ptmo_secure.engine.tee_link import TeeLink
 from ptmo_secure.engine.weights import Progress
 from ptmo_secure.errors import EngineError, InputError, ModelFormatError
@@ -35,13 +36,17 @@ from ptmo_secure.sealed.store import SealedStore
 
 @contextlib.contextmanager
 def opened_source(
-    name: str | os.PathLike[str], config: EngineConfig, progress: Progress | None = None
+    name: str | os.PathLike[str],
+    config: EngineConfig,
+    host: TeeHost,
+    progress: Progress | None = None,
 ) -> Iterator[ModelSource]:
     """Open a model for the engine that is built in the block; close it when the block fails.
 
     Args:
         name: a registry name, or the path of a GGUF file or of a sealed one.
         config: of the engine; a sealed file needs its `tee_state`.
+        host: of its TEE.
         progress: called with (bytes opened, all) of a sealed file.
 
     Raises:
@@ -50,9 +55,11 @@ def opened_source(
         SecurityError: a sealed file was tampered with.
         EngineError: the TEE does not start, or memory is short.
     """
+    if host.folder != config.tee_state:
+        raise InputError("engines that share a TEE are of one device: give them one tee_state")
     path = registry.resolve_verified(name)
     sealed = is_sealed(path)
-    source = _unsealed(path, config, progress) if sealed else ModelSource(path)
+    source = _unsealed(path, config, host.store, progress) if sealed else ModelSource(path)
     try:
         yield source
     except BaseException:
@@ -62,8 +69,10 @@ def opened_source(
         source.close()
 
 
-def _unsealed(path: Path, config: EngineConfig, progress: Progress | None) -> ModelSource:
-    with _device(path, config, None) as store:
+def _unsealed(
+    path: Path, config: EngineConfig, running: SealedStore | None, progress: Progress | None
+) -> ModelSource:
+    with _device(path, config, running) as store:
         with _opened(path, store, SealedKind.MODEL) as file:
             try:
                 content = mmap.mmap(-1, max(1, file.n_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -100,7 +109,7 @@ def read_any_adapter(
     file_path = Path(path_text("adapter", path))
     if not is_sealed(file_path):
         return read_adapter(path, model)
-    with _device(file_path, config, link) as store:
+    with _device(file_path, config, None if link is None else link.store) as store:
         with _opened(file_path, store, SealedKind.ADAPTER) as file:
             if file.n_bytes > largest_file(model):
                 raise ModelFormatError(f"{file_path}: larger than any adapter for this model")
@@ -122,15 +131,15 @@ def _named(kind: SealedKind) -> str:
 
 
 @contextlib.contextmanager
-def _device(path: Path, config: EngineConfig, link: TeeLink | None) -> Iterator[SealedStore]:
-    """Give the engine's own device, or start it for the length of the block."""
+def _device(path: Path, config: EngineConfig, running: SealedStore | None) -> Iterator[SealedStore]:
+    """Give the engine's own device as it runs, or start it for the length of the block."""
     if config.tee_state is None:
         raise InputError(
             f"{path}: a sealed file: name the state folder of the device that sealed it "
             "(tee_state, --state)"
         )
-    if link is not None and link.store is not None:
-        yield link.store
+    if running is not None:
+        yield running
         return
     with SealedStore.open(config.tee_state, create=False) as store:
         yield store

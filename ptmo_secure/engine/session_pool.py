@@ -14,6 +14,7 @@ from ptmo_secure.engine.owner import OwnedLock
 from ptmo_secure.engine.rotation import Rotation, rotate_key
 from ptmo_secure.engine.saved_session import SavedSession, SavedShape
 from ptmo_secure.engine.session import NO_STORAGE_KEY, Session, SessionHost
+from ptmo_secure.engine.tee_host import TeeHost
 from ptmo_secure.engine.tee_link import TeeLink, tee_failure
 from ptmo_secure.engine.weights import Progress
 from ptmo_secure.errors import EngineError, InputError, TeeDiedError
@@ -28,7 +29,7 @@ class SessionPool:
         tee: the link to the living TEE, None for a shield that needs none.
         adapters: the LoRA adapters that sessions may name.
         rotation: when seal keys are replaced, and what was so far.
-        ledger: what was asked of the TEE, of those that died before it too.
+        host: starts the TEE, for other engines too where they share it.
 
     Security: a TEE that dies takes every session and its key with it, also while nothing runs. The
     next session starts a new TEE, with new keys.
@@ -41,7 +42,7 @@ class SessionPool:
         decoder: NativeDecoder,
         pages: _native.PageArena,
         layout: _native.PageLayout,
-        debug_root_key: bytes | None = None,
+        host: TeeHost,
         progress: Progress | None = None,
     ) -> None:
         """Start the TEE where the shield needs one.
@@ -51,7 +52,7 @@ class SessionPool:
         """
         self.owner = OwnedLock()
         self.tee: TeeLink | None = None
-        self.ledger = CostLedger()
+        self.host = host
         self.rotation = Rotation.of(config)
         self.adapters = AdapterStore(decoder, source.config, config)
         self._config = config
@@ -59,7 +60,6 @@ class SessionPool:
         self._decoder = decoder
         self._pages = pages
         self._layout = layout
-        self._debug_root_key = debug_root_key
         self._sessions: list[Session] = []  # one of each family at least
         self._ids = itertools.count(1)
         self._closed = False
@@ -221,6 +221,11 @@ class SessionPool:
             return self._pages.free_pages
 
     @property
+    def ledger(self) -> CostLedger:
+        """What was asked of the TEE, of those that died before it and by all who share it."""
+        return self.host.ledger
+
+    @property
     def tee_crossings(self) -> int:
         """Calls into the TEE so far."""
         return self.ledger.crossings
@@ -237,19 +242,12 @@ class SessionPool:
             return
         self.close_sessions()
         if self.tee is not None:
-            if self._debug_root_key is not None:
+            if self.host.is_debug:
                 # Its epochs would start again: the same keys and counters over other rows.
                 raise EngineError("a TEE with a debug root key is not started twice")
             self.tee.close()
             self.tee = None
-        link = TeeLink(
-            self._config,
-            self._source,
-            self._decoder,
-            self._debug_root_key,
-            progress,
-            ledger=self.ledger,
-        )
+        link = TeeLink(self._config, self._source, self._decoder, self.host, progress)
         link.on_death(lambda: self._wipe_after(link))
         self.tee = link
 

@@ -18,6 +18,7 @@ from ptmo_secure.engine.config import MAX_SEALED_SESSIONS, EngineConfig
 from ptmo_secure.engine.gguf_import import ModelSource
 from ptmo_secure.engine.low_rank import LowRankTensors
 from ptmo_secure.engine.native_setup import NativeDecoder
+from ptmo_secure.engine.tee_host import TeeHost, TeeProcess
 from ptmo_secure.engine.weights import Progress, kv_layout, permute_low_rank, permute_weights
 from ptmo_secure.errors import (
     CapacityError,
@@ -26,13 +27,10 @@ from ptmo_secure.errors import (
     TeeDiedError,
     native_error,
 )
-from ptmo_secure.sealed.newest import NewestVersions
-from ptmo_secure.sealed.store import SealedStore
-from tee_sim.client import CostLedger, RowsTo, TeeClient, TeeDeadError, TeeError
+from tee_sim.client import RowsTo, SharedMemory, TeeDeadError, TeeError
 
 _FLOAT_BYTES = 4
 _ARENA_BYTES = MAX_SEALED_SESSIONS * 256  # a slot a session; saving one needs two more meanwhile
-_LAYER_US = 300  # a layer of a small model takes less
 _ELEMENT_BYTES = {"int4": 1, "int8": 1, "fp16": 2, "fp32": 4}  # INT4: a byte each on their way
 
 Reorder = Callable[[int, int], None]  # (layer, rows)
@@ -48,23 +46,13 @@ def tee_failure(error: TeeError, what: str = "") -> EngineError:
     return TeeDiedError() if isinstance(error, TeeDeadError) else EngineError(f"{what}{error}")
 
 
-def _poll_us(config: EngineConfig) -> int:
-    """Let the TEE poll where it is called every layer and the engine leaves it a core.
-
-    Waking it would take a third of a crossing's time. On a core that the engine's threads need,
-    its polling would cost more than that.
-    """
-    cores = len(os.sched_getaffinity(0))
-    return _LAYER_US if config.restores_in_tee and config.threads < cores else 0
-
-
 class TeeLink:
-    """A TEE process, the secret arena it writes keys into, and the model opened in it.
+    """An engine's part of a TEE process: the arena it writes keys into, the model opened in it.
 
     Attributes:
         client: calls on the process.
-        store: the sealed objects of the device `config.tee_state` names, None without one.
-        newest: which of its sealed files are the newest.
+        store: the sealed objects of the device, None without one.
+        newest: which of its sealed files are the newest, None without a device.
 
     Security: this object holds handles and descriptors. Keys stand in the native secret arena,
     permutations in the TEE.
@@ -75,12 +63,10 @@ class TeeLink:
         config: EngineConfig,
         source: ModelSource,
         decoder: NativeDecoder,
-        debug_root_key: bytes | None = None,
+        host: TeeHost,
         progress: Progress | None = None,
-        *,
-        ledger: CostLedger | None = None,
     ) -> None:
-        """Start the TEE and, under `permute`, load the weights it permutes.
+        """Take the host's TEE and, under `permute`, load the weights it permutes.
 
         Raises:
             EngineError: the TEE does not start or refuses, or another one runs on the device.
@@ -89,16 +75,17 @@ class TeeLink:
         shape = source.config
         self._config = config
         self._row_elements = shape.n_kv_heads * shape.head_dim
-        self.newest: NewestVersions | None = None  # of a device that outlives its process
-        self.store: SealedStore | None = None
-        self.client = self._start(debug_root_key, ledger)
+        self._host = host
+        self._process: TeeProcess | None = host.take()
+        self.client, self.store = self._process.client, self._process.store
+        self.newest = self._process.newest
+        self._model: int | None = None
+        self.attention: SharedMemory | None = None
         try:
             self.arena = _native.SecretArena(_ARENA_BYTES)
             self._arena_id = self.client.register_fd(self.arena.fd, self.arena.size)
             self.arena.close_fd()
-            self._model: int | None = None
             self.permutation = object()  # stands for the one the weights are in
-            self.attention = None
             if config.permuted:
                 self._model = self.client.open_model(kv_layout(shape, config))
                 permute_weights(decoder, source, self.client, self._model, config, progress)
@@ -112,24 +99,9 @@ class TeeLink:
             self.close()
             raise
 
-    def _start(self, debug_root_key: bytes | None, ledger: CostLedger | None) -> TeeClient:
-        folder, poll_us = self._config.tee_state, _poll_us(self._config)
-        if folder is None:
-            try:
-                return TeeClient.launch(
-                    "core", debug_root_key=debug_root_key, ledger=ledger, poll_us=poll_us
-                )
-            except TeeError as error:
-                raise EngineError(f"the TEE could not be started: {error}") from None
-        if debug_root_key is not None:
-            raise InputError("a debug root key and tee_state: the state's fuses hold the root key")
-        self.store = SealedStore.open(folder, ledger=ledger, poll_us=poll_us)
-        self.newest = NewestVersions(self.store)
-        return self.store.tee
-
     def alive(self) -> bool:
-        """Whether the TEE process is there (one poll, no crossing)."""
-        return self.client.alive()
+        """Whether the TEE process is there (one poll, no crossing), and this was not closed."""
+        return self._process is not None and self.client.alive()
 
     def restore(self, layer: int, n_tokens: int) -> None:
         """Have the TEE put a layer's attention vectors back in order, in place (one crossing)."""
@@ -329,5 +301,16 @@ class TeeLink:
         threading.Thread(target=watch, name="ptmo-tee-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the TEE process, and let go of the device's folder. Idempotent."""
-        (self.store or self.client).close()
+        """Let go of the TEE; its last user ends it. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.users > 1 and self.client.alive():  # else all of it ends with the process
+            with contextlib.suppress(TeeError):
+                if self._arena_id is not None:
+                    self.client.release_fd(self._arena_id)
+                if self.attention is not None:
+                    self.attention.close()
+                if self._model is not None:
+                    self.client.close_model(self._model)
+        self._host.give_back(process)

@@ -7,12 +7,15 @@ sentence by sentence, as it comes:
 - where both say something else of the same private thing ("Your appointment is ..."), the device's
   counts: it knows, and the cloud guessed from a placeholder.
 
+Where a link may be open nothing is left out: one that lost its end would take in what follows.
+
 Nothing is added, so an answer never says more than its parts do, and it goes to the user alone.
 """
 
 import re
 import unicodedata
 
+from ptmo_secure.hybrid.links import Links
 from ptmo_secure.privacy.splitting import pieces, sentence_cuts
 
 ALIKE = 0.85  # share of common words from which two sentences say the same
@@ -44,6 +47,8 @@ class Merger:
         self._claims = dict(filter(None, map(_claim, sentences)))
         self._held = ""
         self._fenced = False
+        self._links = Links()
+        self._left = self._gap = ""  # blanks: before what was left out, and since
         self.repeated = self.overruled = 0
 
     def feed(self, piece: str) -> str:
@@ -61,20 +66,37 @@ class Merger:
     def finish(self) -> str:
         """Return what is left of it."""
         rest, self._held = self._held, ""
-        return self._filtered(rest)
+        return self._filtered(rest) + self._apart()
 
     def _filtered(self, text: str) -> str:
         kept, at = [], 0
         for low, high in pieces(text, sentence_cuts(text)) if text.strip() else []:
+            self._gap += text[at:low]
             if self._fits(text[low:high]):
-                kept.append(text[at:high])
+                kept.append(self._followed(self._apart() + text[low:high]))
+            else:
+                self._left, self._gap = _wider(self._left, self._gap), ""
             at = high
-        return "".join(kept) + text[at:]
+        self._gap += text[at:]
+        return "".join(kept)
+
+    def _apart(self) -> str:
+        """Return what stands before the next sentence: what is left out leaves its blank line."""
+        blanks = _wider(self._left, self._gap)
+        self._left = self._gap = ""
+        return blanks
+
+    def _followed(self, shown: str) -> str:
+        for char in shown:
+            self._links.take(char)
+        return shown
 
     def _fits(self, sentence: str) -> bool:
         marks = sentence.count(_FENCE)
         if self._fenced or marks:  # code is never cut
             self._fenced ^= bool(marks % 2)
+            return True
+        if self._links.is_open:
             return True
         words = _words(sentence)
         if any(_alike(words, said) for said in self._said):
@@ -103,6 +125,11 @@ def merged(local: str, cloud: str, *, local_first: bool) -> str:
     told = merger.feed(cloud) + merger.finish()
     first, second = (local, told) if local_first else (told, local)
     return first.rstrip() + joint(first, second) + (second.strip() if first.strip() else second)
+
+
+def _wider(some: str, other: str) -> str:
+    """Return the blanks that set more apart."""
+    return max(some, other, key=lambda blanks: (blanks.count("\n"), len(blanks)))
 
 
 def _words(sentence: str) -> frozenset[str]:

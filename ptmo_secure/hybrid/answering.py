@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
+from ptmo_secure.cloud.hedging import hedge
 from ptmo_secure.config import GenerationConfig
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.errors import EgressRefusedError, PtmoError
@@ -12,6 +14,7 @@ from ptmo_secure.hybrid.aggregate import Merger
 from ptmo_secure.hybrid.cascade import Cascade
 from ptmo_secure.hybrid.consulting import Advice, Consultant, Question
 from ptmo_secure.hybrid.deciding import Choice, Situation
+from ptmo_secure.hybrid.defusing import Defuser, defused
 from ptmo_secure.hybrid.delegation import (
     MAX_DRAFT_TOKENS,
     checked_draft,
@@ -19,64 +22,23 @@ from ptmo_secure.hybrid.delegation import (
     merge_messages,
 )
 from ptmo_secure.hybrid.device import Device, Drafted, Writer
-from ptmo_secure.hybrid.exchange import Exchange
+from ptmo_secure.hybrid.jobs import Job, Outcome, Sent, code_of
+from ptmo_secure.hybrid.links import closing
 from ptmo_secure.hybrid.settings import HybridSettings
-from ptmo_secure.hybrid.trace import Trace
+from ptmo_secure.hybrid.telling import text_of
 from ptmo_secure.offload.actions import Kind
 from ptmo_secure.privacy.sensitivity import SensitivityClassifier
 from ptmo_secure.types import Level, Route
 from tee_sim.client import TeeError
 
 if TYPE_CHECKING:
-    from ptmo_secure.engine.stats import GenerationStats
+    from ptmo_secure.hybrid.fusing import Fusion
 
+Flow = Literal["ask", "cascade", "delegate", "fuse"]
 _REWRITE = (
     "Rewrite the following answer as one short, fluent text. Keep every fact, name and number as "
     "it is, and add nothing."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a turn was answered.
-
-    Args:
-        route: where.
-        run: the device's last figures; None where it did nothing.
-        masked: placeholders per kind in what a cloud was asked.
-        usd: what it cost.
-        tool_calls: that a cloud asks for, restored.
-    """
-
-    route: Route
-    run: "GenerationStats | None" = None
-    masked: Mapping[str, int] | None = None
-    usd: float = 0.0
-    tool_calls: tuple[Mapping[str, object], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One turn that is to be answered.
-
-    Args:
-        case, choice: what was read and decided.
-        messages: the conversation, for the device alone.
-        options: of the answer.
-        writer: takes it.
-        trace: gets the steps.
-    """
-
-    case: Situation
-    choice: Choice
-    messages: Sequence[Mapping[str, object]]
-    options: GenerationConfig
-    writer: Writer
-    trace: Trace
-
-    def about(self, text: str) -> list[Mapping[str, object]]:
-        """Return the conversation with another last message."""
-        return [*self.messages[:-1], {"role": "user", "content": text}]
 
 
 class Responder:
@@ -100,6 +62,11 @@ class Responder:
     ) -> None:
         self._device, self._asks = device, consultant
         self._classifier, self._settings = classifier, settings
+        self._fusion: Fusion | None = None
+        if settings.fusion is not None and consultant is not None:
+            from ptmo_secure.hybrid import fusing
+
+            self._fusion = fusing.Fusion(device, consultant, settings.fusion)
 
     def question(
         self,
@@ -130,13 +97,44 @@ class Responder:
         """
         if question is None:
             made = self._device.answer(job.messages, job.options, job.writer, job.trace)
-            return Outcome(Route.LOCAL, made.run)
-        cascade, delegates = self._settings.cascade, self._settings.delegate
-        if job.choice.kind is Kind.ESCALATE and cascade is not None:
-            return self._cascade(job, question, cascade)
-        if delegates and job.case.turn.found.level is Level.SEMI_SENSITIVE:
-            return self._delegate(job, question)
-        return self._both(job, question)
+            return Outcome(Route.LOCAL, made.run, tool_calls=made.tool_calls)
+        flow = self.flow(job.case, job.choice, question)
+        if flow == "fuse" and self._fusion is not None:
+            return self._fused(job, question, self._fusion)
+        if flow == "cascade" and self._settings.cascade is not None:
+            return self._cascade(job, question, self._settings.cascade)
+        return self._delegate(job, question) if flow == "delegate" else self._both(job, question)
+
+    def flow(self, case: Situation, choice: Choice, question: Question) -> Flow:
+        """Return how a turn of which something may go is answered."""
+        if self._fusion is not None and self._fusion.takes(question, case):
+            return "fuse"
+        if choice.kind is Kind.ESCALATE and self._settings.cascade is not None:
+            return "cascade"
+        masked = case.turn.found.level is Level.SEMI_SENSITIVE and case.turn.sent is None
+        return "delegate" if self._settings.delegate and masked else "ask"
+
+    def drafted(self, job: Job, question: Question) -> Question | None:
+        """Return what a cloud is asked in a turn's place; None where no draft may go.
+
+        Args:
+            job: what is to be answered.
+            question: what of it may go.
+
+        Security: the draft is made of the parts that might go themselves, masked, and of nothing
+        else: what the user keeps and what is PRIVATE cannot be in it, whatever the model writes.
+
+        Raises:
+            EngineError: the device's model failed.
+        """
+        trace = job.trace
+        short = replace(job.options, max_tokens=MAX_DRAFT_TOKENS, sampling=None, stop=())
+        told = draft_messages(text_of((question.request.messages or ())[-1]))
+        draft = self._device.answer(told, short, Writer(), trace, name="engine.draft")
+        with trace.step("guard.draft") as facts:
+            text = self._checked(draft.text, question)
+            facts |= {"goes": text is not None}
+        return None if text is None else self._consultant.drafted(question, text)
 
     @property
     def _consultant(self) -> Consultant:
@@ -152,6 +150,8 @@ class Responder:
         local_first = divided.first == "local"
         with ExitStack() as held:
             sent = self._send(job, question, held)
+            job.sent.append(sent)
+            made = None if divided.staying else self._overtaking(job, sent)
             if divided.staying:
                 local = self._device.answer(
                     job.about(divided.staying),
@@ -162,21 +162,24 @@ class Responder:
             if local is not None and local_first:
                 shown.begin_part()
             said = "" if local is None else local.text
-            advice = self._listen(job, question, sent, said, shown)
+            advice = None if made else self._listen(job, question, sent, said, shown)
+        if made is not None:
+            told, calls = sent.told(question), made.tool_calls
+            return Outcome(Route.LOCAL, made.run, told, sent.usd, calls, failed="late")
         if advice is None:
             if local is not None and not local_first:
-                shown.begin_part()
+                _begin_own(shown, after_cloud=sent.begun)
                 shown.write(local.text)
-            return self._instead(job, shown, divided.going if local else job.case.turn.query)
+            asked = divided.going if local else job.case.turn.query
+            return self._instead(job, shown, asked, question, sent)
         if local is not None and not local_first:
-            shown.begin_part()
+            _begin_own(shown, after_cloud=True)
             shown.write(local.text)
         if shown is not job.writer:
             self._rewrite(job, shown.text)
-        whole = divided.stays == 0 and not question.masked
+        whole = divided.stays == 0 and not question.carries
         route = Route.CLOUD if whole else Route.HYBRID
-        run = None if local is None else local.run
-        return Outcome(route, run, question.masked, advice.usd, advice.tool_calls)
+        return sent.answered(route, question, advice, None if local is None else local.run)
 
     def _cascade(self, job: Job, question: Question, cascade: Cascade) -> Outcome:
         """Answer here, and ask the cloud only where that answer is doubted."""
@@ -185,19 +188,56 @@ class Responder:
         others = [self._again(job, cascade, number) for number in range(cascade.samples)]
         with job.trace.step("cascade") as facts:
             sure = local.run.mean_logprob
-            doubted = cascade.doubts(sure, local.text, others)
+            said = local.text + "".join(map(str, local.tool_calls))
+            doubted = cascade.doubts(sure, said, others)
             facts |= {"mean_logprob": None if sure is None else round(sure, 4), "asks": doubted}
         advice: Advice | None = None
+        sent = Sent(None)
         if doubted:
             with ExitStack() as held:
                 sent = self._send(job, question, held)
+                job.sent.append(sent)
                 advice = self._listen(job, question, sent, "", job.writer)
         if advice is None:
-            job.writer.begin_part()
+            _begin_own(job.writer, after_cloud=sent.begun)
             job.writer.write(local.text)
-            return Outcome(Route.LOCAL, local.run)
-        route = Route.HYBRID if question.masked else Route.CLOUD
-        return Outcome(route, local.run, question.masked, advice.usd, advice.tool_calls)
+            told, calls = sent.told(question), local.tool_calls
+            return Outcome(sent.instead, local.run, told, sent.usd, calls, failed=sent.failed)
+        route = Route.HYBRID if question.carries else Route.CLOUD
+        return sent.answered(route, question, advice, local.run)
+
+    def _fused(self, job: Job, question: Question, fusion: "Fusion") -> Outcome:
+        """Answer by both models together, token by token."""
+        sent = Sent(None)
+        with job.trace.step("cloud.send") as facts:
+            facts |= {"why": fusion.why, "masked": dict(question.masked)}
+            try:
+                job.withdrawal.check()
+                refusal = self._consultant.charge(question, job.case)
+                sent.failed = "" if refusal is None else "budget"
+            except Exception as failure:  # fail closed, whatever it was
+                sent.failed = refusal = code_of(failure)
+            facts |= {"cost": round(question.cost, 4)} if refusal is None else {"refused": refusal}
+        if refusal is not None:
+            return self._instead(job, job.writer, job.case.turn.query, question, sent)
+        made: Drafted | None = None
+        with job.trace.step("engine.fuse") as facts:
+            try:
+                made = fusion.answer(question, job, facts)
+            except TeeError as failure:
+                sent.failed = code_of(failure)
+                facts |= {"failed": sent.failed}
+        usd = float(str(facts["usd"]))
+        sent.known = bool(facts.get("requests", 1))
+        job.sent.append(sent)
+        left = question.masked if sent.known else {}
+        if made is None:
+            query = job.case.turn.query
+            instead = self._instead(job, job.writer, query, question, sent)
+            return replace(instead, usd=usd, masked=left)
+        if not facts["fused"]:
+            return Outcome(Route.LOCAL, made.run, left, usd, failed="not_fused")
+        return Outcome(Route.HYBRID, made.run, question.masked, usd)
 
     def _again(self, job: Job, cascade: Cascade, number: int) -> str:
         sampling = SamplingParams(cascade.temperature, seed=number + 1)
@@ -207,28 +247,21 @@ class Responder:
 
     def _delegate(self, job: Job, question: Question) -> Outcome:
         """Have the device's model write what is asked, and make the answer of what comes back."""
-        trace, advice, asked = job.trace, None, None
-        try:
-            with trace.step("guard.mask"):
-                masked = question.vault.mask(job.case.turn.query).text
-        except TeeError:
-            return self._instead(job, job.writer, job.case.turn.query)
-        short = replace(job.options, max_tokens=MAX_DRAFT_TOKENS, sampling=None, stop=())
-        draft = self._device.answer(
-            draft_messages(masked), short, Writer(), trace, name="engine.draft"
-        )
-        with trace.step("guard.draft") as facts:
-            text = self._checked(draft.text, question)
-            facts |= {"goes": text is not None}
-        if text is not None:
-            asked = self._consultant.drafted(question, text)
+        advice, sent = None, Sent(None, "draft")
+        asked = self.drafted(job, question)
+        if asked is not None:
             with ExitStack() as held:
-                advice = self._listen(job, asked, self._send(job, asked, held), "", Writer())
-        if advice is None:
-            return self._instead(job, job.writer, job.case.turn.query)
+                sent = self._send(job, asked, held)
+                advice = self._listen(job, asked, sent, "", Writer())
+                sent.begun = False  # it is advice, which nobody is shown
+        if advice is None or asked is None:
+            return self._instead(job, job.writer, job.case.turn.query, asked, sent)
         told = merge_messages(job.messages, advice.text)
-        local = self._device.answer(told, job.options, job.writer, trace)
-        return Outcome(Route.HYBRID, local.run, {}, advice.usd)
+        defuser = Defuser(job.own_words())
+        inert = Writer(lambda piece: job.writer.write(defuser.feed(piece)))
+        local = self._device.answer(told, job.options, inert, job.trace)
+        job.writer.write(defuser.finish())
+        return Outcome(Route.HYBRID, local.run, {}, sent.usd)
 
     def _checked(self, draft: str, question: Question) -> str | None:
         try:
@@ -236,62 +269,87 @@ class Responder:
         except TeeError:
             return None
 
-    def _send(self, job: Job, question: Question, held: ExitStack) -> "_Sent":
+    def _send(self, job: Job, question: Question, held: ExitStack) -> Sent:
         """Charge the budget and begin the question, which ends with `held`."""
-        call, refusal = None, None
+        sent, refusal = Sent(None), None
         with job.trace.step("cloud.send") as facts:
             facts |= {"why": question.why, "masked": dict(question.masked)}
             try:
+                job.withdrawal.check()
                 refusal = self._consultant.charge(question, job.case)
+                sent.failed = "" if refusal is None else "budget"
                 if refusal is None and question.reply is None:
-                    call = held.enter_context(self._consultant.ask(question, job.case.turn))
+                    sent.call = held.enter_context(self._consultant.ask(question, job.case.turn))
+                    job.withdrawal.when(sent.call.withdraw)
+                sent.known = refusal is None and question.reply is not None
             except Exception as failure:  # fail closed, whatever it was
-                refusal = code_of(failure)
+                sent.failed = refusal = code_of(failure)
             facts |= {"cost": round(question.cost, 4)} if refusal is None else {"refused": refusal}
-        return _Sent(call, refusal is None)
+        return sent
 
     def _listen(
-        self, job: Job, question: Question, sent: "_Sent", local: str, writer: Writer
+        self, job: Job, question: Question, sent: Sent, local: str, writer: Writer
     ) -> Advice | None:
-        """Show the cloud's answer; None where there is none, and the trace says why."""
-        if not sent.asked:
+        """Show the cloud's answer; None where there is none, and `sent` and the trace say why."""
+        if sent.failed:
             return None
+        shown = len(writer.text)
         with job.trace.step("cloud.answer") as facts:
             try:
                 advice = self._consultant.listen(question, sent.call, writer, Merger(local))
             except (PtmoError, TeeError) as failure:
-                facts |= {"failed": code_of(failure)}
+                sent.failed = code_of(failure)
+                sent.begun = bool(writer.text[shown:].strip())
+                facts |= {"failed": sent.failed}
                 return None
             facts |= advice.facts
         return advice
 
+    def _overtaking(self, job: Job, sent: Sent) -> Drafted | None:
+        """Return the device's answer, shown, where a cloud that is late is overtaken by it."""
+        after_s = self._settings.hedge_s
+        if after_s is None or sent.call is None:
+            return None
+        with job.trace.step("hedge") as facts:
+            begin = partial(self._device.begin, job.messages, job.options)
+            hedged = hedge(sent.call, begin, after_s)
+            if hedged.local is not None:
+                self._device.leave(hedged.local)
+            facts |= {"winner": hedged.winner, "begun": hedged.local is not None}
+            facts |= {"failed": True} if sent.call.failed else {}
+        if hedged.local is None or hedged.winner == "cloud":
+            return None
+        with job.trace.step("engine.generate") as facts:
+            return self._device.finish(hedged.local, job.options, job.writer, facts)
+
     def _rewrite(self, job: Job, text: str) -> None:
-        """Show a text as the device's model rewrites it, or as it is where that was cut off."""
+        """Show a text as the device's model rewrites it.
+
+        It is shown as it is where that was cut off, or makes links: the model knows what they tell.
+        """
         most = self._settings.rewrite_tokens
         told = [{"role": "system", "content": _REWRITE}, {"role": "user", "content": text}]
         options = replace(job.options, max_tokens=most, sampling=None, stop=())
         made = self._device.answer(told, options, Writer(), job.trace, name="engine.rewrite")
         whole = made.run.finish_reason == "stop" and made.text.strip()
-        job.writer.write(made.text if whole else text)
+        fits = whole and defused(made.text, job.own_words()) == made.text
+        job.writer.write(made.text if fits else text)
 
-    def _instead(self, job: Job, shown: Writer, query: str) -> Outcome:
-        """Answer here what a cloud did not."""
-        shown.begin_part()
+    def _instead(
+        self, job: Job, shown: Writer, query: str, question: Question | None, sent: Sent
+    ) -> Outcome:
+        """Answer here what a cloud did not; asking it costs what it cost all the same."""
+        _begin_own(shown, after_cloud=sent.begun)
         made = self._device.answer(job.about(query), job.options, shown, job.trace)
         if shown is not job.writer:
             job.writer.write(shown.text)
-        return Outcome(Route.LOCAL, made.run)
+        told = {} if question is None else sent.told(question)
+        calls, failed = made.tool_calls, sent.failed
+        return Outcome(sent.instead, made.run, told, sent.usd, calls, failed=failed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A question that was asked, or not; `call` is None for an answer from the cache."""
-
-    call: Exchange | None
-    asked: bool
-
-
-def code_of(failure: Exception) -> str:
-    """Return why something failed, as the trace says it: a code or a type, never a text."""
-    code = getattr(failure, "code", None)
-    return f"{type(failure).__name__}:{code}" if isinstance(code, str) else type(failure).__name__
+def _begin_own(shown: Writer, *, after_cloud: bool) -> None:
+    """Begin the device's part, with its values, in no tag that a cloud left open."""
+    if after_cloud:
+        shown.write(closing(shown.text))
+    shown.begin_part()

@@ -29,7 +29,8 @@ def draft_messages(masked: str) -> list[dict[str, str]]:
     """Return what the device's model is told to write a draft.
 
     Args:
-        masked: the user's request with its values masked, so that a copy of it holds none.
+        masked: what of the user's request may go, with its values masked, so that a copy of it
+            holds none.
     """
     return [{"role": "system", "content": _DRAFT}, {"role": "user", "content": masked}]
 

@@ -3,18 +3,15 @@
 import contextvars
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Protocol
 
 from ptmo_secure.cloud.answers import joined_calls
-from ptmo_secure.cloud.egress import Egress
+from ptmo_secure.cloud.egress import Clearance, Egress
 from ptmo_secure.cloud.types import Cloud, CloudDelta, CloudReply, CloudRequest
 from ptmo_secure.errors import CloudError, PtmoError
 from tee_sim.client import Vault
-
-_ROOM = 256  # deltas that may wait to be read
-_POLL_S = 0.1
 
 
 class ClearedCloud(Cloud, Protocol):
@@ -38,6 +35,7 @@ class Exchange:
         why: code for the egress log.
         user, session: for the log.
         deadline_s: of the whole answer; None: the provider's own.
+        unsent: called at the end of the block if certainly nothing left the device.
     """
 
     def __init__(
@@ -49,20 +47,29 @@ class Exchange:
         user: str,
         session: str,
         deadline_s: float | None = None,
+        unsent: Callable[[], None] | None = None,
     ) -> None:
         self._cloud, self._request, self._deadline_s = cloud, request, deadline_s
         self._clearance = cloud.egress.clearance(vault, why, user, session)
-        self._arrived: queue.Queue[CloudDelta | BaseException | None] = queue.Queue(_ROOM)
+        # Not bounded here: the client takes no answer longer than its own limit
+        self._arrived: queue.SimpleQueue[CloudDelta | BaseException | None] = queue.SimpleQueue()
         self._ended = threading.Event()
+        self._begun = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
         self._stream: Iterator[CloudDelta] | None = None
         self._thread: threading.Thread | None = None
         self._held = ExitStack()
+        self._given: Clearance | None = None
+        self._unsent = unsent
         self.reply: CloudReply | None = None
         self.finish_reason = ""
+        self.failed = False
         self.received: list[CloudDelta] = []
 
     def __enter__(self) -> "Exchange":
-        self._held.enter_context(self._clearance)
+        self._given = self._held.enter_context(self._clearance)
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name="ptmo-cloud", daemon=True
@@ -71,10 +78,17 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cancel()
+        self.withdraw()
         if self._thread is not None:
             self._thread.join()
         self._held.close()
+        if not self.left and self._unsent is not None:
+            self._unsent()
+
+    @property
+    def left(self) -> bool:
+        """Whether anything of the question may have left the device, as far as it has come."""
+        return self._given is None or self._given.left > 0
 
     def __iter__(self) -> Iterator[CloudDelta]:
         """Yield what comes, as it comes.
@@ -102,22 +116,51 @@ class Exchange:
             CloudError, EgressRefusedError, InputError: as iterating.
         """
         text = ""
-        for delta in self:
-            text += delta.text
-            if text and self._arrived.empty():
+        try:
+            for delta in self:
+                text += delta.text
+                if text and self._arrived.empty():
+                    yield text
+                    text = ""
+        except PtmoError:
+            if text:  # it came before the failure
                 yield text
-                text = ""
+            raise
         if text:
             yield text
 
     def cancel(self) -> None:
-        """Cut the call: whoever reads gets a `CloudError`. Idempotent; any thread may."""
+        """Cut a late call: whoever reads gets a `CloudError`. Idempotent; any thread may."""
+        self._cut("cancel")
+
+    def withdraw(self) -> None:
+        """Cut a call as `cancel` that nobody waits for: it is not the provider's failure."""
+        self._cut("withdraw")
+
+    def _cut(self, how: str) -> None:
         self._ended.set()
-        cancel = getattr(self._stream, "cancel", None)
-        if cancel is not None and self._thread is not None and self._thread.is_alive():
-            cancel()
-        with suppress(queue.Full):
-            self._arrived.put_nowait(CloudError("the call was cut off", "cancelled"))
+        cut = getattr(self._stream, how, None) or getattr(self._stream, "cancel", None)
+        if cut is not None and self._thread is not None and self._thread.is_alive():
+            cut()
+        self._arrived.put(CloudError("the call was cut off", "cancelled"))
+
+    def wait_begun(self, timeout_s: float) -> bool:
+        """Wait for the first piece or the end, so long at most; return whether either came."""
+        return self._begun.wait(timeout_s)
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Have this called once, from any thread, when the call has ended; at once if it has."""
+        with self._lock:
+            if not self._over.is_set():
+                self._listeners.append(call)
+                return
+        call()
+
+    @property
+    def usd(self) -> float:
+        """What its attempts were settled at so far, those that failed or were cut off as well."""
+        spent = getattr(self._stream, "usd", 0.0)
+        return float(spent)
 
     @property
     def tool_calls(self) -> tuple[dict[str, object], ...]:
@@ -128,26 +171,31 @@ class Exchange:
     def _run(self) -> None:
         try:
             self._stream = self._cloud.stream(self._request, deadline_s=self._deadline_s)
+            if self._ended.is_set():  # before there was anything to be cut
+                raise CloudError("the call was cut off", "cancelled")
             for delta in self._stream:
-                if not self._put(delta):
+                if self._ended.is_set():
                     break
+                self._arrived.put(delta)
+                self._begun.set()
             self.reply = getattr(self._stream, "reply", None) if not self._ended.is_set() else None
-            self._put(None)
+            self._end(None)
         except Exception as failure:  # told to whoever reads
-            self._put(failure)
+            self._end(failure)
         except BaseException:
-            self._put(CloudError("the call was interrupted"))
+            self._end(CloudError("the call was interrupted"))
             raise
         finally:
             close = getattr(self._stream, "close", None)
             if close is not None:
                 close()
 
-    def _put(self, item: CloudDelta | BaseException | None) -> bool:
-        while not self._ended.is_set():
-            try:
-                self._arrived.put(item, timeout=_POLL_S)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def _end(self, failure: BaseException | None) -> None:
+        self.failed = failure is not None
+        self._arrived.put(failure)
+        self._begun.set()
+        with self._lock:
+            self._over.set()
+            listeners, self._listeners = self._listeners, []
+        for call in listeners:
+            call()

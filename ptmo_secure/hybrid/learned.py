@@ -12,7 +12,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import not_installed
 from ptmo_secure.hybrid.deciding import Situation
 from ptmo_secure.offload.actions import LATENCY, RISK, USD, Floats, Mask, View
 from ptmo_secure.types import Level
@@ -26,7 +26,7 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name and missing.name.startswith("ptmo_secure"):
         raise
-    raise InputError("policy 'rl' needs the extra [rl]: pip install 'ptmo-secure[rl]'") from None
+    raise not_installed("policy 'rl'", "rl") from None
 
 # Of the training sessions (llmrouter, split and sessions of seed 1): what the dearest action of a
 # first turn takes on average, an all-cloud session's dollars, and the mean answer.

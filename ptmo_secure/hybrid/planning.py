@@ -1,6 +1,6 @@
 """Reads a turn and says what may be done with it: the steps of a request before anything leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from ptmo_secure.errors import InputError
@@ -15,11 +15,14 @@ from ptmo_secure.hybrid.deciding import (
 )
 from ptmo_secure.hybrid.guarding import SharedGuard
 from ptmo_secure.hybrid.reading import ConversationReader, Turn
+from ptmo_secure.hybrid.telling import Message
 from ptmo_secure.offload.actions import Mask, View
 from ptmo_secure.privacy.budget import PrivacyBudget
+from ptmo_secure.privacy.decompose import Segment
 from ptmo_secure.privacy.manager import OffloadingDecision, PrivacyManager
+from ptmo_secure.privacy.risk import RESIDUAL
 from ptmo_secure.privacy.sensitivity import SensitivityClassifier
-from ptmo_secure.types import Route
+from ptmo_secure.types import Level, Route
 
 POLICIES = ("rule", "rl")
 
@@ -48,6 +51,10 @@ class Planner:
         policy: name of the policy.
         cascade: whether the device may answer first and a cloud afterwards.
 
+    Attributes:
+        classifier: as given.
+        policy: that chooses.
+
     Security: sends nothing, and charges nothing.
     """
 
@@ -61,14 +68,41 @@ class Planner:
         cascade: bool = False,
     ) -> None:
         self._manager, self._cascade = manager, cascade
+        self.classifier = classifier
         self._reader = ConversationReader(guard, classifier, manager)
         self.policy = make_policy(policy, manager.budget, cascade=cascade)
 
     def read(
-        self, messages: Sequence[Mapping[str, object]], user: str, session: str, *, stays: bool
+        self,
+        messages: Sequence[Message],
+        user: str,
+        session: str,
+        *,
+        stays: bool,
+        marked: Collection[int] = (),
     ) -> Turn:
         """Read a conversation; see `ConversationReader.read`."""
-        return self._reader.read(messages, user, session, stays=stays)
+        return self._reader.read(messages, user, session, stays=stays, marked=marked)
+
+    def note(
+        self,
+        messages: Sequence[Message],
+        user: str,
+        kept: Collection[int] = (),
+        marked: Collection[int] = (),
+        *,
+        local: bool = False,
+    ) -> None:
+        """Remember what of a conversation its user keeps; see `Memory.note`."""
+        self._reader.memory.note(user, messages, kept, marked, local=local)
+
+    def settle(self, messages: Sequence[Message], user: str, *, told: bool) -> None:
+        """Remember whether a turn was told a cloud; see `Memory.settle`."""
+        self._reader.memory.settle(user, messages, told=told)
+
+    def hear(self, turn: Turn, text: str, calls: Sequence[Message], said: Message | None) -> None:
+        """Remember a cloud's words; see `ConversationReader.hear`."""
+        self._reader.hear(turn, text, calls, said)
 
     def divide(self, turn: Turn, max_tokens: int, kept: frozenset[int] = frozenset()) -> Situation:
         """Return what may go of a turn, by its levels.
@@ -80,6 +114,8 @@ class Planner:
         """
         if turn.vault is None:
             proposed = OffloadingDecision(Route.LOCAL, turn.found, ())
+        elif turn.sent is not None:
+            proposed = _undivided(turn)
         else:
             proposed = self._manager.propose(turn.query, turn.found)
         return situation_of(turn, proposed, kept, max_tokens, escalates=self._cascade)
@@ -108,6 +144,29 @@ class Planner:
             return self._manager.budget.status(turn.user).left
         except Exception:  # fail closed, whatever it was: without a budget nothing is told
             return None
+
+    def budget_refusal(self, turn: Turn, case: Situation) -> str | None:
+        """Return the code of why the budget keeps a turn here; None where it does not."""
+        allowed = permitted(case)
+        if int(allowed.sum()) < 2:
+            return None
+        left = self.left(turn, allowed)
+        if left is None:
+            return "budget_unusable"
+        afforded = affordable(allowed, case.proposed.cost, left)
+        return "budget_spent" if int(afforded.sum()) < 2 else None
+
+
+def _undivided(turn: Turn) -> OffloadingDecision:
+    """Return what may go of a message that is none of the user's: all of it."""
+    found, size = turn.found, len(turn.query)
+    if found.level is Level.PUBLIC:
+        return OffloadingDecision(Route.CLOUD, found, found.reasons, cost=RESIDUAL)
+    whole = Segment(
+        turn.query, 0, size, found.level, found.score, 0, "", "end", found.spans, found.topics
+    )
+    cost = RESIDUAL if turn.sent is None else turn.sent.cost
+    return OffloadingDecision(Route.HYBRID, found, found.reasons, (whole,), (), (0,), cost)
 
 
 def make_policy(name: str, budget: PrivacyBudget, *, cascade: bool) -> TurnPolicy:

@@ -24,6 +24,11 @@ _OWN = re.compile(
     r"\b(?:my|mine|me|myself|i|i'm|i've|we|our|ours|us)\b|\ub0b4\s|\uc81c\s|\ub098\uc758|\uc6b0\ub9ac",
     re.IGNORECASE,
 )
+_OF_OWN = re.compile(
+    r"\b(?:my|mine|our|ours|(?:who|what|how\s+\w+)\s+am\s+i|(?:am|did|was|have)\s+i"
+    r"|(?:about|call|know|describe)\s+me)\b|\ub0b4\s|\uc81c\s|\ub098\uc758|\uc6b0\ub9ac",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,9 @@ def divide(proposed: OffloadingDecision, query: str, kept: Collection[int] = ())
     """
     if proposed.decision is Route.CLOUD:
         return Division("", query, "local", 1) if kept else Division(query, "", "cloud", 0)
+    leaving = leaving_of(proposed, kept)
     if proposed.decision is Route.LOCAL:
         return Division("", query, "local", len(proposed.segments) or 1)
-    leaving = {*proposed.sent, *proposed.masked} - set(kept)
-    if any(segment.entity for segment in proposed.segments) and kept:
-        leaving = set()  # its parts make sense together alone
     if not leaving:
         return Division("", query, "local", len(proposed.segments))
     left = [segment for segment in proposed.segments if segment.order not in leaving]
@@ -66,6 +69,22 @@ def divide(proposed: OffloadingDecision, query: str, kept: Collection[int] = ())
     return Division(
         joined(proposed.segments, leaving), staying if asks(staying) else "", first, len(left)
     )
+
+
+def leaving_of(proposed: OffloadingDecision, kept: Collection[int] = ()) -> set[int]:
+    """Return the numbers of the segments that go: none that asks about what stays of its writer.
+
+    Args: as `divide`; a number in `kept` that no segment has keeps all.
+    """
+    segments, leaving = proposed.segments, {*proposed.sent, *proposed.masked} - set(kept)
+    entities = any(segment.entity for segment in segments)
+    unknown = set(kept) - {segment.order for segment in segments}
+    if proposed.decision is Route.LOCAL or unknown or (entities and kept):
+        return set()  # around values, the parts make sense together alone
+    told = any(speaks_of_own(one.text) for one in segments if one.order not in leaving)
+    if not told:
+        return leaving
+    return {order for order in leaving if not asks_of_own(segments[order].text)}
 
 
 def joined(segments: Sequence[Segment], orders: Collection[int]) -> str:
@@ -87,6 +106,11 @@ def asks(text: str) -> bool:
 def speaks_of_own(text: str) -> bool:
     """Whether a text is about whoever writes it, by its pronouns."""
     return _OWN.search(text) is not None
+
+
+def asks_of_own(text: str) -> bool:
+    """Whether a text is a question about whoever writes it: "What is my name?"."""
+    return bool(_QUESTION.search(text)) and _OF_OWN.search(text) is not None
 
 
 def pieces_of(proposed: OffloadingDecision, query: str) -> tuple[Piece, ...]:

@@ -1,7 +1,7 @@
 """Many policies, seeds and budgets in one environment, and what they come to together."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from ptmo_secure.offload.evaluate import Row, evaluate, mean_interval
 from ptmo_secure.offload.kept import KeptRows
 from ptmo_secure.offload.outcomes import OutcomeTable
 from ptmo_secure.offload.policies import make_policy
-from ptmo_secure.offload.policies.base import Policy
 from ptmo_secure.offload.policies.learned import Learned
 
 ENVIRONMENTS = ("m4a1", "m4a1-device", "sessions")
@@ -44,6 +43,8 @@ class Comparison:
         table: of the sessions: one of `outcomes.TABLES`, or "synthetic".
         sessions: in each split.
         trained: folder of trained policies; those that are not there are trained.
+        limits: of the mean use of an episode, by the names of `RESOURCES`. The learners hold them;
+            the other policies are only compared with them.
     """
 
     env: str
@@ -53,6 +54,7 @@ class Comparison:
     table: str = outcomes.TABLES[0]
     sessions: int = 200
     trained: Path | None = None
+    limits: dict[str, float] = field(default_factory=dict)
 
     def run(self, folder: Path | None, report: Report, kept: KeptRows | None = None) -> list[Row]:
         """Play everything; a policy is fitted once a seed, and tuned once a budget.
@@ -75,26 +77,27 @@ class Comparison:
                     rows += before[name]
                     continue
                 policy = make_policy(name, seed)
-                self._recall(policy, seed)
+                if isinstance(policy, Learned):
+                    self._prepare(policy, seed)
                 policy.fit(train)
                 for budget in self.budgets:
                     for env in (train, test):
                         env.set_budget(budget)
                     policy.tune(train)
                     text = ":".join(f"{part:g}" for part in budget)
-                    rows.append(evaluate(test, policy, self.env, seed, text))
+                    rows.append(evaluate(test, policy, self.env, seed, text, self.limits))
                     report(len(rows), total, f"{name}, seed {seed}")
                 if kept:
                     kept.keep(rows[-len(self.budgets) :])
         return rows
 
-    def _recall(self, policy: Policy, seed: int) -> None:
-        """Give a learner the network that was trained for this environment and seed."""
-        if self.trained is None or not isinstance(policy, Learned):
-            return
-        path = self.trained / f"{self.env}-{policy.name}-{seed}.npz"
-        if path.is_file():
-            policy.recall(path)
+    def _prepare(self, policy: Learned, seed: int) -> None:
+        """Give a learner its limits, and the network trained for this environment and seed."""
+        policy.hold(self.limits)
+        if self.trained is not None:
+            path = self.trained / f"{self.env}-{policy.name}-{seed}.npz"
+            if path.is_file():
+                policy.recall(path)
 
 
 def environments(
@@ -161,6 +164,7 @@ class Summary:
         violations: the worst seed's share of episodes over a budget.
         gain_share: (policy - random) / (constrained oracle - random) in mean reward; None where
             one of the two did not run.
+        limit_errors: of each limited mean the seed's that is farthest from its limit, relative.
     """
 
     policy: str
@@ -173,6 +177,7 @@ class Summary:
     leakage: float
     violations: float
     gain_share: float | None
+    limit_errors: dict[str, float]
 
     def as_json(self) -> dict[str, object]:
         """The summary as a JSON object."""
@@ -188,6 +193,7 @@ class Summary:
             "leakage": self.leakage,
             "violations": self.violations,
             "gain_share": self.gain_share,
+            "limit_errors": self.limit_errors,
         }
 
 
@@ -216,6 +222,10 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
                 leakage=float(np.mean([row.leakage for row in group])),
                 violations=max(row.violations for row in group),
                 gain_share=share,
+                limit_errors={
+                    name: max((row.limit_errors[name] for row in group), key=abs)
+                    for name in group[0].limit_errors
+                },
             )
         )
     return summaries

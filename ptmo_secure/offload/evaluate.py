@@ -1,12 +1,12 @@
 """Policies beside each other: the same episodes, the same gate, several seeds."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from scipy.stats import t as student  # type: ignore[attr-defined,unused-ignore]  # no stubs
 
-from ptmo_secure.offload.actions import ENERGY, LATENCY, RISK, USD
+from ptmo_secure.offload.actions import ENERGY, LATENCY, RESOURCES, RISK, USD
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.policies.base import Policy
 from ptmo_secure.offload.rollout import run_episode
@@ -26,6 +26,7 @@ class Row:
         violations: share of episodes that exceeded a finite budget.
         overruled: share of turns in which the gate replaced the policy's choice.
         episodes: how many.
+        limit_errors: mean use over its limit, less 1, of each resource whose mean has a limit.
     """
 
     env: str
@@ -41,6 +42,7 @@ class Row:
     violations: float
     overruled: float
     episodes: int
+    limit_errors: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The row as a JSON object."""
@@ -53,6 +55,7 @@ def evaluate(
     env_name: str,
     seed: int,
     budget: str,
+    limits: Mapping[str, float] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Row:
     """Play every episode once and average.
@@ -61,6 +64,7 @@ def evaluate(
         env: of the test split.
         policy: fitted already.
         env_name, seed, budget: for the row.
+        limits: of the mean use of an episode, by the names of `RESOURCES`.
         report: told (episodes done, episodes).
     """
     played = []
@@ -83,6 +87,10 @@ def evaluate(
         violations=float(np.mean([episode.over_budget for episode in played])),
         overruled=sum(episode.overruled for episode in played) / turns,
         episodes=len(played),
+        limit_errors={
+            name: float(used[RESOURCES.index(name)]) / limit - 1
+            for name, limit in (limits or {}).items()
+        },
     )
 
 

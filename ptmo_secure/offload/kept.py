@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptmo_secure.errors import InputError
 from ptmo_secure.offload.evaluate import Row
+from ptmo_secure.results import git_commit
+
+if TYPE_CHECKING:
+    from ptmo_secure.offload.compare import Comparison
 
 
 class KeptRows:
@@ -57,6 +61,26 @@ class KeptRows:
     def _write(self, rows: list[Row]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([row.as_json() for row in rows]) + "\n")
+
+
+def measured(job: "Comparison", folder: Path | None) -> dict[str, Any]:
+    """Return what rows have to share to stand in one table; other policies or seeds may join them.
+
+    Args:
+        job: the comparison.
+        folder: of its data.
+    """
+    policies = sorted(job.trained.glob("*.npz")) if job.trained else []
+    return {
+        "commit": git_commit(),
+        "env": job.env,
+        "budgets": job.budgets,
+        "table": job.table,
+        "sessions": job.sessions,
+        "data": str(folder),
+        "limits": job.limits,
+        "trained": [[str(path), path.stat().st_mtime_ns] for path in policies],
+    }
 
 
 def _rows(line: str) -> list[Row]:

@@ -8,14 +8,13 @@ import numpy as np
 from scipy.stats import ttest_rel  # type: ignore[attr-defined,unused-ignore]  # no stubs
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.offload.actions import RESOURCES
+from ptmo_secure.offload import plots
 from ptmo_secure.offload.compare import Summary, summarise
 from ptmo_secure.offload.evaluate import Row
 from ptmo_secure.results import to_json
 
 REFERENCE = "greedy"
 COSTS = (("usd", "dollars of an episode"), ("latency_s", "seconds"), ("leakage", "leaked values"))
-_LABELLED = ("rc-ppo", "rc-a2c", "rc-dqn", "rl", "advice", "greedy", "tfidf", "local-only", "rule")
 
 
 def paired(rows: Sequence[Row], policy: str, reference: str, budget: str) -> dict[str, Any] | None:
@@ -71,11 +70,12 @@ def write_report(
         files[1].write_text("\n".join(text), encoding="utf-8")
         for env in environments:
             for cost, label in COSTS:
-                files.append(folder / f"pareto-{env}-{cost}.png")
-                _pareto(summaries[env], cost, label, files[-1])
-        for name, trace in traces.items():
+                path = folder / f"pareto-{env}-{cost}.png"
+                if plots.pareto(summaries[env], cost, label, path):
+                    files.append(path)
+        for name, entries in traces.items():
             files.append(folder / f"multipliers-{name}.png")
-            _trace(trace, files[-1])
+            plots.trace(entries, files[-1])
     except OSError as failure:
         raise InputError(f"{folder}: {failure.strerror}") from None
     return files
@@ -120,51 +120,3 @@ def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) 
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _pareto(summaries: Sequence[Summary], cost: str, label: str, path: Path) -> None:
-    """Quality against one cost, one panel a budget's colour; the frontier of all but oracles."""
-    figure, axes = _figure()
-    for number, budget in enumerate(dict.fromkeys(one.budget for one in summaries)):
-        group = [one for one in summaries if one.budget == budget]
-        points = [(float(getattr(one, cost)), one.quality, one.policy) for one in group]
-        colour = f"C{number % 10}"
-        axes.scatter(
-            [x for x, _, _ in points], [y for _, y, _ in points], s=14, color=colour, label=budget
-        )
-        for x, y, name in points:
-            if name in _LABELLED or "oracle" in name:
-                axes.annotate(name, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        front, top = [], -np.inf
-        for x, y, name in sorted(points):
-            if y > top and "oracle" not in name:
-                front.append((x, y))
-                top = y
-        axes.plot([x for x, _ in front], [y for _, y in front], color=colour, linewidth=0.8)
-    axes.set_xlabel(label)
-    axes.set_ylabel("quality of a turn")
-    axes.legend(title="budget", fontsize=7)
-    figure.savefig(path, dpi=130)
-
-
-def _trace(trace: list[dict[str, list[float]]], path: Path) -> None:
-    """Multipliers over the updates."""
-    figure, axes = _figure()
-    values = np.array([entry["multipliers"] for entry in trace]).reshape(-1, len(RESOURCES))
-    for place, name in enumerate(RESOURCES):
-        if values[:, place].any():
-            axes.plot(values[:, place], label=name)
-    axes.set_xlabel("updates of the multipliers")
-    axes.set_ylabel("reward per limit")
-    if values.any():
-        axes.legend()
-    figure.savefig(path, dpi=130)

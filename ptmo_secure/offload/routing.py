@@ -20,6 +20,7 @@ from ptmo_secure.offload.policies.groups import GroupModel
 from ptmo_secure.offload.policies.knn import KnnModel
 from ptmo_secure.offload.policies.matrix import MatrixModel
 from ptmo_secure.offload.policies.router import ScoreModel
+from ptmo_secure.offload.policies.shaped import ShapedModel
 from ptmo_secure.offload.policies.tfidf import TfidfModel
 
 ROUTERS: dict[str, type[ScoreModel]] = {
@@ -27,6 +28,7 @@ ROUTERS: dict[str, type[ScoreModel]] = {
     "knn": KnnModel,
     "matrix": MatrixModel,
     "groups": GroupModel,
+    "shaped": ShapedModel,
 }
 REFERENCES = ("random", "oracle")
 SPLITS = ("questions", "domains")

@@ -35,6 +35,9 @@ class ShippedPolicy(Learned):
         self._words = WordAdvice(shipped_words(), float(network.card["dollar_price"]))
         self._advice = self._words
 
+    def hold(self, limits: dict[str, float]) -> None:
+        """Nothing: it was trained without limits of averages."""
+
     def forget(self) -> None:
         """Let go of every text that it decided on."""
         self._words.forget()

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ptmo_secure.errors import InputError, PtmoError
 from ptmo_secure.privacy.budget_state import BudgetState, MemoryState, Spend, decode, encode
@@ -173,6 +173,32 @@ class PrivacyBudget:
                 raise BudgetSpentError(f"the privacy budget of this {whose} is spent")
             self._save(now, {**users, user: tuple(spends)})
             return status
+
+    def give_back(self, user: str, session: str, charged: float, unspent: float) -> None:
+        """Take back a spend, or a part of it, for what certainly was not disclosed.
+
+        Args:
+            user, session: as in `spend`.
+            charged: the cost that was counted. One that cannot be found any more, since it was
+                counted together with others, stays.
+            unspent: how much of it, at most all.
+
+        Raises:
+            InputError, SecurityError, EngineError: as `spend`.
+        """
+        check_names(user, session)
+        if not 0 <= unspent <= charged:
+            raise InputError(f"unspent {unspent!a} is not within what was charged")
+        with self._lock:
+            now, users = self._load()
+            spends = list(users.get(user, ()))
+            for index in reversed(range(len(spends))):
+                spend = spends[index]
+                if (spend.session, spend.cost) == (session, charged):
+                    rest = [replace(spend, cost=charged - unspent)] if unspent < charged else []
+                    spends[index : index + 1] = rest
+                    self._save(now, {**users, user: tuple(spends)})
+                    return
 
     def status(self, user: str) -> BudgetStatus:
         """Return where a user's budget stands now.

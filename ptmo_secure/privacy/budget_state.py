@@ -6,7 +6,7 @@ The object is JSON: {"version": 1, "latest": seconds, "users": {user: [[seconds,
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -70,17 +70,25 @@ class SealedState:
     """State sealed by the TEE of a device, which notices a changed, removed or older file.
 
     Args:
-        store: the device's, which stays the caller's.
+        store: the device's, which stays the caller's; or what returns it each time, for a device
+            whose TEE may be started anew.
         folder: of the device's state, opened at the first use; give one of the two.
 
     Every method raises `SecurityError` when the file was tampered with, and `EngineError` when the
     device cannot be used, also because another program uses it.
     """
 
-    def __init__(self, store: "SealedStore | None" = None, *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: "SealedStore | Callable[[], SealedStore] | None" = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
         if (store is None) == (folder is None):
             raise InputError("give a store or a folder")
-        self._store, self._folder, self._lent = store, folder, store is not None
+        self._find = store if callable(store) else None
+        self._store = None if callable(store) else store
+        self._folder, self._lent = folder, store is not None
         self._lock = threading.Lock()
 
     def load(self) -> bytes | None:
@@ -105,6 +113,8 @@ class SealedState:
     def _open(self) -> "SealedStore":
         from ptmo_secure.sealed.store import SealedStore
 
+        if self._find is not None:
+            return self._find()
         with self._lock:
             if not self._lent and self._store is not None and not self._store.tee.alive():
                 self._store.close()

@@ -7,9 +7,11 @@ print(decision.decision.value)  # hybrid
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ptmo_secure.errors import PtmoError
 from ptmo_secure.privacy.budget import (
     BudgetLimits,
     BudgetSpentError,
@@ -167,6 +169,17 @@ class PrivacyManager:
                 return self.budget.status(user).left, str(spent)
         except Exception as failure:  # fail closed, whatever it was
             return None, f"the privacy budget cannot be used ({type(failure).__name__})"
+
+    def give_back(self, user: str, session: str, charged: float, unspent: float) -> None:
+        """Take back a charge for what certainly was not sent; where that fails it stays counted.
+
+        Args:
+            user, session: who was charged.
+            charged: the cost that was counted.
+            unspent: how much of it.
+        """
+        with suppress(PtmoError, OSError):
+            self.budget.give_back(user, session, charged, unspent)
 
     def close(self) -> None:
         """End the guard and the budget's TEE, if this object started them. Idempotent."""

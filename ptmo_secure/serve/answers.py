@@ -14,13 +14,14 @@ from starlette.responses import StreamingResponse
 
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.serve.errors import ApiError, api_error
-from ptmo_secure.serve.routing import ChatRequest, Event, Outcome, Routing
+from ptmo_secure.serve.routing import ChatRequest, Event, Outcome, Routing, happened
 from ptmo_secure.serve.schemas import ChatBody, CompletionBody
 from ptmo_secure.serve.service import Service
 from ptmo_secure.serve.users import LOCAL_KEY, ApiKey
 
 _T = TypeVar("_T")
 _SEEDS = 1 << 63
+_HEADERS = frozenset(("x-ptmo-user", "x-ptmo-session", "x-ptmo-adapters"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,13 @@ def asked(
     """Give requests what stands in headers and common fields; `n` choices of each.
 
     Raises:
-        ApiError: an unknown model or adapter, or one that the key may not use.
+        ApiError: an unknown model, adapter or option, or one that the key may not use.
     """
+    check_headers(http)
     key: ApiKey = http.scope["state"]["key"]
     user = body.user or http.headers.get("x-ptmo-user")
     session = body.x_ptmo.session or http.headers.get("x-ptmo-session")
-    adapters = _adapters(service, http, body, key)
+    model, adapters = _model(service, http, body, key)
     named = max(len(name or "") for name in (user, session))
     if named > 128:
         raise ApiError(400, "user: more than 128 characters", param="user")
@@ -65,24 +67,39 @@ def asked(
                     sampling=SamplingParams(body.temperature, 0, body.top_p, 1.0, seed),
                     stop=body.stops,
                     adapters=adapters,
+                    model=model,
                     session=kept if number == 0 else None,
                     user=service.names.user(key, user),
                     local_only=body.x_ptmo.route == "local",
                     keep_local=frozenset(body.x_ptmo.keep_local),
+                    keep_messages=frozenset(body.x_ptmo.keep_messages),
                 )
             )
     name = f"{kind}-{secrets.token_hex(12)}"
     return Asked(name, body.model, tuple(choices), int(time.time()), time.perf_counter())
 
 
-def _adapters(
+def check_headers(http: Request) -> None:
+    """Refuse options in headers that this server does not know: it would not keep to them.
+
+    Raises:
+        ApiError: there is one.
+    """
+    if any(name.startswith("x-ptmo-") and name not in _HEADERS for name in http.headers):
+        known = ", ".join(sorted(_HEADERS))
+        raise ApiError(400, f"headers: of x-ptmo-... only {known} are taken", param="headers")
+
+
+def _model(
     service: Service, http: Request, body: ChatBody | CompletionBody, key: ApiKey
-) -> tuple[str, ...]:
+) -> tuple[str, tuple[str, ...]]:
+    """Return which model answers, as `ChatRequest` names it, and with which adapters."""
     model, *suffixes = body.model.split("+")
-    if model != service.settings.model:
+    is_other = model in service.settings.others
+    if model != service.settings.model and not is_other:
         raise ApiError(
             404,
-            "model: this server has no such model; GET /v1/models lists those it has",
+            "model: this server answers by no such model; GET /v1/models lists those it has",
             param="model",
             code="model_not_found",
         )
@@ -90,6 +107,13 @@ def _adapters(
     listed = [part.strip() for part in header.split(",") if part.strip()]
     names = tuple(dict.fromkeys(suffixes or body.x_ptmo.adapters or listed))
     allowed = service.adapters if key is LOCAL_KEY else key.adapters
+    if names and is_other:
+        raise ApiError(
+            404,
+            f"model: the adapters are {service.settings.model}'s, this one has none",
+            param="model",
+            code="model_not_found",
+        )
     if any(name not in service.adapters or name not in allowed for name in names):
         raise ApiError(
             404,
@@ -97,7 +121,7 @@ def _adapters(
             param="model",
             code="model_not_found",
         )
-    return names
+    return (model if is_other else ""), names
 
 
 def wanted_tokens(service: Service, *given: int | None) -> int:
@@ -258,7 +282,8 @@ def usage(outcomes: Sequence[Outcome], prompts: int = 1) -> dict[str, object]:
 
 
 def x_ptmo(routing: Routing, outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """Return what only this server tells: codes, kinds and counts."""
+    """Return what only this server tells: codes, kinds and counts; of what happened, if known."""
+    routing = happened(routing, outcomes)
     facts: dict[str, object] = {}
     for outcome in outcomes:
         facts |= outcome.facts
@@ -279,7 +304,8 @@ def x_ptmo(routing: Routing, outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 
 def x_headers(routing: Routing, outcomes: Sequence[Outcome] = ()) -> dict[str, str]:
-    """Return the headers; those about cost only once the answer has ended."""
+    """Return the headers; of what is planned, and once the answer has ended, of what happened."""
+    routing = happened(routing, outcomes)
     masked = ",".join(f"{kind}={count}" for kind, count in sorted(routing.masked.items()))
     told = {
         "x-ptmo-route": routing.route.value,

@@ -12,11 +12,12 @@ from ptmo_secure import __version__
 from ptmo_secure.errors import PtmoError
 from ptmo_secure.serve.chat import answer_chat
 from ptmo_secure.serve.completions import complete
+from ptmo_secure.serve.embeddings import embed
 from ptmo_secure.serve.errors import ApiError, api_error, invalid_body
 from ptmo_secure.serve.gatekeeper import Gatekeeper
 from ptmo_secure.serve.page import add_page
 from ptmo_secure.serve.preview import preview
-from ptmo_secure.serve.schemas import ChatBody, CompletionBody, PreviewBody
+from ptmo_secure.serve.schemas import ChatBody, CompletionBody, EmbeddingBody, PreviewBody
 from ptmo_secure.serve.service import Service
 from ptmo_secure.serve.users import ApiKey
 
@@ -47,8 +48,8 @@ def build_app(service: Service) -> ASGIApp:
         return await complete(service, http, body)
 
     @app.post("/v1/embeddings")
-    async def embeddings() -> Response:
-        raise ApiError(404, "this server makes no embeddings", code="unsupported")
+    async def embeddings(http: Request, body: EmbeddingBody, service: own) -> Response:
+        return await embed(service, http, body)
 
     @app.post("/x-ptmo/preview")
     async def show_preview(http: Request, body: PreviewBody, service: own) -> Response:

@@ -20,13 +20,15 @@ from ptmo_secure.serve.answers import (
     x_headers,
     x_ptmo,
 )
+from ptmo_secure.serve.errors import ApiError
 from ptmo_secure.serve.routing import ChatRequest, Event, Outcome, Piece, Routing, ToolCall
-from ptmo_secure.serve.schemas import ChatBody, MessageBody, NamedTool
+from ptmo_secure.serve.schemas import ChatBody, MessageBody, NamedTool, PreviewBody
 from ptmo_secure.serve.service import Service
 
 
 async def answer_chat(service: Service, http: Request, body: ChatBody) -> Response:
     """Answer a conversation, whole or as a stream."""
+    check_places(body)
     request = ChatRequest(
         messages=tuple(map(as_message, body.messages)),
         max_tokens=wanted_tokens(service, body.max_completion_tokens, body.max_tokens),
@@ -52,6 +54,22 @@ async def answer_chat(service: Service, http: Request, body: ChatBody) -> Respon
         "x_ptmo": x_ptmo(routing, outcomes),
     }
     return JSONResponse(told, headers=x_headers(routing, outcomes))
+
+
+def check_places(body: ChatBody | PreviewBody) -> None:
+    """Refuse a wish to keep a message that is none: what was meant by it would leave.
+
+    Raises:
+        ApiError: a place of `keep_messages` is not that of an earlier message of the user's or a
+            tool's. The last message has `route` and `keep_local`; an answer stays with what it
+            answers.
+    """
+    earlier = body.messages[:-1]
+    meant = {at for at, each in enumerate(earlier) if each.role in ("user", "tool")}
+    if not meant.issuperset(body.x_ptmo.keep_messages):
+        field_name = "x_ptmo.keep_messages"
+        said = f"{field_name}: places, from 0, of earlier messages of the user's or of a tool's"
+        raise ApiError(400, said, param=field_name, code="invalid_value")
 
 
 def as_message(message: MessageBody) -> Message:

@@ -40,7 +40,7 @@ async def complete(service: Service, http: Request, body: CompletionBody) -> Res
     if len(requests) * body.n > MAX_CHOICES:
         raise ApiError(400, f"n: at most {MAX_CHOICES} choices are made", param="n")
     work = asked(service, http, body, requests, "cmpl")
-    routing = await while_connected(service, http, _route(service, requests))
+    routing = await while_connected(service, http, _route(service, work.requests[:: body.n]))
     if body.stream:
         events = events_of(service, work, routing)
         chunks = _chunks(work, routing, events, body)

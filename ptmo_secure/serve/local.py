@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from ptmo_secure.cloud.types import Position, TokenLogprob
 from ptmo_secure.engine.constraint import ByteVocabulary, Constraint
@@ -17,6 +16,7 @@ from ptmo_secure.engine.tokenizer import Tokenizer
 from ptmo_secure.errors import EngineError, InputError
 from ptmo_secure.privacy.decompose import QueryDecomposer, Segment
 from ptmo_secure.privacy.sensitivity import SensitivityClassifier
+from ptmo_secure.serve.guard_queue import GuardQueue
 from ptmo_secure.serve.routing import (
     ChatRequest,
     Event,
@@ -37,7 +37,6 @@ from ptmo_secure.serve.tools import (
 )
 from ptmo_secure.types import Route, Sensitivity
 
-_GUARD_THREADS = 2  # the guard answers one at a time; a second keeps it from waiting
 _SETTLE_S = 10.0
 
 
@@ -47,6 +46,7 @@ class LocalRouter:
     Args:
         engine, scheduler, shelf: the caller's, which closes them after this.
         classifier: the guard's verdict; the caller's.
+        guard_queue: turns at that guard, which this closes; None: its own.
 
     Security: text reaches the guard process and the local engine, nothing else. A guard that fails
     makes a request PRIVATE.
@@ -58,17 +58,28 @@ class LocalRouter:
         scheduler: Scheduler,
         shelf: SessionShelf,
         classifier: SensitivityClassifier,
+        guard_queue: GuardQueue | None = None,
     ) -> None:
         self._engine, self._scheduler, self._shelf = engine, scheduler, shelf
         self._classifier = classifier
         self._decomposer = QueryDecomposer(classifier)
         self._vocabulary = ByteVocabulary(engine.tokenizer)
-        self._guard_threads = ThreadPoolExecutor(_GUARD_THREADS, "ptmo-guard")
+        self._guard_queue = guard_queue or GuardQueue()
+
+    async def check(self, request: ChatRequest) -> None:
+        """Refuse a prompt that is longer than the context."""
+        tokens = len(await asyncio.to_thread(self._prompt_ids, request))
+        if tokens >= self._engine.context_tokens:
+            raise InputError(
+                f"the prompt has {tokens} tokens, the context holds "
+                f"{self._engine.context_tokens} with room for an answer"
+            )
 
     async def route(self, request: ChatRequest) -> Routing:
         """Rate a request; its route is local."""
+        await self.check(request)
         text = request_text(request, self._engine.tokenizer)
-        found = await self._in_guard_thread(text)
+        found = await self._guard_queue.run(len(text), lambda: self._classifier.classify(text))
         return _routing(found)
 
     async def answer(self, request: ChatRequest, routing: Routing) -> AsyncGenerator[Event, None]:
@@ -104,8 +115,8 @@ class LocalRouter:
         text = str((request.messages or ({},))[-1].get("content") or "")
         if not text.strip():
             raise InputError("messages: the last message is empty")
-        loop = asyncio.get_running_loop()
-        found, segments = await loop.run_in_executor(self._guard_threads, self._split, text)
+        await self.check(request)
+        found, segments = await self._guard_queue.run(len(text), lambda: self._split(text))
         told = tuple(_previewed(segment) for segment in segments)
         return Preview(_routing(found), told)
 
@@ -129,13 +140,9 @@ class LocalRouter:
                 break
             await asyncio.sleep(0.01)
         await asyncio.to_thread(self._shelf.save_all)
-        self._guard_threads.shutdown(wait=False, cancel_futures=True)
+        self._guard_queue.close()
 
     # What follows serves the calls above.
-
-    async def _in_guard_thread(self, text: str) -> Sensitivity:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._guard_threads, self._classifier.classify, text)
 
     def _split(self, text: str) -> tuple[Sensitivity, list[Segment]]:
         found = self._classifier.classify(text)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ptmo_secure.serve.routing import Outcome, Router, Routing
+from ptmo_secure.serve.routing import Outcome, Router, Routing, happened
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -51,13 +51,18 @@ class Metrics:
         self.registry.register(_RouterGauges(router))
 
     def count(self, routing: Routing, outcome: Outcome) -> None:
-        """Count an answer that ended."""
+        """Count an answer that ended, where it was made."""
+        routing = happened(routing, [outcome])
         self._routes.labels(routing.route.value, routing.level.value).inc()
         self._tokens.labels("prompt").inc(outcome.prompt_tokens)
         self._tokens.labels("cached").inc(outcome.cached_tokens)
         self._tokens.labels("completion").inc(outcome.completion_tokens)
         self._crossings.inc(outcome.crossings)
         self._usd.inc(outcome.usd)
+
+    def count_embedded(self, tokens: int) -> None:
+        """Count the tokens of texts that were made into vectors."""
+        self._tokens.labels("embedded").inc(tokens)
 
     def text(self) -> bytes:
         """Return the figures in Prometheus' text format."""

@@ -1,6 +1,6 @@
 """Where a request is answered: one interface, so that the server need not know."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -25,10 +25,13 @@ class ChatRequest:
         top_logprobs: None, or alternatives told per token.
         continue_final: whether the last message is a partial answer, to be continued.
         adapters: LoRA adapters of the local model.
+        model: that answers on this device; "" is the first.
         session: opaque name under which the conversation's rows are kept; None keeps none.
         user: opaque name of who asks, for budgets and vaults; one user's never serves another's.
         local_only: whether nothing may leave the device, whatever the level.
-        keep_local: numbers of the segments, as in the preview, that the user keeps on the device.
+        keep_local: numbers of the segments, as in the preview, that the user keeps on the device; a
+            number that none has keeps the whole message.
+        keep_messages: places of earlier messages that the user keeps there, with their answers.
     """
 
     messages: tuple[Message, ...] | None
@@ -42,10 +45,12 @@ class ChatRequest:
     top_logprobs: int | None = None
     continue_final: bool = False
     adapters: tuple[str, ...] = ()
+    model: str = ""
     session: str | None = None
     user: str = "default"
     local_only: bool = False
     keep_local: frozenset[int] = frozenset()
+    keep_messages: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Routing:
         level, score: the guard's verdict.
         reason: code of why.
         found: number of private values per kind.
-        masked: of these, what goes out as a placeholder, per kind.
+        masked: placeholders per kind in all that goes out, the conversation before included.
     """
 
     route: Route
@@ -97,6 +102,7 @@ class Outcome:
         crossings: calls into the TEE.
         usd, seconds: what it cost.
         facts: more for `x_ptmo`: codes and counts, never text.
+        instead: what happened, where it is not what was planned.
     """
 
     finish_reason: Literal["stop", "length"]
@@ -107,9 +113,19 @@ class Outcome:
     usd: float = 0.0
     seconds: float = 0.0
     facts: Mapping[str, object] = field(default_factory=dict)
+    instead: Routing | None = None
 
 
 Event = Piece | ToolCall | Outcome
+
+
+def happened(planned: Routing, outcomes: Sequence[Outcome]) -> Routing:
+    """Return the routing that the answers took: the plan, unless none of them went as planned."""
+    others = [outcome.instead for outcome in outcomes]
+    if not others or None in others:
+        return planned
+    told = [other for other in others if other is not None]
+    return max(told, key=lambda other: sum(other.masked.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +157,22 @@ class PreviewedSegment:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would happen to a message if it were sent."""
+    """What would happen to a message if it were sent.
+
+    Security: as `PreviewedSegment`.
+
+    Args:
+        routing: of the request.
+        segments: parts of its last message.
+        messages, tools: all that would be sent to a cloud, as it would be; none where nothing is.
+        flow: how a cloud would be asked: "ask", "cascade", "delegate" or "fuse"; None: not at all.
+    """
 
     routing: Routing
     segments: tuple[PreviewedSegment, ...]
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, object], ...] = ()
+    flow: str | None = None
 
 
 class Router(Protocol):
@@ -153,6 +181,9 @@ class Router(Protocol):
     Each raises `InputError` for the user's mistake, `CapacityError` where later may do, and another
     `PtmoError` where the run failed; none of them quotes text of the user's.
     """
+
+    async def check(self, request: ChatRequest) -> None:
+        """Refuse what cannot be answered, before the guard reads it; `route` does it itself."""
 
     async def route(self, request: ChatRequest) -> Routing:
         """Decide where a request is answered. Nothing has left the device when this returns."""

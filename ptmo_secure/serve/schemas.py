@@ -9,6 +9,8 @@ MAX_CHOICES = 8
 MAX_STOPS = 16
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
+MAX_INPUTS = 256  # of one request for embeddings
+_MEANT = ("xptmo", "ptmo")  # a field so called, in any spelling, is meant to be `x_ptmo`
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -33,6 +35,9 @@ class _Request(_Body):
             json.dumps(value, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
             raise ValueError("a text in it is not valid Unicode, or it nests too deep") from None
+        for name in value:
+            if name != "x_ptmo" and name.lower().replace("-", "").replace("_", "") in _MEANT:
+                raise ValueError("options of this server stand in the field x_ptmo")
         return value
 
 
@@ -131,12 +136,20 @@ class ResponseFormat(_Body):
 
 
 class PtmoOptions(_Body):
-    """What only this server knows, in the field `x_ptmo` of a request."""
+    """What only this server knows, in the field `x_ptmo` of a request.
+
+    Security: an option that it does not know is refused: a misspelt one would keep nothing here.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     session: Name | None = None
     adapters: Annotated[list[Name], Field(max_length=8)] | None = None
     route: Literal["auto", "local"] = "auto"
     keep_local: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=256)
+    keep_messages: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list, max_length=MAX_MESSAGES
+    )
 
 
 class _Sampled(_Request):
@@ -267,8 +280,34 @@ class CompletionBody(_Sampled):
         ]
 
 
+class EmbeddingBody(_Request):
+    """POST /v1/embeddings."""
+
+    model: Name
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, strict=True)
+
+    @model_validator(mode="after")
+    def _few_texts(self) -> "EmbeddingBody":
+        given = [self.input] if isinstance(self.input, str) else self.input
+        if not 1 <= len(given) <= MAX_INPUTS:
+            raise ValueError(f"input: 1 to {MAX_INPUTS} texts are taken")
+        if not all(isinstance(text, str) for text in given):
+            raise ValueError("input: token ids mean nothing to this encoder; send the text")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        given = [self.input] if isinstance(self.input, str) else self.input
+        return [text for text in given if isinstance(text, str)]
+
+
 class PreviewBody(_Request):
     """POST /x-ptmo/preview."""
 
     messages: list[MessageBody] = Field(min_length=1, max_length=MAX_MESSAGES)
+    tools: list[ToolBody] | None = Field(None, max_length=MAX_TOOLS)
+    user: Name | None = None
     x_ptmo: PtmoOptions = PtmoOptions()

@@ -89,6 +89,7 @@ async def _serve(
         await _Server(config, service, on_ready).serve([listener])
     finally:
         service.end_answers()
+        service.embedder.close()
         await service.router.close()
 
 

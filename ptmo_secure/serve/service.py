@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ptmo_secure.errors import InputError
+from ptmo_secure.serve.embedder import MODEL_ID, Embedder
 from ptmo_secure.serve.limits import Concurrency, RateLimit
 from ptmo_secure.serve.metrics import Metrics
 from ptmo_secure.serve.routing import Router
@@ -18,6 +19,7 @@ class ServeSettings:
 
     Args:
         model: id that requests name.
+        others: ids of further models, which have no adapters.
         host: address to listen on; one that is not loopback needs a key.
         port: 0 takes a free one.
         hosts: further names that clients may call the server by.
@@ -44,6 +46,7 @@ class ServeSettings:
     requests_per_minute: float | None = 600.0
     burst: int = 128
     grace_s: float = 10.0
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -83,6 +86,7 @@ class Service:
 
     Args:
         adapters: names of the loaded LoRA adapters.
+        embedder: makes the vectors of /v1/embeddings; closed with the server.
     """
 
     settings: ServeSettings
@@ -93,6 +97,7 @@ class Service:
     concurrency: Concurrency
     metrics: Metrics
     adapters: Sequence[str] = ()
+    embedder: Embedder = field(default_factory=Embedder)
     cuts: set[Callable[[], None]] = field(default_factory=set)  # one of each answer under way
 
     @classmethod
@@ -103,6 +108,7 @@ class Service:
         keys: KeyFile,
         names: Names,
         adapters: Sequence[str] = (),
+        embedder: Embedder | None = None,
     ) -> "Service":
         """Put a service together."""
         return cls(
@@ -114,6 +120,7 @@ class Service:
             Concurrency(settings.max_concurrent),
             Metrics(router),
             tuple(adapters),
+            embedder or Embedder(),
         )
 
     def end_answers(self) -> None:
@@ -122,7 +129,18 @@ class Service:
             cut()
 
     def models(self, key: ApiKey) -> list[Mapping[str, object]]:
-        """The model objects of the OpenAI API: the model, and it with each adapter of the key's."""
+        """The model objects of the OpenAI API.
+
+        The model, it with each adapter of the key's, the other models, and the sentence encoder if
+        it was pulled, which alone has the field `x_ptmo`.
+        """
         names = [name for name in self.adapters if key is LOCAL_KEY or name in key.adapters]
         ids = [self.settings.model, *(f"{self.settings.model}+{name}" for name in names)]
-        return [{"id": each, "object": "model", "created": 0, "owned_by": "ptmo"} for each in ids]
+        told = [_model_object(each) for each in (*ids, *self.settings.others)]
+        if self.embedder.is_here():
+            told.append({**_model_object(MODEL_ID), "x_ptmo": {"endpoint": "/v1/embeddings"}})
+        return told
+
+
+def _model_object(name: str) -> Mapping[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "ptmo"}

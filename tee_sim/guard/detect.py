@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from tee_sim.guard.cards import find_card_lines
 from tee_sim.guard.merge import cover_clusters, join_places, mentions, merge
-from tee_sim.guard.names import find_neighbours
+from tee_sim.guard.names import find_neighbours, find_titles
 from tee_sim.guard.normalise.view import View
 from tee_sim.guard.normalise.views import views
 from tee_sim.guard.recognizers import RECOGNIZERS, Recognizer
-from tee_sim.guard.rules import Piece
+from tee_sim.guard.rules import Piece, Ranges
 from tee_sim.guard.words import entries
 from tee_sim.scan_result import Span
 
@@ -60,10 +61,15 @@ def complete(
     spans = merge(cover_clusters(text, rule_spans), cover_clusters(text, model_spans))
     if not spans:
         return ()
-    anchors = [(span.start, span.end) for span in spans if span.kind in _ANCHORS]
-    beside = [
-        Span(start, end, "PERSON", _SEVERITY["PERSON"])
-        for start, end in find_neighbours(text, anchors[:_MAX_ANCHORS])
-    ]
+    anchors = [(span.start, span.end) for span in spans if span.kind in _ANCHORS][:_MAX_ANCHORS]
+    beside = _of_kind("PERSON", find_neighbours(text, anchors))
     spans = join_places(text, merge(spans, beside))
-    return merge(cover_clusters(text, [*spans, *mentions(text, spans)]))
+    spans = merge(cover_clusters(text, [*spans, *mentions(text, spans)]))
+    names = [(span.start, span.end) for span in spans if span.kind == "PERSON"]
+    spans = merge(spans, _of_kind("PERSON", find_titles(text, names)))
+    lines = _of_kind("ORG", find_card_lines(text, spans, anchors))
+    return merge(spans, cover_clusters(text, lines))
+
+
+def _of_kind(kind: str, ranges: Ranges) -> list[Span]:
+    return [Span(start, end, kind, _SEVERITY[kind]) for start, end in ranges]

@@ -1,8 +1,8 @@
 """Whether what is about to leave the device holds a value of a session, or something private.
 
 A value of five characters or more is looked for in any text: as it is, folded (NFKD without marks,
-look-alike letters, case), spaced out, and by its digits. Shorter ones count as whole words, in text
-alone.
+look-alike letters, case), spaced out, and by its digits. Shorter ones, and those with fewer letters
+and digits spaced out, count as whole words, in text alone.
 """
 
 import re
@@ -45,10 +45,9 @@ def find_held(session: Session, text: str, *, words: bool) -> str | None:
             *((value, text, 1), (own, plain, 1), (" ".join(own), plain, 1), (form, flat, 1)),
             *((letters, spaced, LONG), (letters, bare, _SEPARABLE), (number, digits, LONG)),
         )
-        if len(value) < LONG:
-            found = words and (_stands(own, plain) or _stands(form, flat) or _spread(form, flat))
-        else:
-            found = any(len(what) >= least and what in where for what, where, least in sought)
+        found = len(value) >= LONG and any(len(w) >= least and w in t for w, t, least in sought)
+        if words and min(len(value), len(letters)) < LONG:
+            found = found or _stands(own, plain) or _stands(form, flat) or _spread(form, flat)
         if found:
             return token.kind
     return None

@@ -116,19 +116,12 @@ def _mended(
     session: Session, text: str, pieces: list[Piece], masked: str, starts: list[int]
 ) -> list[Piece] | None:
     """Return pieces for another round, or None when every one is found and nothing else."""
-    at = {start: index for index, start in enumerate(starts)}
+    at = {start: i for i, start in enumerate(starts) if pieces[i].token is not None}
     found: set[int] = set()
     strays: list[tuple[int, int]] = []
     for fill in find_fills(session.stand_ins, masked, fold(masked)):
-        index = at.get(fill.start)
-        piece = pieces[index] if index is not None else None
-        if (
-            index is not None
-            and piece is not None
-            and piece.token is not None
-            and fill.end == fill.start + len(piece.shown)
-            and _stands_for(session, fill, piece, text)
-        ):
+        index = at.get(fill.start, -1)
+        if index >= 0 and _stands_for(session, fill, pieces[index], text):
             found.add(index)
         else:
             strays.append((fill.start, fill.end))
@@ -145,6 +138,8 @@ def _mended(
 
 
 def _stands_for(session: Session, fill: Fill, piece: Piece, text: str) -> bool:
+    if fill.end - fill.start != len(piece.shown):
+        return False
     if fill.token is not None:
         return fill.token == piece.token and not fill.tail
     value = session.value(fill.stand_in.token) if fill.stand_in is not None else None

@@ -4,6 +4,7 @@ The same name is private in "my neighbour Ann Lee" and public in "who wrote ..."
 """
 
 import re
+from collections.abc import Iterable
 
 from tee_sim.guard.frames import personal
 from tee_sim.guard.rules import Ranges, Rule, load, patterns, search, value_of
@@ -13,8 +14,8 @@ _RULES = load("names")
 _NO_NAMES = frozenset(entries("no_names"))
 _AFTER_NAMES = frozenset(entries("after_names"))
 _LINKS = frozenset("van von der den de del della di da dos la le el al bin ibn ben ter y e".split())
-_CONTACTED, _NEIGHBOUR, _GAP = patterns(_RULES, "contacted neighbour gap")
-_REACH, _NEAR_CHARS = 60, 48
+_CONTACTED, _NEIGHBOUR, _GAP, _TITLE = patterns(_RULES, "contacted neighbour gap title")
+_REACH, _NEAR_CHARS, _TITLE_CHARS = 60, 48, 12
 
 
 def find_names(text: str) -> Ranges:
@@ -91,3 +92,10 @@ def find_neighbours(text: str, anchors: "list[tuple[int, int]]") -> Ranges:
             span = without_other_words(text, *match.span())
             if span is not None and " " in text[span[0] : span[1]]:
                 yield span
+
+
+def find_titles(text: str, names: Iterable[tuple[int, int]]) -> Ranges:
+    """Yield names with the title before them, which tells of sex, trade or rank."""
+    for start, end in names:
+        if match := _TITLE.search(text, max(0, start - _TITLE_CHARS), start):
+            yield match.start(), end

@@ -3,13 +3,19 @@
 Files of a model's folder, each with its sum in `SHA256SUMS`: `model.onnx` (input_ids,
 attention_mask [B, T] int64 -> logits [B, T, L] float32), `tokenizer.json` (WordPiece) and
 `labels.json` ({"labels": ["O", "B-KIND", "I-KIND", ...], "thresholds": {KIND: p},
-"hangul_thresholds": {KIND: p}}, the latter for words in Hangul).
+"hangul_thresholds": {KIND: p}, "alone": p, "hangul_alone": p, "small": p, "small_alone": p,
+"capital": p, "capital_alone": p}: from which probability a word counts, a word in Hangul; and one
+of them at least, in a text in which nothing else is private).
+
+The model knows no capitals. In a text that writes names with capitals, a small word is hardly one,
+and a capital within a sentence mostly is: for the kinds that are names, `small` and `capital` take
+the place of the thresholds.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +23,8 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from tee_sim.guard.rules import load
+from tee_sim.guard.reading import Entity
+from tee_sim.guard.rules import load, patterns
 
 MODEL = Path(__file__).parent / "model"
 WINDOW_TOKENS = 192
@@ -25,28 +32,14 @@ OVERLAP_TOKENS = 32
 BATCH_WINDOWS = 2
 PIECE_CHARS = 8_192  # read at once: memory does not grow with the text
 SEAM_CHARS = 256  # of two pieces: what lies across their seam is whole in one of them
-LIKELY_NAME = 0.1  # probability from which a word counts that looks like a full Korean name
+LIKELY_NAME = 0.05  # probability from which a word counts that looks like a full Korean name
 _FULL_NAME = load("korean")["full_name"][0].pattern
+_CASED, _SMALL, _CAPITAL = patterns(load("word_forms"), "cased small capital")
+_NAMES = ("PERSON", "ORG", "LOCATION", "ADDRESS")
 _FILES = ("labels.json", "model.onnx", "tokenizer.json")
 _OUTSIDE = 0  # index of the label "O"
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """A piece of text that the model takes for private.
-
-    Args:
-        start, end: half-open range in Unicode code points.
-        kind: entity kind.
-        probability: that of the most private of its tokens, 1 - P(O).
-    """
-
-    start: int
-    end: int
-    kind: str
-    probability: float
 
 
 def read_checked(folder: Path = MODEL) -> dict[str, bytes]:
@@ -101,10 +94,16 @@ class TokenClassifier:
             settings = json.loads(files["labels.json"])
             labels = settings["labels"]
             self._kinds = _kinds_of(labels)
-            # Of words, of words in Hangul, and of those among them that look like a full name
-            tables = [settings["thresholds"], *[settings["hangul_thresholds"]] * 2]
+            # Of words, of words in Hangul, of those among them that look like a full name; of small
+            # ones, and of capitals within a sentence
+            tables = [settings[f"{form}thresholds"] for form in ("", "hangul_", "hangul_", "", "")]
             self._thresholds = np.array([[float(t[k]) for k in self._kinds] for t in tables])
             self._thresholds[2, self._kinds.index("PERSON")] = LIKELY_NAME
+            names = np.isin(self._kinds, _NAMES)
+            self._thresholds[3, names] = np.maximum(self._thresholds[3, names], settings["small"])
+            self._thresholds[4, names] = settings["capital"]
+            forms = ("", "hangul_", "hangul_", "small_", "capital_")
+            self._alone = np.array([settings[f"{form}alone"] for form in forms], float)
             self._tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
             self._first, self._last = self._tokenizer.encode("").ids  # [CLS], [SEP]
             options = onnxruntime.SessionOptions()
@@ -124,26 +123,37 @@ class TokenClassifier:
             self._by_kind[index, self._kinds.index(label[2:])] = 1
         self._begins = np.array([label.startswith("B-") for label in labels], dtype=np.float32)
 
-    def find(self, text: str) -> Iterator[Entity]:
-        """Yield the entities of a text; around the seams of a long one some come twice."""
+    def find(self, text: str, *, accompanied: bool = False) -> Iterator[Entity]:
+        """Yield the entities of a text; around the seams of a long one some come twice.
+
+        Texts are harmless as a whole or hold several private words: one doubtful word among
+        harmless ones is a false alarm, the same word beside a phone number is a name.
+
+        Args:
+            text: any string.
+            accompanied: whether something private is known to stand in it or beside it.
+        """
         start = 0
         while True:
             end = min(len(text), start + PIECE_CHARS)
             piece = text[start:end]
-            for entity in self._find(piece):
+            for entity in self._find(piece, accompanied):
                 yield replace(entity, start=start + entity.start, end=start + entity.end)
             if end == len(text):
                 return
             # The next piece begins between words, if it can
             start = max(piece.rfind(" ", 0, len(piece) - SEAM_CHARS), PIECE_CHARS // 2) + start
 
-    def _find(self, text: str) -> Iterator[Entity]:
+    def _find(self, text: str, accompanied: bool) -> Iterator[Entity]:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets = encoded.offsets  # once: each look at it makes the list anew
         ids = np.array(encoded.ids, dtype=np.int64)
         if len(ids):
             words = [i for i, token in enumerate(encoded.tokens) if i == 0 or token[:2] != "##"]
-            rows = [_row(text, encoded.offsets[i][0]) for i in words]
-            yield from self._entities(self._probabilities(ids), words, encoded.offsets, rows)
+            cased = _CASED.match(text) is not None and not text.isupper()
+            rows = [_row(text, offsets[i][0], cased) for i in words]
+            probabilities = self._probabilities(ids)
+            yield from self._entities(probabilities, words, offsets, rows, accompanied)
 
     def _probabilities(self, ids: npt.NDArray[np.int64]) -> Floats:
         """Class probabilities of every token; of one in two windows, the more private ones."""
@@ -179,33 +189,36 @@ class TokenClassifier:
         words: Sequence[int],  # the first token of each
         offsets: Sequence[tuple[int, int]],
         rows: Sequence[int],  # of the thresholds, for each word
-    ) -> Iterator[Entity]:
+        accompanied: bool,
+    ) -> list[Entity]:
         kinds = probabilities @ self._by_kind  # [T, K]
         begins = (probabilities @ self._begins)[words] > kinds[words].max(axis=1) / 2
         scores = np.maximum.reduceat(1.0 - probabilities[:, _OUTSIDE], words)
         likeliest = np.add.reduceat(kinds, words).argmax(axis=1)
         private = scores >= self._thresholds[rows, likeliest]
+        private &= accompanied or np.any(private & (scores >= self._alone[rows]))
         ends = [*words[1:], len(offsets)]
-        found: Entity | None = None
+        found: list[Entity] = []
         last = -2  # the private word before
         for word in np.flatnonzero(private).tolist():
             kind, score = self._kinds[likeliest[word]], float(scores[word])
             end = offsets[ends[word] - 1][1]
-            if found is not None and word == last + 1 and found.kind == kind and not begins[word]:
-                found = replace(found, end=end, probability=max(score, found.probability))
+            if word == last + 1 and found[-1].kind == kind and not begins[word]:
+                score = max(score, found[-1].probability)
+                found[-1] = replace(found[-1], end=end, probability=score)
             else:
-                if found is not None:
-                    yield found
-                found = Entity(offsets[words[word]][0], end, kind, score)
+                found.append(Entity(offsets[words[word]][0], end, kind, score))
             last = word
-        if found is not None:
-            yield found
+        return found
 
 
-def _row(text: str, start: int) -> int:
+def _row(text: str, start: int, cased: bool) -> int:
     """Return the row of thresholds for the word that begins at `start`."""
-    hangul = "\uac00" <= text[start : start + 1] <= "\ud7a3"
-    return hangul + (hangul and _FULL_NAME.match(text, start) is not None)
+    if "\uac00" <= text[start : start + 1] <= "\ud7a3":
+        return 2 if _FULL_NAME.match(text, start) else 1
+    if cased and _SMALL.match(text, start):
+        return 3
+    return 4 if cased and _CAPITAL.match(text, start) else 0
 
 
 def _kinds_of(labels: Sequence[str]) -> list[str]:

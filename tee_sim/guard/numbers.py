@@ -51,9 +51,7 @@ def find_cards(run: str) -> Iterator[tuple[int, int]]:
         last = _card_end(digits, before, first)
         if last is not None:
             yield groups[first][0], groups[last - 1][1]
-            first = last
-        else:
-            first += 1
+        first = last or first + 1
 
 
 def _card_end(digits: str, before: list[int], first: int) -> int | None:

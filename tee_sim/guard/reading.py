@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 from unicodedata import category, normalize
 
@@ -30,23 +31,26 @@ _FUNCTION_WORDS = frozenset(entries("function_words"))
 _MOST_UNVEILED = 32_768  # characters read a second time; the rules read all of them
 
 
-class Entity(Protocol):
-    """What the classifier found."""
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A piece of text that the model takes for private.
 
-    @property
-    def start(self) -> int: ...
+    Args:
+        start, end: half-open range in Unicode code points.
+        kind: entity kind.
+        probability: that of the most private of its tokens, 1 - P(O).
+    """
 
-    @property
-    def end(self) -> int: ...
-
-    @property
-    def kind(self) -> str: ...
+    start: int
+    end: int
+    kind: str
+    probability: float
 
 
 class Classifier(Protocol):
     """`ner.TokenClassifier`, without its libraries."""
 
-    def find(self, text: str) -> Iterable[Entity]: ...
+    def find(self, text: str, *, accompanied: bool = False) -> Iterable[Entity]: ...
 
 
 def model_spans(
@@ -65,19 +69,19 @@ def model_spans(
         known: what was found already, in code points of the text.
     """
     found: set[tuple[int, int, str]] = set()
+    ranges = [(span.start, span.end) for span in known]
     plain = last = None
     for view in views:
         if view.fresh is None:
-            found.update(_read(classifier, view, 0, len(view.text)))
+            found.update(_read(classifier, view, 0, len(view.text), bool(ranges)))
             plain = plain or view
         last = view
     if plain is not None and last is not None and last.fresh is not None:
         left = _MOST_UNVEILED
-        ranges = [(span.start, span.end) for span in known]
         ranges += [(start, end) for start, end, _ in found]
         for low, high in _unveiled(plain.text, last, _covered(len(plain.text), ranges)):
             high = min(high, low + left)
-            found.update(_read(classifier, last, low, high))
+            found.update(_read(classifier, last, low, high, bool(ranges)))
             left -= high - low
             if not left:
                 break
@@ -85,10 +89,10 @@ def model_spans(
 
 
 def _read(
-    classifier: Classifier, view: View, low: int, high: int
+    classifier: Classifier, view: View, low: int, high: int, accompanied: bool
 ) -> Iterator[tuple[int, int, str]]:
     text = view.text[low:high]
-    for start, end, kind in _joined(text, classifier.find(text)):
+    for start, end, kind in _joined(text, classifier.find(text, accompanied=accompanied)):
         value = text[start:end].strip(" .,;:!?")
         if _is_one(value, kind):
             told = "DEMOGRAPHIC" if kind in _SECRETS and value.isalpha() else kind

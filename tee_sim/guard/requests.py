@@ -115,10 +115,10 @@ def _stands_alone(segment: str, *, strict: bool, turned: bool) -> bool:
             idle = rule.pattern.sub(" ", idle)
     if not turned and _found("first_person", idle):
         return False
-    if strict and not turned and not _found("worldly", segment):
-        hangul = HANGUL.search(segment) is not None  # whose speaker goes without saying
-        if hangul or _found("first_person", segment):
-            return False
+    # The speaker of Hangul goes without saying
+    own = HANGUL.search(segment) is not None or _found("first_person", segment)
+    if strict and own and not turned and not _found("worldly", segment):
+        return False
     return _CONTENT.search(_FILLER.sub(" ", segment)) is not None
 
 

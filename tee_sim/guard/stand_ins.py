@@ -139,8 +139,5 @@ def _written(stand_in: StandIn) -> tuple[str, str]:
 def _runs_on(folded: str, at: int, *, hangul: bool = True) -> bool:
     """Whether a word goes on over a place; one of Hangul may, for particles follow directly."""
     pair = folded[at - 1 : at + 1] if at else ""
-    if len(pair) < 2:
-        return False
-    match = _WORD.match(pair)
-    whole = match is not None and match.end() == 2
+    whole = len(pair) == 2 and _WORD.fullmatch(pair) is not None
     return whole and (hangul or not "\uac00" <= pair[0] <= "\ud7a3")

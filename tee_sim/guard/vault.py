@@ -22,7 +22,6 @@ MAX_VALUES = 16_384  # of a session
 MAX_VALUE_BYTES = 4 << 20  # of a session, together
 DEFAULT_TTL_S = 3600
 MAX_TTL_S = 30 * 86_400
-USER_BYTES = 16
 _KEY_BYTES = 32
 _VALUE_BUDGET_BYTES = 1024  # what a value costs as Python objects, beside its bytes
 _SEEN_BYTES = 16 << 10

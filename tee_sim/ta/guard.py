@@ -14,7 +14,7 @@ from tee_sim.guard.restoring import unmask
 from tee_sim.guard.scoring import scan_text
 from tee_sim.guard.vault import Session, Vault
 from tee_sim.memory import Budget, wipe
-from tee_sim.placeholders import KINDS, Token
+from tee_sim.placeholders import KINDS
 from tee_sim.protocol import NO_VALUES, TA_GUARD, GuardCommand, ParamType, Values, param_types
 from tee_sim.scan_result import LEVELS, STYLES, ScanResult, pack_score, pack_spans, pack_verdict
 from tee_sim.sealed_format import MAX_OBJECT_BYTES
@@ -182,7 +182,8 @@ class GuardApplication:
             return (0, 0, 0, 0, self._vault.forget(session), 1, 0, 0)
         code = (named & 0xFFFFFFFF) - 1
         _refuse_if(not 0 <= code < len(KINDS), "kind")
-        tokens = _tokens(session, KINDS[code], named >> 32)
+        value = (KINDS[code], named >> 32)
+        tokens = [token for token in session.entries if token[:2] == value]  # every spelling
         return (0, 0, 0, 0, self._vault.forget(session, tokens), 0, 0, 0)
 
     def _save_vault(self, params: Params) -> Values:
@@ -265,11 +266,6 @@ def _refuse_if(wrong: object, what: str) -> None:
 
 def _user(params: Params, at: int) -> bytes:
     return b"".join(half.to_bytes(8, "little") for half in params.values[at : at + 2])
-
-
-def _tokens(session: Session, kind: str, number: int) -> list[Token]:
-    """Return every spelling of a value."""
-    return [t for t in session.entries if (t.kind, t.number) == (kind, number)]
 
 
 def _characters(text: str, n_bytes: int) -> int:

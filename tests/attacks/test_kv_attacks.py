@@ -16,7 +16,7 @@ from ptmo_secure.attacks.kv import (
     dictionary_attacks,
     read_sessions,
 )
-from ptmo_secure.attacks.kv.attacks import plausible_values
+from ptmo_secure.attacks.kv.attacks import HeadRange, plausible_values
 from ptmo_secure.attacks.kv.search import nearest
 from ptmo_secure.engine.tensors import FloatTensor, Int4Tensor, Int8Tensor
 from ptmo_secure.errors import InputError
@@ -125,9 +125,8 @@ def test_one_broken_row_does_not_disturb_the_others():
 def test_plaintext_rows_pass_the_plausibility_check_untouched():
     (rows,) = read_sessions(steal(make_dump(SOURCE.values(IDS), "int8")))
     decoded = rows.codes.astype(np.float64) * rows.scales[:, :, None]
-    np.testing.assert_array_equal(
-        plausible_values(rows, MODEL.value_rows), decoded.astype(np.float32)
-    )
+    lengths = HeadRange.of(np.linalg.norm(MODEL.value_rows, axis=2))
+    np.testing.assert_array_equal(plausible_values(rows, lengths), decoded.astype(np.float32))
 
 
 def test_tokens_of_equal_embedding_are_all_reported_as_the_lowest_id():

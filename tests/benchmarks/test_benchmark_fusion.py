@@ -4,6 +4,7 @@ import json
 
 import fusion_deadline
 import fusion_fidelity
+import fusion_http
 import fusion_pair
 import pytest
 from fusion import texts
@@ -12,6 +13,7 @@ from fusion.slow_cloud import BadLuck, RecordedCloud, SlowCloud
 from ptmo_secure.cloud.fusion import load_gate
 from ptmo_secure.cloud.types import CloudRequest
 from ptmo_secure.errors import CloudError, InputError
+from tests.cloud import hostile_server as hostile
 from tests.cloud.fusion_doubles import position
 from tests.tiny_models import make_tiny_model
 
@@ -134,3 +136,28 @@ def test_a_text_without_documents_is_refused(tmp_path, content):
         path.write_text(content)
     with pytest.raises(InputError, match=r"text\.txt"):
         texts.documents(path)
+
+
+def spelling(sender, request):
+    """A server whose only model says "a" again and again, by /completions."""
+    if request.method == "GET":
+        hostile.models("m")(sender, request)
+        return
+    scores = {"tokens": ["a"], "token_logprobs": [-0.1], "top_logprobs": [{"a": -0.1}]}
+    choice = {"index": 0, "text": "a", "logprobs": scores, "finish_reason": None}
+    end = {**choice, "text": "", "logprobs": None, "finish_reason": "length"}
+    choices = [choice] * request.json["max_tokens"] + [end]
+    chunks = [b"data: %s\n\n" % json.dumps({"choices": [each]}).encode() for each in choices]
+    hostile.events(chunks)(sender, request)
+
+
+def test_requests_to_a_server_are_counted_over_http(models, text, capsys):
+    with hostile.HostileServer(spelling) as server:
+        arguments = ["--model", models[0], "--text", text, "--tokens", "3", "--url", server.url]
+        rows = results(fusion_http.main, arguments, capsys)
+        asked = [request.json for request in server.requests if request.method == "POST"]
+    assert [row["chunk_tokens"] for row in rows] == [1, 8, 16, 32] * 2
+    assert all(body["logprobs"] == 20 and body["prompt"].startswith("the other") for body in asked)
+    sent = sum(row["requests_per_token"] * row["tokens"] for row in rows)
+    assert len(asked) == pytest.approx(sent) and sent > 0
+    assert max(row["fused_share"] for row in rows) > 0

@@ -286,4 +286,4 @@ def test_the_build_shows_the_compilers_steps() -> None:
 def test_a_finished_build_is_not_done_again(tmp_path: Path) -> None:
     install.stamp(tmp_path).touch()
     assert install.install(tmp_path) == 0
-    assert [path.name for path in tmp_path.iterdir()] == [".llama-cpp-python==0.3.36"]
+    assert [path.name for path in tmp_path.iterdir()] == [".llama-cpp-python[server]==0.3.36"]

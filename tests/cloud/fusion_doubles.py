@@ -9,6 +9,7 @@ import numpy as np
 
 from ptmo_secure.cloud.types import CloudDelta, CloudReply, CloudRequest, Position, TokenLogprob
 from ptmo_secure.errors import CloudError
+from tests.cloud import hostile_server as hostile
 
 
 def token(data: bytes, p: float) -> TokenLogprob:
@@ -148,3 +149,30 @@ def logits_of(probabilities: Sequence[float]) -> np.ndarray:
     """float32 logits of a distribution; they are not normalised, as a model's are not."""
     with np.errstate(divide="ignore"):
         return (np.log(np.array(probabilities)) + 3.0).astype(np.float32)
+
+
+def listed(text):
+    """A position of the API's: the token, and 19 others of little probability."""
+    others = [(f"{letter}!", -9.0) for letter in "bcdefghijklmnopqrst"]
+    return hostile.token(text, -0.05, [(text, -0.05), *others], bytes=list(text.encode()))
+
+
+def continuing(whole):
+    """Answer with the next characters of `whole`, each a token, behind what was sent of it."""
+
+    def behave(sender, request):
+        asked = request.json
+        last = asked["messages"][-1]
+        begun = last["content"] if last["role"] == "assistant" else ""
+        assert whole.startswith(begun)
+        assert asked.get("continue_final_message", False) == bool(begun)
+        rest = whole[len(begun) :]
+        chosen = rest[: asked["max_tokens"]]
+        pieces = [
+            hostile.event({"content": letter}, logprobs={"content": [listed(letter)]})
+            for letter in chosen
+        ]
+        end = "stop" if chosen == rest else "length"
+        hostile.events([*pieces, hostile.event({}, end)])(sender, request)
+
+    return behave

@@ -254,6 +254,18 @@ def slow(behaviour: Behaviour, seconds: float) -> Behaviour:
     return behave
 
 
+def endless(*deltas) -> Behaviour:
+    """Stream these again and again until the reader leaves, whatever length was asked for."""
+    data = b"".join(map(event, deltas))
+
+    def behave(sender: Sender, _: Received) -> None:
+        sender.head(200, "text/event-stream")
+        while not sender.stopping.is_set():
+            sender.send(data)
+
+    return behave
+
+
 def drip(seconds=60.0, every_s=0.05) -> Behaviour:
     """Send a byte of head or body now and then: no single read takes long."""
 

@@ -94,7 +94,7 @@ def test_an_answer_of_fifty_megabytes_ends_at_four(make, server):
 
 def test_an_endless_stream_ends_at_the_limit(make, server):
     server.script = [hostile.stream(["x" * 1000] * 200)]
-    stream = make(max_response_bytes=100_000).stream(asking())
+    stream = make(max_response_bytes=100_000).stream(asking(max_tokens=100_000))
     assert failing(lambda: list(stream)) == "too_large"
 
 
@@ -270,12 +270,12 @@ def test_what_is_the_callers_fault_does_not_open_the_breaker(make, server):
 
 def test_a_cap_stops_a_call_before_anything_is_sent(make, server):
     caps = SpendCaps()
-    caps.set_limit("request", "seconds", 10)
+    caps.set_limit("request", "seconds", 0.9)
     client = make(caps=caps)
-    with pytest.raises(SpendCapError, match="10 seconds a request"):
+    with pytest.raises(SpendCapError, match=r"0\.9 seconds a request"):
         client.complete(asking(), deadline_s=30)
     assert server.received == b""
-    client.complete(asking(), deadline_s=9)
+    client.complete(asking(), deadline_s=0.8)
     caps.set_limit("request", "seconds", None)
     client.complete(asking(), deadline_s=30)
 
@@ -318,3 +318,32 @@ def test_a_refused_or_closed_call_costs_nothing_beyond_what_was_sent(make, serve
     client = make(caps=caps)
     client.stream(asking()).close()
     assert spent(caps, "calls") == 0
+
+
+def test_calls_that_are_withdrawn_are_no_failures_of_the_provider(make, server):
+    server.default = hostile.endless({"content": "word "})
+    client = make()
+    for _ in range(9):  # five failures open the breaker
+        stream = client.stream(asking(max_tokens=100_000))
+        next(stream)
+        stream.withdraw()
+        with pytest.raises(CloudError):
+            list(stream)
+    assert client.breaker.state is BreakerState.CLOSED
+    server.default = hostile.chat("fine")
+    assert client.complete(asking()).text == "fine"
+
+
+def test_a_cap_on_seconds_below_the_timeout_shortens_the_deadline(make, server):
+    caps = SpendCaps()
+    caps.set_limit("request", "seconds", 1.5)
+    client = make(caps=caps)  # its timeout is longer
+    assert client.provider.timeout_s > 1.5
+    server.default = hostile.chat("fine")
+    assert client.complete(asking()).text == "fine"
+    server.default = hostile.silent()
+    failing(lambda: client.complete(asking()))
+    assert 0 < spent(caps, "seconds") < 3
+    caps.set_limit("request", "seconds", 0.5)
+    with pytest.raises(SpendCapError):
+        client.complete(asking())

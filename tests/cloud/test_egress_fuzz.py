@@ -20,7 +20,7 @@ from ptmo_secure.privacy.obfuscate import OBFUSCATIONS
 from ptmo_secure.privacy.synth.generator import dataset
 from tests.cloud import hostile_server as hostile
 
-TURNS, ALL_TURNS = 2_000, 100_000
+TURNS, ALL_TURNS = 500, 100_000
 TURNS_OF_A_CONVERSATION = 12
 LONGEST_TEXT = 200
 SLIPPED = 0.35  # share of turns with a value slipped in

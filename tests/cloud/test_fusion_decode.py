@@ -24,6 +24,7 @@ from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.errors import CloudError, InputError
 from tests import tiny_models
 from tests.cloud.fusion_doubles import DeadCloud, ScriptedCloud, Step, position
+from tests.test_examples import examples
 from tests.tiny_models import VOCAB_SIZE, make_hf_model
 
 SECRET = "zq7xk9"
@@ -273,3 +274,11 @@ def test_fusing_never_changes_the_logits_it_was_given(device, cloud):
     fuser.close()
     assert fused is not logits
     assert np.array_equal(logits, kept)
+
+
+def test_the_example_of_the_page_runs_as_printed(device, cloud, egress, vault):
+    (example,) = examples("docs/fusion.md")
+    given = {"publish": as_it_is, "masked": (ASKED,), "messages": [KNOWN, ASKED]}
+    around = {"engine": device, "cloud": cloud, "egress": egress, "vault": vault, **given}
+    exec(compile(example, "docs/fusion.md", "exec"), around)
+    assert around["decoder"].last_run.tokens > 0

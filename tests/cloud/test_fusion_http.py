@@ -10,6 +10,7 @@ from ptmo_secure.cloud.fusion import FixedWeight, FusedDecoder, FusionConfig, Pu
 from ptmo_secure.cloud.providers import provider_at
 from ptmo_secure.engine.engine import Engine
 from tests.cloud import hostile_server as hostile
+from tests.cloud.fusion_doubles import continuing
 from tests.tiny_models import make_tiny_model
 
 SAYS = "The sky is blue because air scatters short waves of light more than long ones."
@@ -31,33 +32,6 @@ def cloud(server, make):
     known = provider_at(server.url, "here")
     features = known.features | {"continue"}
     return make(replace(known, features=features, continue_field="continue_final_message"))
-
-
-def listed(text):
-    """A position of the API's: the token, and 19 others of little probability."""
-    others = [(f"{letter}!", -9.0) for letter in "bcdefghijklmnopqrst"]
-    return hostile.token(text, -0.05, [(text, -0.05), *others], bytes=list(text.encode()))
-
-
-def continuing(whole):
-    """Answer with the next characters of `whole`, each a token, behind what was sent of it."""
-
-    def behave(sender, request):
-        asked = request.json
-        last = asked["messages"][-1]
-        begun = last["content"] if last["role"] == "assistant" else ""
-        assert whole.startswith(begun)
-        assert asked.get("continue_final_message", False) == bool(begun)
-        rest = whole[len(begun) :]
-        chosen = rest[: asked["max_tokens"]]
-        pieces = [
-            hostile.event({"content": letter}, logprobs={"content": [listed(letter)]})
-            for letter in chosen
-        ]
-        end = "stop" if chosen == rest else "length"
-        hostile.events([*pieces, hostile.event({}, end)])(sender, request)
-
-    return behave
 
 
 def answer(device, cloud, tokens=200, **settings):

@@ -1,6 +1,7 @@
 """Caps on dollars, seconds and joules hold: by request, day, month; over threads and restarts."""
 
 import json
+import math
 import multiprocessing
 import threading
 
@@ -197,3 +198,22 @@ def test_prices_are_per_million_tokens():
     assert price(model, 1_000_000, 0) == 0.15
     assert price(model, 2_000, 500) == pytest.approx(0.0006)
     assert most_prompt_tokens(100, 2) == 148
+
+
+@pytest.mark.parametrize("most", [True, False, "1", [1], -1, float("nan"), float("inf")])
+def test_a_cap_that_is_no_number_of_0_or_more_is_refused(caps, most):
+    with pytest.raises(InputError, match="makes no sense"):
+        caps.set_limit("day", "usd", most)
+    assert caps.limits() == {}
+
+
+def test_the_longest_call_is_what_the_tightest_cap_on_time_leaves(caps, now):
+    assert caps.most_seconds(2.0) == math.inf
+    caps.set_limit("request", "seconds", 20)
+    caps.set_limit("day", "joules", 100)
+    caps.set_limit("day", "usd", 0)
+    assert (caps.most_seconds(2.0), caps.most_seconds(0.0)) == (20, 20)
+    caps.settle(caps.reserve(Cost(joules=70)), Cost(joules=70))
+    assert caps.most_seconds(2.0) == 15
+    now[0] += DAY
+    assert caps.most_seconds(2.0) == 20

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptmo_secure.engine import tee_link
+from ptmo_secure.engine import tee_host
 from ptmo_secure.engine.config import EngineConfig
 
 
@@ -19,5 +19,5 @@ from ptmo_secure.engine.config import EngineConfig
 def test_it_polls_where_every_layer_calls_it_and_a_core_is_to_spare(
     monkeypatch, fields, cores, poll_us
 ):
-    monkeypatch.setattr(tee_link.os, "sched_getaffinity", lambda pid: set(range(cores)))
-    assert tee_link._poll_us(EngineConfig(**fields)) == poll_us
+    monkeypatch.setattr(tee_host.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert tee_host._poll_us(EngineConfig(**fields)) == poll_us

@@ -84,6 +84,15 @@ def test_short_korean_names_are_found_with_their_particles(guard):
         assert held(vault, "\uc774\ubbfc\uc218\ub294") is None
 
 
+def test_values_of_few_letters_and_some_blanks_are_found_spaced_out(guard):
+    with guard.open_vault() as vault:
+        masked = vault.mask("My salary is 3\uc5b5 1\ucc9c.")
+        assert [span.kind for span in masked.spans] == ["FINANCIAL"]
+        for text in ("3 \uc5b5 1 \ucc9c", "3.\uc5b5.1.\ucc9c"):
+            assert held(vault, text) == "FINANCIAL", text
+        assert held(vault, "3 \uc5b5 2 \ucc9c") is None
+
+
 def test_what_only_looked_like_a_placeholder_is_nobodys_value(guard):
     with guard.open_vault() as vault:
         masked = vault.mask("write [PERSON_1] as it stands")

@@ -141,6 +141,7 @@ def test_files_with_right_sums_that_are_no_model_are_refused_in_one_line(files):
 def test_labels_of_another_model_are_refused_at_the_start(tmp_path):
     folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
     tables = {"thresholds": {"PERSON": 0.5}, "hangul_thresholds": {"PERSON": 0.5}}
+    tables |= {"alone": 0.5, "hangul_alone": 0.5}
     text = json.dumps({"labels": ["O", "B-PERSON", "I-PERSON"], **tables})
     (folder / "labels.json").write_text(text)
     sums = (folder / "SHA256SUMS").read_text().splitlines()
@@ -236,7 +237,7 @@ class Fake:
     def __init__(self, word):
         self.word, self.read = word, []
 
-    def find(self, text):
+    def find(self, text, *, accompanied=False):
         self.read.append(text)
         at = text.find(self.word)
         return [ner.Entity(at, at + len(self.word), "PERSON", 0.9)] if at >= 0 else []
@@ -290,7 +291,7 @@ class Finds:
     def __init__(self, *finds):
         self.finds = finds
 
-    def find(self, text):
+    def find(self, text, *, accompanied=False):
         for value, kind in self.finds:
             at = text.index(value)
             yield ner.Entity(at, at + len(value), kind, 0.9)
@@ -324,7 +325,8 @@ def test_pieces_of_a_number_are_one_find_and_what_cannot_be_of_its_kind_is_none(
 
 def test_a_word_that_looks_like_a_full_korean_name_needs_less():
     text = "Ann \uc0ac\uacfc\ub97c \uae40\ubbfc\uc218 \uae40\ubbfc\uc218\uac00 \uc654\ub2e4"
-    assert [ner._row(text, at) for at in (0, 4, 8, 12, 17, len(text))] == [0, 1, 2, 2, 1, 0]
+    rows = [ner._row(text, at, cased=False) for at in (0, 4, 8, 12, 17, len(text))]
+    assert rows == [0, 1, 2, 2, 1, 0]
 
 
 def test_windows_cover_all_tokens_overlap_and_are_of_one_length():
@@ -352,20 +354,20 @@ def test_of_a_long_text_with_one_disguise_only_its_surroundings_are_read_again()
 def test_function_words_are_no_finds_but_short_names_are(text, kind, found):
     start = text.index(" ") + 1
     entity = ner.Entity(start, text.index(" ", start), kind, 0.9)
-    told = types.SimpleNamespace(find=lambda _: iter([entity]))
+    told = types.SimpleNamespace(find=lambda _, **__: iter([entity]))
     assert len(model_spans(told, [View.identity(text)], ())) == found
 
 
 def test_a_sentences_full_stop_is_no_part_of_a_secret():
     text = "It is Xy7-hunter. Go"
-    told = types.SimpleNamespace(find=lambda _: iter([ner.Entity(6, 17, "SECRET", 0.9)]))
+    told = types.SimpleNamespace(find=lambda _, **__: iter([ner.Entity(6, 17, "SECRET", 0.9)]))
     (span,) = model_spans(told, [View.identity(text)], ())
     assert text[span.start : span.end] == "Xy7-hunter"
 
 
 def test_a_failure_inside_the_classifier_is_an_error_and_never_a_harmless_result():
     class Broken:
-        def find(self, text):
+        def find(self, text, *, accompanied=False):
             raise self.error
 
     for error, code in ((RuntimeError("a bug"), "TARGET_DEAD"), (MemoryError(), "OUT_OF_MEMORY")):

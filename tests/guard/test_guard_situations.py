@@ -16,7 +16,7 @@ class Saw:
     def __init__(self, start, end):
         self.start, self.end, self.kind = start, end, "PERSON"
 
-    def find(self, text):
+    def find(self, text, *, accompanied=False):
         return [self]
 
 
@@ -25,6 +25,7 @@ class Saw:
     [
         "I was treated for syphilis last year.",
         "My wife had a miscarriage on Sunday.",
+        "The user is being treated for depression and is HIV positive.",
         "Some nights I want to end my life.",
         "I think I'm gay and I can't say so at home.",
         "I had an affair with a woman from the choir.",
@@ -50,6 +51,7 @@ def test_a_grave_disclosure_is_private_without_any_named_value(text):
     [
         "What is syphilis and how is it treated?",
         "Which famous people had a miscarriage?",
+        "What should the app say when the user has a miscarriage?",
         "Write a scene in which a character comes out as gay.",
         "I'm writing an essay about suicide in Hamlet. Which scenes matter?",
         "Can you explain how an arrest works in Germany?",

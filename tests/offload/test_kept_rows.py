@@ -66,3 +66,12 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "rows").mkdir()
     with pytest.raises(InputError, match="rows"):
         KeptRows(tmp_path / "rows", WHAT)
+
+
+@pytest.mark.parametrize("name", ["cs-ucb", "linucb", "thompson", "treacle", "tfidf"])
+def test_what_a_policy_learns_does_not_hang_on_who_ran_before(name):
+    def rows(*names):
+        budgets = ((0.25, 0.1), (0.75, 0.1))
+        return Comparison("sessions", names, (1,), budgets, "synthetic", 20).run(None, quiet)
+
+    assert rows("greedy", name)[-2:] == rows(name)  # as when a stopped comparison goes on with it

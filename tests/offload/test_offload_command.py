@@ -7,6 +7,7 @@ import pytest
 from ptmo_secure import cli
 from ptmo_secure.offload.compare import parse_budgets, summarise
 from ptmo_secure.offload.evaluate import Row
+from ptmo_secure.offload.policies import POLICIES, chosen
 
 KEYS = {"env", "policy", "seed", "budget", "reward", "quality", "latency_s", "usd"}
 KEYS |= {"leakage", "violations"}
@@ -42,6 +43,29 @@ def test_the_rows_are_as_promised_and_the_same_twice(capsys):
     assert all(row["violations"] == 0 for row in rows)
     assert len(result["summary"]) == 6
     assert json.loads(run(capsys, *wanted)[1])["results"] == rows
+
+
+def test_rows_that_a_stopped_evaluation_kept_are_taken_up(capsys, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    wanted = (*SMALL, "--policies", "random,greedy", "--budgets", "0.5:0.1", "--keep", str(path))
+    first = json.loads(run(capsys, *wanted)[1])["results"]
+    kept = path.read_text().replace(f'"reward": {first[1]["reward"]}', '"reward": 7.0')
+    path.write_text(kept)  # what stands there now can only come from the file
+    again = json.loads(run(capsys, *wanted)[1])["results"]
+    assert again == [first[0], {**first[1], "reward": 7.0}]
+
+
+def test_every_policys_mean_use_is_compared_with_the_limits(capsys):
+    wanted = (*SMALL, "--policies", "local-only,greedy", "--budgets", "0.5:0.1")
+    wanted += ("--limit", "usd=0.0001", "--limit", "latency_s=20")
+    result = json.loads(run(capsys, *wanted)[1])
+    for row in result["results"]:
+        errors = {"usd": row["usd"] / 0.0001 - 1, "latency_s": row["latency_s"] / 20 - 1}
+        assert row["limit_errors"] == pytest.approx(errors)
+    assert result["results"][0]["limit_errors"]["usd"] == -1  # local-only pays nothing
+    assert result["config"]["limits"] == {"usd": 0.0001, "latency_s": 20.0}
+    code, out, _ = run(capsys, *(word for word in wanted if word != "--json"))
+    assert code == 0 and "-100.0 %" in out
 
 
 def test_m4a1_runs_on_the_synthetic_conversations_and_says_where_the_real_ones_are(capsys):
@@ -85,6 +109,11 @@ def test_without_json_there_is_a_table(capsys):
         (["--budgets", "0.5:nan"], "budget '0.5:nan'"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),
         (["--env", "routing", "--table", "synthetic", "--policies", "zork"], "unknown router"),
+        (["--env", "routing", "--limit", "usd=1"], "--limit: routing has no episodes"),
+        (["--env", "m4a1", "--policies", "greedy,rl"], "rl plays sessions alone, not m4a1"),
+        (["--limit", "usd"], "--limit 'usd' is not NAME=X"),
+        (["--limit", "leaks=1"], "limit leaks=1: one of latency_s, usd, energy_j, risk"),
+        (["--limit", "usd=nan"], "limit usd=nan"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(capsys, arguments, words):
@@ -96,6 +125,11 @@ def test_a_mistake_is_named_in_one_line(capsys, arguments, words):
 def test_a_data_folder_without_the_table_says_how_to_get_it(capsys, tmp_path):
     code, _, err = run(capsys, "offload", "eval", "--data", str(tmp_path), "--policies", "random")
     assert code == 2 and "ulab-uiuc/LLMRouter" in err
+
+
+def test_all_policies_are_those_that_can_play_the_environment():
+    assert chosen("all", "sessions") == POLICIES and {"rc-ppo", "tmo-dqn", "rl"} < set(POLICIES)
+    assert chosen("all", "m4a1") == tuple(name for name in POLICIES if name != "rl")
 
 
 def test_budgets_are_the_environments_own_unless_given():
@@ -116,3 +150,14 @@ def test_a_summary_shows_the_worst_seeds_violations():
     rows = [row("greedy", 1.0), dataclasses.replace(row("greedy", 2.0, 2), violations=0.3)]
     (summary,) = summarise(rows)
     assert summary.violations == 0.3 and summary.reward[0] == 1.5
+
+
+def test_a_summary_shows_the_mean_that_is_farthest_from_its_limit():
+    import dataclasses
+
+    errors = (0.01, -0.04, 0.02)
+    rows = [
+        dataclasses.replace(row("greedy", 1.0, seed), limit_errors={"usd": error})
+        for seed, error in enumerate(errors)
+    ]
+    assert summarise(rows)[0].limit_errors == {"usd": -0.04}

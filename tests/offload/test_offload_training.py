@@ -23,8 +23,9 @@ from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.policies.learned import RcDqnPolicy
 from ptmo_secure.offload.policies.tmo import TmoPpo
 from ptmo_secure.offload.rl.advice import Lookahead, Myopic
+from ptmo_secure.offload.rl.lagrangian import limits_of
 from ptmo_secure.offload.rl.network import load_network
-from ptmo_secure.offload.rl.training import Plan, limits_of, train
+from ptmo_secure.offload.rl.training import Plan, train
 from ptmo_secure.offload.rollout import run_episode
 
 SMALL = ("--table", "synthetic", "--sessions", "6", "--steps", "300")
@@ -114,6 +115,32 @@ def test_a_limit_of_an_average_is_held_while_hard_budgets_are_kept():
         assert not episode.over_budget
         used.append(episode.used[1])
     assert np.mean(used[300:]) == pytest.approx(limit, rel=0.03)
+
+
+def test_eval_holds_the_limit_that_it_is_given_with_networks_that_know_a_price(capsys, tmp_path):
+    table = ("--table", "synthetic", "--sessions", "60")
+    wanted = ("--algo", "rc-dqn", "--steps", "1500", "--out", str(tmp_path))
+    code, _, err = run(capsys, "train", *table, *wanted, "--limit", "usd=0.001")
+    assert code == 0, err
+    asked = (
+        "eval",
+        "--table",
+        "synthetic",
+        "--sessions",
+        "300",
+        "--policies",
+        "greedy,rc-dqn",
+        "--budgets",
+        "1:0.2",
+        "--json",
+    )
+    asked += ("--trained", str(tmp_path))
+    code, out, err = run(capsys, *asked, "--limit", "usd=0.0006")
+    greedy, held = json.loads(out)["results"]
+    assert code == 0 and greedy["limit_errors"]["usd"] > 0.3  # nothing else would keep it
+    assert abs(held["limit_errors"]["usd"]) < 0.06 and held["violations"] == 0
+    code, out, err = run(capsys, *asked, "--limit", "risk=0.01")
+    assert (code, out) == (2, "") and "trained without a limit of risk" in err
 
 
 def test_report_writes_tables_plots_and_json(capsys, tmp_path):

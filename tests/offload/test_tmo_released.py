@@ -10,7 +10,8 @@ from stable_baselines3 import A2C, DQN, PPO
 
 from ptmo_secure.offload import synthetic
 from ptmo_secure.offload.envs.m4a1 import M4A1Env
-from ptmo_secure.offload.policies.tmo import PenalisedLoss, TmoPpo, TmoRcPpo
+from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
+from ptmo_secure.offload.policies.tmo import PenalisedLoss, TmoPpo, TmoRcPpo, _Private
 from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rollout import run_episode
 
@@ -78,3 +79,19 @@ def test_the_second_generation_sees_the_budget():
         train.reset(options={"episode": 0})
         assert policy.choose(train.view(), np.ones(9, dtype=bool)) in range(9)
     assert seen == [25, 27]
+
+
+def test_in_sessions_a_turn_that_ends_over_budget_earns_the_constrained_learner_nothing():
+    train = SessionsEnv(synthetic.question_table(), "train", 1, config=SessionConfig(sessions=5))
+    train.budgets = ((0.0, 0.0),)
+    for constrained in (False, True):
+        school = _Private(train, np.random.default_rng(0), constrained=constrained)
+        school.reset(options={"episode": 0})
+        done, earned = False, []
+        while not done:
+            allowed = np.flatnonzero(school._inside.private_mask())
+            _, reward, done, _, info = school.step(allowed[-1])  # the cloud, wherever it may
+            earned.append((reward, info["over_budget"]))
+        assert any(over for _, over in earned)
+        assert all(reward == 0 for reward, over in earned if over) == constrained
+    assert np.isfinite(train.limits[1]) and train.limits[1] > 0  # its own budget is as it was

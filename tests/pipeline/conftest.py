@@ -19,3 +19,13 @@ def make(guard, tmp_path):
     """Make worlds that end with the test."""
     with ExitStack() as held:
         yield lambda **more: held.enter_context(world(tmp_path, guard, **more))
+
+
+@pytest.fixture(scope="module")
+def vault(guard):
+    """A vault that masked a name, an address and a password."""
+    with guard.open_vault("ann") as opened:
+        masked = opened.mask("Write to Dr. Andre Novak at andre@novak.org, password hunter22-Xy.")
+        for placeholder in ("[PERSON_1]", "[EMAIL_1]", "[SECRET_1]"):
+            assert placeholder in masked.text
+        yield opened

@@ -9,6 +9,8 @@ from worlds import LentGuard, ScriptedEngine
 
 from ptmo_secure import cli
 from ptmo_secure.cli import options
+from ptmo_secure.cloud.caps import SpendCaps
+from ptmo_secure.cloud.paths import caps_path
 from ptmo_secure.hybrid import guarding
 from tests.cloud import hostile_server as hostile
 
@@ -91,8 +93,81 @@ def test_a_server_that_is_not_there_leaves_the_device_to_answer(engine, server, 
 
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(
+    ("option", "seconds", "said"),
+    [("--hedge", "0.1", '"step": "hedge"'), ("--cloud-timeout", "0.3", '"failed": "CloudError:')],
+)
+def test_a_silent_cloud_is_not_waited_for_where_the_command_line_says_so(
+    option, seconds, said, server, capsys
+):
+    server.script = [hostile.silent(30)]
+    told = ["--cloud", server.url, "--cloud-model=m", option, seconds, "--json"]
+    code, out, _ = run(capsys, "ask", "What is Python?", *told)
+    told = json.loads(out)
+    assert (code, told["answer"], told["route"]) == (0, "from the device", "local")
+    assert said in out
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_chat_keeps_the_clouds_answers_where_the_command_line_says_so(
+    server, capsys, monkeypatch
+):
+    lines = "What is Python?\n/reset\nWhat is Python?\n"
+    server.script = []
+    for cache, asked in (("exact", 1), ("off", 2)):
+        server.forget()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        told = ["--cloud", server.url, "--cloud-model=m", "--cache", cache, "--json"]
+        assert run(capsys, "chat", *told)[0] == 0
+        assert len([r for r in server.requests if r.body]) == asked
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("cache", "said"), [("near", "unknown cache 'near'"), ("exact", "--cache needs --cloud")]
+)
+def test_a_cache_that_makes_no_sense_is_refused(cache, said, capsys):
+    code, _, err = run(capsys, "chat", "--cache", cache)
+    assert code == 2 and said in err
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_cap_that_is_reached_leaves_the_device_to_answer_and_the_trace_says_so(
+    server, capsys, tmp_path
+):
+    caps = SpendCaps(caps_path(tmp_path / "state"))
+    asked = ["ask", "What is Python?", "--cloud", server.url, "--cloud-model=m", "--json"]
+    server.script = []
+    for most, route, code in ((None, "cloud", None), (0.0, "local", "SpendCapError:cap")):
+        caps.set_limit("day", "seconds", most)
+        told = json.loads(run(capsys, *asked)[1])
+        facts = next(step for step in told["trace"] if step["step"] == "cloud.answer")
+        assert (told["route"], facts.get("failed")) == (route, code)
+    assert len([r for r in server.requests if r.body]) == 1
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_provider_of_ones_own_is_asked_by_its_name(server, capsys, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(f'[mine]\nbase_url = "{server.url}"\ndefault_model = "own"\n')
+    server.script = []
+    code, out, _ = run(
+        capsys, "ask", "What is Python?", "--cloud", "mine", "--providers", str(file), "--json"
+    )
+    assert (code, json.loads(out)["route"]) == (0, "cloud")
+    assert server.requests[-1].json["model"] == "own"
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--cloud", "https://models.example/v1"], "--cloud-model"),
+        (["--cloud", "https://models.example/v1", "--cloud-model", "m"], "no price is noted"),
+        (["--cloud", "openai", "--cloud-model", "gpt-9"], "no price is noted"),
+        (["--cloud", "ollama", "--providers", "/nowhere.toml"], "/nowhere.toml: No such file"),
+        (["--cloud", "ollama", "--cloud-timeout", "0"], "deadline_s is 0"),
+        (["--providers", "x.toml"], "--providers needs --cloud"),
+        (["--cloud-timeout", "3"], "--cloud-timeout needs --cloud"),
         (["--cloud", "nowhere"], "unknown cloud 'nowhere'"),
         (["--cloud", "http://models.example/v1"], "http"),
         (["--cloud", "openai"], "OPENAI_API_KEY"),
@@ -100,6 +175,12 @@ def test_a_server_that_is_not_there_leaves_the_device_to_answer(engine, server, 
         (["--cloud", "ollama", "--cascade", "1"], "cascade threshold"),
         (["--cascade", "-1"], "--cloud"),
         (["--cloud-model", "m"], "--cloud"),
+        (["--delegate"], "--delegate needs --cloud"),
+        (["--hedge", "1"], "--hedge needs --cloud"),
+        (["--fuse"], "--fuse needs --cloud"),
+        (["--cloud", "ollama", "--fuse"], "ollama returns no log-probabilities"),
+        (["--cloud", "vllm", "--fuse", "--cascade", "-1"], "fusion goes with neither"),
+        (["--cloud", "ollama", "--hedge", "-1"], "hedge_s"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(arguments, said, capsys, monkeypatch):

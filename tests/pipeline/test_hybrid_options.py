@@ -255,3 +255,10 @@ def test_a_trace_holds_codes_and_counts_and_no_text(make):
         told = repr(here.answer(query, GenerationConfig(sampling=SamplingParams())).trace)
         for word in ("Novak", "novak.org", "secret123", "Lindqvist", "roof", "bread", "Python"):
             assert word not in told
+
+
+def test_an_answer_of_a_cloud_that_leaves_max_tokens_alone_is_cut_here(make):
+    here = make(behaviour=hostile.endless({"content": "word "}))
+    answer = here.answer("What is Python?", GenerationConfig(max_tokens=4))
+    assert (answer.route, answer.text) == (Route.CLOUD, ("word " * 99)[: 128 + 16 * 4])
+    assert steps(answer)["cloud.answer"]["finish_reason"] == "length"

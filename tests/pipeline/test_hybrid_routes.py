@@ -103,6 +103,13 @@ def test_options_reach_the_cloud(make):
     assert {name: body[name] for name in wanted} == wanted
 
 
+@pytest.mark.parametrize("pieces", [["It is a language. E", "ND More."], ["It is a language. END"]])
+def test_a_cloud_that_does_not_stop_is_cut_off_where_it_should_have(make, pieces):
+    here = make(behaviour=hostile.stream(pieces))
+    answer = here.answer("What is Python?", GenerationConfig(33, stop=("END",)))
+    assert (answer.text, answer.route) == ("It is a language. ", Route.CLOUD)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "code"),
     [
@@ -127,7 +134,7 @@ def test_a_stream_that_breaks_off_is_followed_by_the_devices_answer(make):
     seen = []
     answer = here.answer("What is Python?", None, seen.append)
     assert answer.text == "half of \n\nfrom the device" == "".join(seen)
-    assert answer.route is Route.LOCAL
+    assert answer.route is Route.HYBRID
 
 
 def test_of_a_mixed_query_the_device_answers_what_a_broken_cloud_did_not(make):

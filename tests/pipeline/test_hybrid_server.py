@@ -9,9 +9,12 @@ from contextlib import ExitStack
 import pytest
 from worlds import CARRIES, MIXED, LentGuard, world
 
+from ptmo_secure.cloud.caps import SpendCaps
 from ptmo_secure.hybrid.guarding import SharedGuard
 from ptmo_secure.hybrid.planning import Planner
+from ptmo_secure.serve.answers import x_headers, x_ptmo
 from ptmo_secure.serve.hybrid_router import HybridRouter
+from ptmo_secure.serve.metrics import Metrics
 from ptmo_secure.serve.routing import ChatRequest, Outcome, Piece, Preview, Routing, ToolCall
 from ptmo_secure.types import Level, Route
 from tests.cloud import hostile_server as hostile
@@ -24,6 +27,9 @@ class HereRouter:
 
     def __init__(self) -> None:
         self.asked = []
+
+    async def check(self, request):
+        """Refuse nothing."""
 
     async def route(self, request):
         return Routing(Route.LOCAL, Level.PRIVATE, 1.0, "here")
@@ -132,6 +138,16 @@ def test_a_part_that_its_user_keeps_stays(served):
     assert served.here.sent() == ["What is Python? Why is the sky blue?", "Why is the sky blue?"]
 
 
+@pytest.mark.parametrize("query", ["What is Python?", MIXED, CARRIES])
+def test_a_part_to_keep_that_there_is_not_keeps_all_now_and_later(served, query):
+    _, told, _, _ = ask(served, query, keep_local=frozenset({99}))
+    assert told == "from the device" and served.here.server.received == b""
+    talk = [("user", query), ("assistant", told), ("user", "Why is the sky blue?")]
+    ask(served, tuple({"role": role, "content": text} for role, text in talk))
+    (body,) = served.here.bodies()
+    assert [each["content"] for each in body["messages"]] == ["Why is the sky blue?"]
+
+
 def test_a_preview_tells_what_would_leave_and_sends_nothing(served):
     request = ChatRequest(({"role": "user", "content": MIXED},), user="ann")
     told = asyncio.run(served.preview(request))
@@ -171,7 +187,7 @@ def test_tool_calls_come_with_their_values_and_results_go_masked(served):
     ask(served, history, tools=(tool,))
     sent = served.here.bodies()[1]["messages"]
     assert [message["role"] for message in sent[1:]] == ["user", "assistant", "tool", "user"]
-    assert sent[2]["tool_calls"][0]["function"]["arguments"] == '{"to": "[EMAIL_1]"}'
+    assert sent[2]["tool_calls"][0]["function"]["arguments"] == '{"to":"[EMAIL_1]"}'
     assert sent[3]["content"] == "Sent to [EMAIL_1]."
     assert b"novak.org" not in served.here.server.received
 
@@ -215,3 +231,69 @@ def test_a_client_that_leaves_cuts_the_call(served):
     while any(thread.name == "ptmo-cloud" for thread in threading.enumerate()):
         assert time.monotonic() < end, "the call goes on"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("offers", [True, False])
+def test_a_call_that_was_not_offered_is_text(served, offers):
+    tool = {"type": "function", "function": {"name": "send", "parameters": {"type": "object"}}}
+    given = [("rm_rf", '{"path":"/"}'), ("send", '["[EMAIL_1]"]'), ("send", '{"to":"[EMAIL_1]"}')]
+    told = [
+        {"index": i, "id": f"c{i}", "type": "function", "function": {"name": n, "arguments": a}}
+        for i, (n, a) in enumerate(given)
+    ]
+    served.here.says(
+        hostile.events([hostile.event({"tool_calls": told}), hostile.event({}, "tool_calls")])
+    )
+    _, text, calls, _ = ask(served, CARRIES, tools=(tool,) if offers else ())
+    assert calls == ([ToolCall("send", '{"to": "andre@novak.org"}')] if offers else [])
+    assert '{"name": "rm_rf", "arguments": "{\\"path\\":\\"/\\"}"}' in text
+    assert text.count('"name": "send"') == (1 if offers else 2)
+    answer = served.here.answer(CARRIES, tools=(tool,) if offers else ())
+    assert len(answer.tool_calls) == (1 if offers else 0) and "rm_rf" in answer.text
+
+
+def test_an_answer_in_a_clouds_place_says_local_and_what_left(served):
+    served.here.says(hostile.status(500))
+    routing, _, _, outcome = ask(served, CARRIES)
+    assert routing.route is Route.HYBRID
+    told = x_ptmo(routing, [outcome])
+    assert (told["route"], told["masked"]) == ("local", {"PERSON": 1, "EMAIL": 1})
+    assert told["cloud_failed"] == "CloudError:server"
+    assert x_headers(routing, [outcome])["x-ptmo-route"] == "local"
+    caps = SpendCaps()
+    caps.set_limit("day", "seconds", 0.0)
+    served._consultant._cloud._attempts.caps = caps
+    routing, _, _, outcome = ask(served, CARRIES)
+    told = x_ptmo(routing, [outcome])
+    assert (told["route"], told["masked"]) == ("local", {})
+    assert told["cloud_failed"] == "SpendCapError:cap"
+    assert x_headers(routing, [outcome])["x-ptmo-masked"] == "none"
+    metrics = Metrics(served)
+    metrics.count(routing, outcome)
+    assert b'ptmo_routes_total{level="SEMI_SENSITIVE",route="local"} 1.0' in metrics.text()
+    planned = Outcome("stop", 1, 1)
+    assert x_ptmo(routing, [outcome, planned])["route"] == "hybrid"  # one choice went as planned
+
+
+def test_a_request_that_the_budget_keeps_here_says_so(served, monkeypatch):
+    def fails(user):
+        raise OSError("the TEE died")
+
+    budget = served.here.budget
+    with monkeypatch.context() as patched:
+        patched.setattr(budget, "status", fails)
+        routing, told, _, _ = ask(served, "What is Python?")
+        assert (routing.route, routing.reason, told) == (
+            Route.LOCAL,
+            "budget_unusable",
+            "from the device",
+        )
+    for number in range(5):
+        budget.spend("ann", f"s{number}", 1.0)
+    routing = ask(served, CARRIES)[0]
+    assert (routing.route, routing.reason) == (Route.LOCAL, "budget_spent")
+    assert ask(served, "My password is secret123.")[0].reason not in (
+        "budget_spent",
+        "budget_unusable",
+    )
+    assert served.here.server.received == b""

@@ -40,6 +40,9 @@ SAID = (
     "Translate to French: meet {person} at noon.",
     "And what about her?",
     "Repeat what I told you about it.",
+    "Is it as strong as {word}?",
+    "And is {word} better than that one?",
+    "What did I tell you about my {word}?",
     "{public} Also, {public}",
 )
 PUBLIC = (
@@ -61,17 +64,30 @@ def disguised(text: str, draw: random.Random) -> str:
     return text.replace(" ", "\u00a0") if draw.random() < 0.1 else text
 
 
+KEPT = ("The bakery uses {word} and rye.", "Our plan {word} begins in spring. {public}")
+LOCAL = "only the device says {word}"  # in each answer of it, and nowhere else
+
+
 def conversation(draw: random.Random):
-    """Return a chat's turns of the user, and the values that are told in it."""
+    """Return a chat's turns of the user, and the values that are told in it.
+
+    Each turn holds a word of its own, by which it is known in the bytes, where it may stay.
+    """
     values = {kind: draw.choice(some) for kind, some in VALUES.items()}
     values["person"] = draw.choice(PEOPLE)
     turns = []
     for _ in range(draw.randint(2, 6)):
-        template, *public = draw.choice(SAID), *draw.sample(PUBLIC, 2)
+        template, *public = draw.choice(SAID + KEPT), *draw.sample(PUBLIC, 2)
+        template = template.replace("{word}", made_up(draw))
         for question in public:
             template = template.replace("{public}", question, 1)
         turns.append(disguised(template.format(**values), draw))
     return turns, [*values.values()]
+
+
+def made_up(draw: random.Random) -> str:
+    """A word that stands nowhere else: syllables, which no rule takes for anything."""
+    return "".join(draw.choice("bdfgklmnprstv") + draw.choice("aeiou") for _ in range(5))
 
 
 def forms(value: str) -> list[str]:
@@ -90,29 +106,79 @@ def found_in(received: bytes, values: list[str]) -> list[str]:
     return [v for v in values if any(f in place for f in forms(v) for place in places)]
 
 
-def chat(here, turns, draw):
-    """Have a conversation, in which tools tell values now and then; return its number of turns."""
-    messages, count = [], 0
-    for number, said in enumerate(turns):
-        messages.append({"role": "user", "content": said})
+class Chat:
+    """A conversation, and what of it no byte may hold.
+
+    Args:
+        here: the world.
+        draw: of what happens.
+        values: that its user may tell.
+    """
+
+    def __init__(self, here, draw, values) -> None:
+        self.here, self.draw, self.values = here, draw, values
+        self.messages, self.withheld = [], []
+        self.count, self.stayed = 0, False
+
+    def have(self, turns) -> None:
+        """Have it; now and then a tool is called, and its result is what is asked about."""
+        for said in turns:
+            self.messages.append({"role": "user", "content": said})
+            self.ask(said)
+            if self.draw.random() < 0.3:
+                self.call()
+
+    def call(self) -> None:
+        """Have the answer call a tool, which tells what the user told and a word of its own."""
+        ident, word = f"call_{self.count}", made_up(self.draw)
+        asked = {"q": self.draw.choice((PUBLIC[0], "Paris", self.values[0]))}
+        function = {"name": "look_up", "arguments": json.dumps(asked)}
+        if self.messages[-1]["role"] != "assistant":
+            return
+        self.messages[-1]["tool_calls"] = [CALL | {"id": ident, "function": function}]
+        result = f"{word}: {self.messages[0]['content']}"
+        self.messages.append({"role": "tool", "tool_call_id": ident, "content": result})
+        self.ask(word)
+
+    def ask(self, said) -> None:
+        """Ask about the last message, and look at what stayed of it."""
+        here, draw = self.here, self.draw
+        word = made_up(draw)
+        here.engine.texts = type(here.engine.texts)([f"{LOCAL.format(word=word)}: {said[:30]}"])
+        said_back = hostile.stream(["As to [PERSON_1], [SEC", "RET_1], ok."])
+        here.server.default = hostile.status(400) if draw.random() < 0.15 else said_back
+        wish, kept, local = draw.random(), (), False
+        if wish < 0.15:
+            local = True
+        elif wish < 0.3:
+            kept = (draw.choice((0, 0, 1)),)
+        before = len(here.server.requests)
+        more = {"user": "ann", "session": "s", "keep_local": kept, "local_only": local}
         tools = [TOOL] if draw.random() < 0.3 else []
-        streamed = ["As to [PERSON_1], [SEC", f"RET_1] and {said[:40]}: ok."]
-        here.server.default = hostile.stream(streamed)
-        answer = here.answer(messages, None, lambda _: None, user="ann", session="s", tools=tools)
-        messages.append({"role": "assistant", "content": answer.text})
-        count += 1
-        if tools and draw.random() < 0.5:
-            function = {"name": "look_up", "arguments": json.dumps({"q": PUBLIC[0]})}
-            messages[-1]["tool_calls"] = [CALL | {"function": function}]
-            result = f"Found: {turns[0]} ({number})"
-            messages.append({"role": "tool", "tool_call_id": "call_1", "content": result})
-    return count
+        answer = here.answer(self.messages, None, lambda _: None, tools=tools, **more)
+        self.count += 1
+        steps = {step.name: step.facts for step in answer.trace}
+        told = [request.body for request in here.server.requests[before:]]
+        if "cloud.send" not in steps:
+            self.stayed = True
+            self.withheld += unusual(said)
+        elif told:
+            self.stayed = self.stayed or steps["decompose"]["stays"] > 0
+            self.withheld += [one for one in unusual(said) if one.encode() not in told[0]]
+        if self.stayed and "engine.generate" in steps:
+            self.withheld.append(word)
+        self.messages.append({"role": "assistant", "content": answer.text})
+
+
+def unusual(text: str) -> list[str]:
+    """The words of a text that `made_up` gave it."""
+    return re.findall(r"\b(?:[bdfgklmnprstv][aeiou]){5}\b", text)
 
 
 def fuzz(make, n_turns, seed):
     draw, done, sent = random.Random(seed), 0, 0
     budget = PrivacyBudget(BudgetLimits(1e9, 1e9))
-    here = make(budget=budget, engine=ScriptedEngine("Noted."))
+    here = make(budget=budget)
     for number in itertools.count():
         if done >= n_turns:
             return done, sent
@@ -121,23 +187,25 @@ def fuzz(make, n_turns, seed):
         turns, values = conversation(draw)
         said = " ".join(turns)
         told = [value for value in values if found_in(said.encode(), [value])]
-        here.engine.texts = type(here.engine.texts)([f"You told me {' and '.join(told)}."])
-        done += chat(here, turns, draw)
+        chat = Chat(here, draw, values)
+        chat.have(turns)
+        done += chat.count
         sent += len(here.server.requests)
         leaked = found_in(here.server.received, told)
-        assert leaked == [], (number, turns, here.server.received)
+        leaked += [word for word in chat.withheld if word.encode() in here.server.received]
+        assert leaked == [], (number, chat.messages, here.server.received)
 
 
 def test_no_value_reaches_the_cloud_in_chats_of_many_turns(make):
     done, sent = fuzz(make, 320, seed=1)
-    assert done >= 320 and sent > done / 4  # a pipeline that sends nothing would pass as well
+    assert done >= 320 and sent > done / 6  # a pipeline that sends nothing would pass as well
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_no_value_reaches_the_cloud_in_very_many_turns(make):
     done, sent = fuzz(make, int(os.environ.get("PTMO_FUZZ_TURNS", "100000")), seed=2)
-    assert sent > done / 4
+    assert sent > done / 6
 
 
 def test_the_search_finds_each_form_of_a_value():
@@ -323,6 +391,9 @@ def test_the_reader_remembers_no_value(make):
     ]
     here.answer(history)
     reader = here.pipeline._planner._reader
-    assert isinstance(reader, ConversationReader) and len(reader._known) == 2
-    assert "secret123" not in repr(reader._known)
+    assert isinstance(reader, ConversationReader)
+    archive = reader._archive
+    assert len(archive.known) == 1 and len(archive.revealed) == 1
+    held = [vars(part) for part in (archive.known, archive.revealed, archive.memory._words)]
+    assert "secret123" not in repr(held) and "Python" in repr(held)
     assert "secret123" not in repr(here.pipeline.answer(MIXED).trace)

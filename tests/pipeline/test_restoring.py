@@ -1,31 +1,14 @@
 """Placeholders in a cloud's answer: filled however they are cut, never in a link or for another."""
 
-import itertools
 import json
 import random
 
 import pytest
-from worlds import CARRIES
+from worlds import CARRIES, streamed
 
-from ptmo_secure.hybrid.restoring import Restorer, restore, restore_call
+from ptmo_secure.hybrid.restoring import restore, restore_call
 from ptmo_secure.types import Route
 from tests.cloud import hostile_server as hostile
-
-
-@pytest.fixture
-def vault(guard):
-    with guard.open_vault("ann") as opened:
-        masked = opened.mask("Write to Dr. Andre Novak at andre@novak.org, password hunter22-Xy.")
-        for placeholder in ("[PERSON_1]", "[EMAIL_1]", "[SECRET_1]"):
-            assert placeholder in masked.text
-        yield opened
-
-
-def streamed(vault, text, cuts):
-    restorer = Restorer(vault)
-    ready = [restorer.feed(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])]
-    return "".join(ready) + restorer.finish()
-
 
 ANSWER = (
     "Dear [PERSON_1],\nyour mail [EMAIL_1]: see https://x.example/[SECRET_1]?a=[EMAIL_1] and "

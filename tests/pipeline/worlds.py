@@ -1,5 +1,6 @@
 """A pipeline between a real guard, a cloud on loopback and an engine that follows a script."""
 
+import itertools
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from ptmo_secure.cloud.egress import Egress
 from ptmo_secure.cloud.egress_log import EgressLog
 from ptmo_secure.cloud.providers import provider_at
 from ptmo_secure.cloud.retries import RetryPolicy
+from ptmo_secure.hybrid.restoring import Restorer
 from ptmo_secure.pipeline import HybridInferenceEngine
 from ptmo_secure.privacy.budget import PrivacyBudget
 from tests.cloud import hostile_server as hostile
@@ -85,12 +87,16 @@ class LentGuard:
 
 
 @contextmanager
-def world(folder, guard, *, engine=None, budget=None, behaviour=None, provider=None, **more):
+def world(
+    folder, guard, *, engine=None, budget=None, behaviour=None, fields=None, caps=None, **more
+):
     """Put a world together.
 
     Args:
         folder: for the egress log.
         guard: a running one; `launch_guard` takes another.
+        fields: of the provider, beside its address.
+        caps: on what calls may cost.
         more: arguments of the pipeline.
     """
     engine, budget = engine or ScriptedEngine(), budget or PrivacyBudget()
@@ -99,9 +105,10 @@ def world(folder, guard, *, engine=None, budget=None, behaviour=None, provider=N
         server = held.enter_context(hostile.HostileServer(behaviour))
         egress = Egress(LentGuard(guard), EgressLog(folder / "egress"))
         client = CloudClient(
-            provider or provider_at(server.url, "here"),
+            replace(provider_at(server.url, "here"), **(fields or {})),
             "m",
             egress=egress,
+            caps=caps,
             environ={},
             retry=RetryPolicy(attempts=1),
         )
@@ -110,3 +117,10 @@ def world(folder, guard, *, engine=None, budget=None, behaviour=None, provider=N
         pipeline = HybridInferenceEngine(engine, client, budget=budget, **more)
         held.enter_context(pipeline)
         yield World(pipeline, server, engine, guard, egress, budget)
+
+
+def streamed(vault, text, cuts):
+    """Restore a text that comes in pieces, cut at these places."""
+    restorer = Restorer(vault)
+    ready = [restorer.feed(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])]
+    return "".join(ready) + restorer.finish()

@@ -4,12 +4,14 @@ import json
 import math
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptmo_secure.errors import EngineError, InputError, SecurityError
+from ptmo_secure.cli.clouds import _shared_budget
+from ptmo_secure.errors import EngineError, InputError, PtmoError, SecurityError
 from ptmo_secure.privacy import budget as budget_module
 from ptmo_secure.privacy.budget import (
     BudgetLimits,
@@ -298,3 +300,22 @@ def test_state_holds_times_costs_and_names_alone():
 def test_a_state_is_of_a_store_or_a_folder():
     with pytest.raises(InputError):
         SealedState()
+
+
+def test_a_budget_of_a_device_goes_on_when_its_tee_is_started_anew(tmp_path):
+    folder = tmp_path / "device"
+    with SealedStore.open(folder) as first:
+        link = SimpleNamespace(store=first)
+        engine = SimpleNamespace(sessions=SimpleNamespace(tee=link))
+        budget = _shared_budget(engine)
+        budget.spend("ann", "a", 0.5)
+    with pytest.raises(PtmoError):
+        budget.status("ann")
+    engine.sessions.tee = None
+    with pytest.raises(EngineError, match="not there"):
+        budget.spend("ann", "a", 0.5)
+    with SealedStore.open(folder) as second:
+        engine.sessions.tee = SimpleNamespace(store=second)
+        assert budget.status("ann").spent == pytest.approx(0.5)
+        budget.spend("ann", "a", 0.25)
+        assert budget.status("ann").spent == pytest.approx(0.75)

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 
+from ptmo_secure import cli
 from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.synth import Example
 from ptmo_secure.privacy.synth.example import Label
-from ptmo_secure.privacy.training import batches, rampart, thresholds, vocabulary
+from ptmo_secure.privacy.training import batches, rampart, recipe, shipped, thresholds, vocabulary
 from ptmo_secure.privacy.training.bert import BertShape, TokenClassifier
 from ptmo_secure.privacy.training.corpus import GUARD_KINDS, corpus, rewritten
 from ptmo_secure.privacy.training.export import export, write_sums
@@ -43,6 +44,15 @@ def small(tokenizer, seed=0):
     torch.manual_seed(seed)
     shape = BertShape(tokenizer.get_vocab_size(), 512, 32, 4, 2, 64, 3)
     return with_new_head(TokenClassifier(shape), len(LABELS), CONFIG)
+
+
+def moved(tokenizer):
+    """A model no two of whose vectors are the same: the exporter would store them once."""
+    model = small(tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
 
 
 def weights(model):
@@ -132,15 +142,46 @@ def test_the_exported_model_gives_pytorchs_logits_and_runs_in_the_guard(
     feed = {"input_ids": ids.numpy(), "attention_mask": np.ones_like(ids.numpy())}
     (found,) = session.run(None, feed)
     assert np.abs(found - expected).max() < 0.25 * np.abs(expected).max()
-    chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged)
+    chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged, 0.5)
     tables = {"thresholds": chosen, "hangul_thresholds": chosen}
-    settings = json.dumps({"labels": LABELS, **tables})
+    settings = json.dumps(
+        {"labels": LABELS, "alone": 0.5, "hangul_alone": 0.5, **tables, **thresholds.FORMS}
+    )
     files = {
         "model.onnx": (tmp_path / "model.onnx").read_bytes(),
         "tokenizer.json": tokenizer.to_str().encode(),
         "labels.json": settings.encode(),
     }
     assert list(Running(files).find("My name is Ann Lee.")) is not None
+
+
+def test_a_model_comes_back_out_of_its_folder_within_a_step_of_its_eight_bits(tokenizer, tmp_path):
+    model = moved(tokenizer)
+    export(model, tmp_path)
+    again, before = weights(shipped.load(tmp_path / "model.onnx")), weights(model)
+    used = "bert.embeddings.token_type_embeddings.weight"
+    assert torch.equal(again.pop(used)[0], before.pop(used)[0])
+    assert again.keys() == before.keys()
+    for name, tensor in before.items():
+        step = tensor.abs().max() / 127 if tensor.ndim > 1 else 0.0
+        assert (again[name] - tensor).abs().max() <= step, name
+
+
+def test_a_training_goes_on_from_a_folder_with_its_own_head(tokenizer, tmp_path):
+    export(moved(tokenizer), tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    base = recipe.Base(tmp_path / "model.onnx", tmp_path / "tokenizer.json", trained=True)
+    _, model, known = recipe._go_on(base, recipe.Recipe(), len(LABELS))
+    held = weights(shipped.load(base.model))
+    assert known == tokenizer.get_vocab_size()
+    assert torch.equal(model.classifier.weight, held["classifier.weight"])
+    with pytest.raises(InputError, match="not a model of 3 labels"):
+        recipe._go_on(base, recipe.Recipe(), 3)
+    (tmp_path / "other.onnx").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="not an ONNX model"):
+        shipped.load(tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="not a tokenizer"):
+        recipe._go_on(replace(base, tokenizer=base.model), recipe.Recipe(), len(LABELS))
 
 
 def test_the_sums_are_those_of_the_files(tmp_path):
@@ -231,6 +272,7 @@ def test_every_label_is_a_kind_that_the_guard_can_report():
     assert set(GUARD_KINDS) <= set(ENTITY_KINDS)
     shipped = json.loads((MODEL / "labels.json").read_text())
     assert shipped["labels"] == LABELS
+    assert thresholds.ALONE == {"en": shipped["alone"], "ko": shipped["hangul_alone"]}
     assert set(shipped["thresholds"]) == set(shipped["hangul_thresholds"]) == set(GUARD_KINDS)
 
 
@@ -292,3 +334,10 @@ def test_the_card_and_the_licence_go_with_every_model():
     assert {p.name for p in card.iterdir()} == {"README.md", "LICENSE", "NOTICE"}
     for path in card.iterdir():
         assert (MODEL / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("given", [["--base", "a", "--from", "b"], ["--texts", "0"]])
+def test_a_training_starts_from_one_base_and_with_a_text(given, tmp_path, capsys):
+    assert cli.main(["guard", "train", "--out", str(tmp_path), *given]) == 2
+    said = capsys.readouterr().err
+    assert given[0] in said and len(said.strip().splitlines()) == 1

@@ -73,10 +73,11 @@ def test_the_explanation_names_span_rule_severity_and_reason(classifier):
     assert found.reasons == (
         "SECRET at 15-24, by rule, severity 0.75",
         "PERSON at 29-33, by model, severity 0.50",
+        "DEMOGRAPHIC at 46-49, by model, severity 0.30",
         "topic sexuality",
         "PRIVATE: no request is left without what is private",
     )
-    assert found.kinds == {"SECRET": 1, "PERSON": 1}
+    assert found.kinds == {"SECRET": 1, "PERSON": 1, "DEMOGRAPHIC": 1}
     assert "secret123" not in repr(found)
 
 

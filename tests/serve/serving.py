@@ -18,6 +18,7 @@ from ptmo_secure.engine.engine import Engine
 from ptmo_secure.engine.scheduler import Scheduler
 from ptmo_secure.engine.shelf import SessionShelf
 from ptmo_secure.privacy.sensitivity import SensitivityClassifier
+from ptmo_secure.serve.embedder import Embedder
 from ptmo_secure.serve.local import LocalRouter
 from ptmo_secure.serve.routing import ChatRequest, Event, Outcome, Preview, Router, Routing
 from ptmo_secure.serve.server import open_socket, serve, url_of
@@ -100,6 +101,9 @@ class FakeRouter:
         self.running = 0
         self.closed = False
 
+    async def check(self, request: ChatRequest) -> None:
+        """Refuse nothing."""
+
     async def route(self, request: ChatRequest) -> Routing:
         return self.routing
 
@@ -134,12 +138,15 @@ def serving(
     keys: Path | None = None,
     adapters: Sequence[str] = (),
     engine: Engine | None = None,
+    embedder: Embedder | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """Serve a router in a thread."""
+    """Serve a router in a thread; unless told, whatever was pulled here, without an encoder."""
     given = ServeSettings(**{"model": MODEL, "port": 0, "grace_s": 0.5, **settings})
     names = Names(None)
-    service = Service.of(given, router, KeyFile(keys or Path("/nonexistent")), names, adapters)
+    embedder = embedder or Embedder(is_here=lambda: False)
+    key_file = KeyFile(keys or Path("/nonexistent"))
+    service = Service.of(given, router, key_file, names, adapters, embedder)
     listener = open_socket("127.0.0.1", 0)
     url = url_of(listener)
     ready = threading.Event()

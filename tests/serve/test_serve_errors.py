@@ -74,6 +74,22 @@ def test_a_wrong_field_is_a_400_that_names_it_and_quotes_nothing(fake, change, p
     assert CANARY not in json.dumps(told)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/x-ptmo/preview"])
+@pytest.mark.parametrize("place", [0, 2, 4, 7])
+def test_a_place_to_keep_that_is_no_earlier_message_of_the_users_is_a_400(fake, path, place):
+    roles = ("system", "user", "assistant", "user", "user")
+    talk = [{"role": role, "content": CANARY} for role in roles]
+    body = {"model": MODEL, "messages": talk, "x_ptmo": {"keep_messages": [1, place]}}
+    before = len(fake.service.router.requests)
+    status, told, _ = fake.post(path, json.dumps(body))
+    error = told["error"]
+    assert (status, error["param"]) == (400, "x_ptmo.keep_messages")
+    assert error["message"].startswith("x_ptmo.keep_messages: ") and CANARY not in error["message"]
+    assert len(fake.service.router.requests) == before
+    body["x_ptmo"]["keep_messages"] = [1, 3]
+    assert fake.post(CHAT, json.dumps(body))[0] == 200
+
+
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", "null", '"text"', "[" * 5000, '{"model":', "\xff"], ids=repr
 )
@@ -99,7 +115,7 @@ def test_the_client_raises_its_own_errors(fake):
         assert wrong.value.param == "temperature"
         with pytest.raises(openai.NotFoundError) as none:
             client.embeddings.create(model=MODEL, input="x")
-        assert none.value.code == "unsupported"
+        assert (none.value.code, none.value.param) == ("model_not_found", "model")
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/nothing", 404), ("/v1/models", 405)])
@@ -155,3 +171,34 @@ def test_the_clients_retries_get_through_a_server_that_is_full_for_a_moment():
         with pytest.raises(openai.InternalServerError):
             client.chat.completions.create(model=MODEL, messages=HELLO)
     assert len(router.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"x_ptmo": {"Route": "local"}}, "x_ptmo.Route"),
+        ({"x_ptmo": {"route": "local", "local": True}}, "x_ptmo.local"),
+        ({"x_ptmo": {"keepLocal": [0]}}, "x_ptmo.keepLocal"),
+        ({"x_ptmo": {"route": "Local"}}, "x_ptmo.route"),
+        ({"X_ptmo": {"route": "local"}}, "body"),
+        ({"x-ptmo": {"route": "local"}}, "body"),
+        ({"xPtmo": {"route": "local"}}, "body"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/x-ptmo/preview"])
+def test_a_misspelt_option_of_privacy_is_refused(more, field, path):
+    router = FakeRouter()
+    said = {"prompt": "hello"} if path == "/v1/completions" else {"messages": HELLO}
+    with serving(router) as served:
+        status, told, _ = served.post(path, {"model": MODEL, **said, **more})
+    assert (status, told["error"]["param"]) == (400, field) and router.requests == []
+
+
+@pytest.mark.parametrize("path", [CHAT, "/x-ptmo/preview"])
+def test_an_option_in_a_header_that_is_not_known_is_refused(path):
+    router = FakeRouter()
+    with serving(router) as served:
+        body = {"model": MODEL, "messages": HELLO}
+        status, told, _ = served.post(path, body, "-H", "x-ptmo-route: local")
+        assert (status, told["error"]["param"]) == (400, "headers") and router.requests == []
+        assert served.post(path, body, "-H", "x-ptmo-user: ann")[0] == 200

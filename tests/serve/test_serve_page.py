@@ -33,7 +33,9 @@ class PageRouter(FakeRouter):
             ),
         )
         routing = Routing(Route.HYBRID, Level.SEMI_SENSITIVE, 0.75, "", {"SECRET": 1})
-        return Preview(routing, parts)
+        going = ("An earlier question", f"sent: {second}")
+        sent = tuple({"role": "user", "content": said} for said in going)
+        return Preview(routing, parts, () if request.keep_local else sent)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,7 @@ def test_a_message_is_reviewed_part_by_part_and_then_sent(page, router):
     texts = content(page, "#parts li")
     assert "1 x SECRET" in texts[0] and "Stays on this device." in texts[0]
     assert content(page, "#parts .sent") == ["sent: What is Python?"]
+    assert content(page, "#all li") == ["userAn earlier question", "usersent: What is Python?"]
     assert len(router.requests) == 1  # the preview alone: nothing was answered yet
     page.run("document.getElementById('send').click()")
     page.until("document.getElementById('trace').textContent !== ''")
@@ -128,11 +131,18 @@ def test_text_of_users_and_models_is_never_markup(page):
 
 
 def test_a_part_can_be_kept_and_a_message_refused_or_edited(page, router):
-    review(page)
+    review(page, "A part. Question?")
+    assert content(page, "#all .sent") == ["An earlier question", "sent: Question?"]
     page.run("document.querySelector('.keep').click()")
+    page.until("document.getElementById('all').children.length === 0")
+    assert content(page, "#all-title") == ["Nothing would be sent to a cloud."]
+    assert page.run("document.querySelector('.keep').checked")
+    assert page.run("document.activeElement.className") == "keep"
+    page.until("!document.getElementById('send').disabled")
     page.run("document.getElementById('send').click()")
     page.until("document.getElementById('trace').textContent !== ''")
     assert router.requests[-1].keep_local == frozenset({1})
+    assert router.requests[-1].keep_messages == frozenset()
     review(page, "Another. Question?")
     page.run("document.getElementById('refuse').click()")
     assert page.run("document.getElementById('review').hidden")
@@ -150,7 +160,13 @@ def test_a_part_can_be_kept_and_a_message_refused_or_edited(page, router):
     page.until("!document.getElementById('stop').hidden || true")
     page.until("document.querySelectorAll('#talk li').length === 4")
     page.until("document.getElementById('talk').getAttribute('aria-busy') === 'false'")
-    assert router.requests[-1].local_only
+    assert router.requests[-1].local_only and router.requests[-1].keep_local == frozenset()
+    assert router.requests[-1].keep_messages == frozenset({0})
+    review(page, "And now?")  # what was kept is told with everything that follows
+    assert router.requests[-1].keep_messages == frozenset({0, 2})
+    page.run("document.getElementById('clear').click()")
+    review(page, "Anew?")
+    assert router.requests[-1].keep_messages == frozenset()
 
 
 def test_everything_works_by_the_keyboard_and_has_a_name(page, router):
@@ -225,3 +241,19 @@ def test_an_answer_can_be_stopped(browser):
         assert router.running == 0
         browser.until("document.getElementById('talk').getAttribute('aria-busy') === 'false'")
         assert browser.run("document.getElementById('error').textContent") == ""
+
+
+def test_of_several_models_one_is_chosen_and_asked(router, browser):
+    with serving(router, others=("second",)) as served:
+        browser.events.clear()
+        browser.open(served.url)
+        browser.until("document.getElementById('model').options.length === 2")
+        assert content(browser, "#model option") == ["tiny", "second"]
+        browser.run("document.getElementById('model').value = 'second'")
+        browser.run("document.getElementById('model').dispatchEvent(new Event('change'))")
+        assert content(browser, "#about") == ["Model second"]
+        review(browser)
+        browser.run("document.getElementById('send').click()")
+        browser.until("document.getElementById('trace').textContent !== ''")
+        assert router.requests[-1].model == "second"
+        assert browser.complaints() == []

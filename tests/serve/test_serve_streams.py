@@ -69,9 +69,9 @@ def test_a_client_that_leaves_cancels_its_request(stream):
 
 
 def test_a_client_that_leaves_while_its_request_waits_costs_no_step(model):
-    with serving_model(model, max_batch=1) as served:
+    with serving_model(model, max_batch=1, max_tokens=2000) as served:
         for _ in range(6):  # the first may end before the second is seen to wait: then again
-            first = begin(served.url, True, max_tokens=400, temperature=0)
+            first = begin(served.url, True, max_tokens=1900, temperature=0)
             until(lambda: figure(served, "ptmo_running") == 1, 2.0)
             waiting = begin(served.url, False, max_tokens=400)
             if until(lambda: figure(served, "ptmo_waiting") == 1, 2.0):

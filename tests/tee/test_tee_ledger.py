@@ -11,6 +11,7 @@ from tee_helpers import ROOT_KEY, SMALL
 from tee_sim import ledger as ledger_module
 from tee_sim.client import CostLedger, TeeClient, TeeDeadError, TeeError, Usage
 from tee_sim.protocol import NO_VALUES, Kind, KvCommand, ParamType, param_types, referenced_bytes
+from tee_sim.scan_calls import MIN_SPANS
 from tee_sim.scan_result import SPAN_BYTES
 
 IN, OUT, BOTH = ParamType.MEMREF_INPUT, ParamType.MEMREF_OUTPUT, ParamType.MEMREF_INOUT
@@ -83,7 +84,7 @@ def test_the_guards_calls_are_counted_too():
         guard.scan("abc")
         (((_, application, command), usage),) = by_command(guard).items()
     assert (application, command) == ("guard", "SCAN")
-    assert usage == Usage(1, 3, 64 * SPAN_BYTES)  # the text; room for the least number of spans
+    assert usage == Usage(1, 3, MIN_SPANS * SPAN_BYTES)  # the text; room for spans
 
 
 def test_a_ledger_goes_on_where_a_dead_tee_left_it():

@@ -25,7 +25,7 @@ and sorting to undo a permutation, are those of "Hidden No More" (ICML 2025, arX
 applied here to value rows, where the dictionary needs no forward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -142,7 +142,7 @@ class DictionaryAttack:
         for session in sessions:
             check_heads(session, model)
         table = model.value_rows
-        queries = np.concatenate([self._features_of_rows(s, table) for s in sessions])
+        queries = np.concatenate([*map(self._features_of_rows(table), sessions)])
         found = model.token_ids[nearest(queries, table, self._features)]
         return split_by_session(found, sessions)
 
@@ -154,13 +154,18 @@ class DictionaryAttack:
         shaped = np.sort(shaped, axis=2) if self.sort else shaped
         return np.ascontiguousarray(shaped.reshape(len(rows), -1), np.float32)
 
-    def _features_of_rows(self, session: SessionRows, table: FloatArray) -> FloatArray:
-        """Features of stolen rows, which may be ciphertext: always finite."""
+    def _features_of_rows(self, table: FloatArray) -> Callable[[SessionRows], FloatArray]:
+        """Return what makes features of stolen rows, which may be ciphertext: always finite.
+
+        The table is measured here, once for all sessions.
+        """
         if self.view is View.SCALES:
-            return plausible_scales(session, np.abs(table).max(axis=2) / INT8_MAX)
+            scales = HeadRange.of(log_scales(np.abs(table).max(axis=2) / INT8_MAX))
+            return lambda session: plausible_scales(session, scales)
         if self.view is View.CODES:
-            return self._features(unit_rows(finite_codes(session)))
-        return self._features(plausible_values(session, table))
+            return lambda session: self._features(unit_rows(finite_codes(session)))
+        lengths = HeadRange.of(np.linalg.norm(table, axis=2))
+        return lambda session: self._features(plausible_values(session, lengths))
 
 
 def split_by_session(guesses: IdArray, sessions: Sequence[SessionRows]) -> list[IdArray]:
@@ -200,7 +205,21 @@ def unit_rows(rows: FloatArray) -> FloatArray:
     return np.asarray(wide / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
-def plausible_values(session: SessionRows, table: FloatArray) -> FloatArray:
+@dataclass(frozen=True, slots=True)
+class HeadRange:
+    """Least, median and greatest number of each head over the vocabulary: [n_kv_heads] each."""
+
+    low: FloatArray
+    middle: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def of(cls, numbers: FloatArray) -> "HeadRange":
+        """The range of one number per row and head, [D, n_kv_heads]."""
+        return cls(numbers.min(axis=0), np.median(numbers, axis=0), numbers.max(axis=0))
+
+
+def plausible_values(session: SessionRows, lengths: HeadRange) -> FloatArray:
     """Decoded rows, code * scale, with implausible heads brought to a plausible length.
 
     A head's row that is not finite, or longer or shorter than any the vocabulary has (by more than
@@ -208,17 +227,19 @@ def plausible_values(session: SessionRows, table: FloatArray) -> FloatArray:
     Plaintext rows are never touched. Ciphertext rows are: left alone, one scale of 1e30 would make
     the longest row of the dictionary the nearest neighbour of every position, and a low result
     would only show that the attacker had not noticed.
+
+    Args:
+        session: the stolen rows.
+        lengths: Euclidean lengths of the vocabulary's rows.
     """
-    lengths = np.linalg.norm(table, axis=2)  # [D, n_kv_heads]
-    low = lengths.min(axis=0) / LENGTH_MARGIN
-    high = lengths.max(axis=0) * LENGTH_MARGIN
+    low, high = lengths.low / LENGTH_MARGIN, lengths.high * LENGTH_MARGIN
     with np.errstate(over="ignore", invalid="ignore"):
         values = session.codes.astype(np.float64)
         if session.scales is not None:
             values = values * session.scales[:, :, None]
         found = np.linalg.norm(values, axis=2)
         plausible = (found >= low) & (found <= high)  # False for NaN
-    stand_in = unit_rows(finite_codes(session)) * np.median(lengths, axis=0)[:, None]
+    stand_in = unit_rows(finite_codes(session)) * lengths.middle[:, None]
     return np.asarray(np.where(plausible[:, :, None], values, stand_in), np.float32)
 
 
@@ -227,8 +248,8 @@ def log_scales(scales: FloatArray) -> FloatArray:
     return np.asarray(np.log2(np.maximum(scales, np.finfo(np.float32).tiny)), np.float32)
 
 
-def plausible_scales(session: SessionRows, table_scales: FloatArray) -> FloatArray:
-    """Log scales of stolen rows, [T, n_kv_heads].
+def plausible_scales(session: SessionRows, known: HeadRange) -> FloatArray:
+    """Log scales of stolen rows, [T, n_kv_heads], given those of the vocabulary.
 
     A scale outside the vocabulary's range is ciphertext: its fraction, log2|s| mod 1, picks a place
     inside the range, so that noise spreads over the dictionary instead of piling up at its edge.
@@ -239,8 +260,7 @@ def plausible_scales(session: SessionRows, table_scales: FloatArray) -> FloatArr
     elif session.code_max:  # the table's scales are those of INT8
         with np.errstate(invalid="ignore", over="ignore"):
             scales = scales * np.float32(session.code_max / INT8_MAX)
-    known = log_scales(table_scales)
-    low, high = known.min(axis=0) - 1.0, known.max(axis=0) + 1.0
+    low, high = known.low - 1.0, known.high + 1.0
     usable = np.isfinite(scales) & (scales != 0)
     found = np.log2(np.abs(np.where(usable, scales, 1.0)).astype(np.float64))
     spread = low + (found % 1.0) * (high - low)

@@ -180,7 +180,8 @@ class Asker:
 
     def _stream(self, draft: Draft, request: CloudRequest) -> None:
         chunks = self._cloud.stream(request, deadline_s=self._timeout_s)
-        draft.on_cancel(getattr(chunks, "cancel", None))
+        # An answer that leaves a draft is no failure of the provider's
+        draft.on_cancel(getattr(chunks, "withdraw", None) or getattr(chunks, "cancel", None))
         said = False
         try:
             for chunk in chunks:

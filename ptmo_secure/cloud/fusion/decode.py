@@ -1,5 +1,6 @@
 """Decoding with both models: the device's KV cache and private context, a cloud's advice."""
 
+import time
 from collections.abc import Iterator, Sequence
 
 from ptmo_secure.cloud.fusion.align import TokenMap
@@ -12,6 +13,7 @@ from ptmo_secure.engine.adapter_store import AdapterSelection
 from ptmo_secure.engine.engine import Engine, Messages
 from ptmo_secure.engine.generation import Generation
 from ptmo_secure.engine.sampler import SamplingParams
+from ptmo_secure.engine.stats import GenerationStats
 
 
 class FusedDecoder:
@@ -24,10 +26,12 @@ class FusedDecoder:
 
     Attributes:
         last_run: figures of the last answer, None before the first ends.
+        last_generation: what it took of the engine, as `Engine.last_run`; None where it was left.
     """
 
     def __init__(self, engine: Engine, cloud: Cloud, config: FusionConfig | None = None) -> None:
         self.last_run: FusionStats | None = None
+        self.last_generation: GenerationStats | None = None
         self._engine, self._cloud = engine, cloud
         self._config = config or FusionConfig()
         self._tokens = TokenMap(engine.tokenizer)
@@ -67,15 +71,20 @@ class FusedDecoder:
     def _run(
         self, generation: Generation, adapters: AdapterSelection, view: PublicView
     ) -> Iterator[str]:
-        answer = bytearray()
-        tokenizer = self._engine.tokenizer
+        answer, first_s = bytearray(), 0.0
+        tokenizer, sessions = self._engine.tokenizer, self._engine.sessions
         fuser = Fuser(self._tokens, self._cloud, view, self._config, clock=self._clock)
+        self.last_generation = None
+        started_s, prompt = time.perf_counter(), len(generation.history)
+        crossings = sessions.tee_crossings
         try:
-            with self._engine.sessions.open(adapters) as session:
+            with sessions.open(adapters) as session:
                 fuser.begin()
                 logits = session.feed(generation.history)[-1]
+                fed_s = time.perf_counter()
                 while True:
                     piece = generation.push(fuser.next(logits, answer))
+                    first_s = first_s or time.perf_counter()
                     if piece:
                         yield piece
                     if generation.finish_reason is not None:
@@ -83,6 +92,16 @@ class FusedDecoder:
                     token = generation.history[-1]
                     answer += tokenizer.token_bytes(token)
                     logits = session.feed([token])[-1]
+            self.last_generation = GenerationStats(
+                prompt_tokens=prompt,
+                prefilled_tokens=prompt,
+                decode_tokens=generation.made_tokens,
+                ttft_ms=1e3 * (first_s - started_s),
+                prefill_seconds=fed_s - started_s,
+                decode_seconds=time.perf_counter() - first_s,
+                tee_crossings=sessions.tee_crossings - crossings,
+                finish_reason=generation.finish_reason,
+            )
         finally:
             fuser.close()
             fuser.stats.finish_reason = generation.finish_reason

@@ -95,7 +95,7 @@ def _session(
 ) -> tuple[SessionTurn, ...]:
     topic = table.groups[int(rng.integers(len(table.groups)))]  # large topics come more often
     persona = rng.random() < PERSONA_RATE
-    name, city, firm = (str(rng.choice(words)) for words in (_NAMES, _CITIES, _FIRMS))
+    name, city, firm = (words[int(rng.integers(len(words)))] for words in (_NAMES, _CITIES, _FIRMS))
     turns: list[SessionTurn] = []
     last_secret = -STICKY_TURNS - 1
     for number in range(int(rng.integers(TURNS[0], TURNS[1] + 1))):

@@ -1,6 +1,7 @@
 """Sessions of several turns over a table of real outcomes: query by model, score."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,7 @@ class SessionsEnv(OffloadEnv):
         self._train = table.take(order[:cut])
         chosen = self._train if split == "train" else table.take(order[cut:])
         self._questions = chosen
-        self._estimates = self._predict(chosen, split, split_seed)
+        self._estimates = np.clip(self._predict(chosen, split, split_seed), 0.0, 1.0)
         rng = np.random.default_rng([split_seed, 1 + (split == "test")])
         self.sessions = make_sessions(chosen, self.config.sessions, rng)
         self._charges = rng.uniform(*self.config.battery, size=len(self.sessions))
@@ -133,6 +134,7 @@ class SessionsEnv(OffloadEnv):
         self.set_budget(budget)
         self._number, self._turn = 0, 0
         self._states, self._past = self.start(), Past()
+        self._worked_out: tuple[States | None, dict[bool, Floats]] = None, {}
 
     def set_budget(self, budget: tuple[float, ...]) -> None:
         """Give the sessions from the next `reset` on another budget, as in the class."""
@@ -157,7 +159,7 @@ class SessionsEnv(OffloadEnv):
         """
         number, turn = int(action), self.turn
         sent = session_model.egress(turn, self._past, number)
-        cost = self.world.costs(turn, self._past, self._states, doubted=turn.doubted)[0]
+        cost = self._costs(doubted=turn.doubted)
         scored = float(self.true_quality()[number])
         reward = self.weights.alpha * scored + float(self.true_rest()[number])
         self._states = session_model.advance(
@@ -173,10 +175,10 @@ class SessionsEnv(OffloadEnv):
     def view(self) -> View:
         """Return what a policy sees of the present turn."""
         turn = self.turn
-        most = self.world.costs(turn, self._past, self._states, doubted=True)[0]
-        predicted = np.clip(self._estimates[turn.row], 0.0, 1.0)
+        most = self._costs(doubted=True)
+        predicted = self._estimates[turn.row]
         doubt = CHECK[0] * (1 - predicted[0]) + CHECK[1] * predicted[0]
-        local = self.world.costs(turn, self._past, self._states, doubted=False)[0]
+        local = self._costs(doubted=False)
         view = View(
             text=turn.question,
             observation=self._observation(),
@@ -240,8 +242,7 @@ class SessionsEnv(OffloadEnv):
 
     def true_rest(self) -> Floats:
         """Reward of each action now, without its quality, [5]."""
-        turn = self.turn
-        return self.known(self.world.costs(turn, self._past, self._states, doubted=turn.doubted)[0])
+        return self.known(self._costs(doubted=self.turn.doubted))
 
     def plan(self) -> tuple[int, ...]:
         """The best actions of the session that is at its start."""
@@ -297,34 +298,48 @@ class SessionsEnv(OffloadEnv):
         mean = np.mean(first, axis=0)
         return Scales(float(mean[LATENCY]), float(mean[USD]))
 
-    def _features(self, predicted: Floats) -> Floats:
-        turn, states = self.turn, self._states
+    def _costs(self, *, doubted: bool) -> Floats:
+        """What each action uses now, [5, 4], read-only: several ask, and it is one for a state."""
+        states, found = self._worked_out
+        if states is not self._states:
+            found = {}
+            self._worked_out = self._states, found  # not emptied: a copy of this may share it
+        if doubted not in found:
+            cost = self.world.costs(self.turn, self._past, self._states, doubted=doubted)[0]
+            cost.flags.writeable = False
+            found[doubted] = cost
+        return found[doubted]
+
+    def _shares_left(self) -> Floats:
+        """Shares of the dollars and of the risk that are left, in [-1, 1], [2]."""
         shares = np.ones(2)
         for place, resource in enumerate((USD, RISK)):
-            if np.isfinite(self.limits[resource]):
-                limit = max(float(self.limits[resource]), 1e-12)
-                shares[place] = states.remaining[0, resource] / limit
+            limit = float(self.limits[resource])
+            if math.isfinite(limit):
+                shares[place] = self._states.remaining[0, resource] / max(limit, 1e-12)
+        return shares.clip(-1, 1)
+
+    def _features(self, predicted: Floats) -> Floats:
+        turn = self.turn
         semi = any(piece.level is Level.SEMI_SENSITIVE for piece in turn.pieces)
         length = (turn.prompt + self._past.tokens) / 1000
-        return np.array([*predicted, float(semi), *np.clip(shares, -1, 1), length, 1.0])
+        return np.array([*predicted, float(semi), *self._shares_left(), length, 1.0])
 
     def _observation(self) -> Observation:
         """See the class."""
         turn, past, states = self.turn, self._past, self._states
-        predicted = np.clip(self._estimates[turn.row], 0.0, 1.0)
         levels = {piece.level for piece in turn.pieces}
-        cost = self.world.costs(turn, past, states, doubted=True)[0]
+        cost = self._costs(doubted=True)
         charge = float(states.battery[0]) / self.world.device.battery_j
-        shares = self._features(predicted)[3:5]
         numbers = [
-            *predicted,
+            *self._estimates[turn.row],
             *(float(level in levels) for level in Level),
             float(turn.holds_secret),
             float(turn.sticky),
             self._turn / TURNS[1],
             turn.prompt / 100,
             past.tokens / 1000,
-            *shares,
+            *self._shares_left(),
             charge,
             float(charge < LOW_BATTERY),
             float(states.local_seen[0]) / max(1, past.tokens),
@@ -333,7 +348,7 @@ class SessionsEnv(OffloadEnv):
             *(cost[:, LATENCY] / self.scales.latency_s),
             *(cost[:, USD] / self.scales.usd),
         ]
-        return np.asarray(np.clip(numbers, -1.0, _TOP), dtype=np.float32)
+        return np.array(numbers).clip(-1.0, _TOP).astype(np.float32)
 
 
 class SessionTruth:

@@ -21,6 +21,7 @@ _HOME = {
     "knn": "knn:KnnRouter",
     "matrix": "matrix:MatrixRouter",
     "groups": "groups:GroupRouter",
+    "shaped": "shaped:ShapedRouter",
     "cascade": "cascade:Cascade",
     "cs-ucb": "bandits:ConstraintUcb",
     "linucb": "bandits:LinUcb",
@@ -42,6 +43,7 @@ _HOME = {
     "constrained-oracle": "oracles:ConstrainedOracle",
 }
 POLICIES = tuple(_HOME)
+_TRAINED_FOR = {"rl": "sessions"}  # elsewhere it understands neither observation nor actions
 
 
 def make_policy(name: str, seed: int) -> "Policy":
@@ -55,6 +57,22 @@ def make_policy(name: str, seed: int) -> "Policy":
     home = module if "." in module else f"{__name__}.{module}"
     made: Policy = getattr(import_module(home), kind)(seed)
     return made
+
+
+def chosen(text: str, env: str) -> tuple[str, ...]:
+    """Return the policies of a list with commas, or for "all" those that can play an environment.
+
+    Raises:
+        InputError: there is none of a name, or it cannot play there.
+    """
+    if text == "all":
+        return tuple(name for name in POLICIES if _TRAINED_FOR.get(name, env) == env)
+    names = tuple(text.split(","))
+    check_names(names)
+    for name in names:
+        if _TRAINED_FOR.get(name, env) != env:
+            raise InputError(f"the policy {name} plays {_TRAINED_FOR[name]} alone, not {env}")
+    return names
 
 
 def check_names(names: "Sequence[str]") -> None:

@@ -14,12 +14,14 @@ _EPISODES = 200
 
 
 class Bandit(Policy):
-    """A policy that plays the training episodes through the gate before it is measured."""
+    """A policy that plays practice episodes through the gate before it is measured."""
 
     def fit(self, train: OffloadEnv) -> None:
-        """Play training episodes, and learn from each turn."""
-        for _ in range(_EPISODES):
-            run_episode(train, self, int(self.rng.integers(train.episodes)))
+        """Play practice episodes under each of the environment's budgets in turn."""
+        practice = train.practice(int(self.rng.integers(2**31)))
+        for number in range(_EPISODES):
+            practice.set_budget(practice.budgets[number % len(practice.budgets)])
+            run_episode(practice, self, int(self.rng.integers(practice.episodes)))
 
 
 class ConstraintUcb(Bandit):

@@ -6,14 +6,18 @@ from typing import ClassVar
 import numpy as np
 
 from ptmo_secure.errors import EngineError, InputError
-from ptmo_secure.offload.actions import RISK, Floats, Mask, View
+from ptmo_secure.offload.actions import RESOURCES, RISK, Floats, Mask, View
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.policies.base import Policy, best, local_actions
 from ptmo_secure.offload.rl.account import EpsilonAccount
 from ptmo_secure.offload.rl.advice import Advice, advice_for
 from ptmo_secure.offload.rl.features import describe
+from ptmo_secure.offload.rl.lagrangian import limits_of
 from ptmo_secure.offload.rl.network import Network, load_network
 from ptmo_secure.offload.rl.pilot import Pilot
+from ptmo_secure.offload.rollout import mean_reward
+
+_SETTLED_ON = 200  # training episodes, or as many as there are
 
 
 class AdviceOnly(Policy):
@@ -60,26 +64,43 @@ class Learned(AdviceOnly):
         self._pilot: Pilot | None = None
         self.account: EpsilonAccount | None = None
 
+    def hold(self, limits: dict[str, float]) -> None:
+        """Hold these limits, by the names of `RESOURCES`, from the training on."""
+        self._limits = dict(limits)
+
     def recall(self, path: Path) -> None:
         """Take a trained network; `fit` then fits the advice alone.
 
         Raises:
-            InputError: the file is no policy, or one of another algorithm or seed.
+            InputError: the file is no policy, or one of another algorithm or seed; or a limit is to
+                be held that it was trained without, so that it does not know what a price is.
         """
         network = load_network(path)
         if (network.card.get("algo"), network.card.get("seed")) != (self.algo, self._seed):
             raise InputError(f"{path}: not a policy of {self.algo} with seed {self._seed}")
+        unknown = [n for n in self._limits if np.isinf(network.limits[RESOURCES.index(n)])]
+        if unknown:
+            wanted = " ".join(f"--limit {name}={self._limits[name]:g}" for name in self._limits)
+            raise InputError(
+                f"{path}: trained without a limit of {unknown[0]}: train with {wanted}"
+            )
         self.use(network)
 
     def use(self, network: Network) -> None:
         """Decide by this network from now on."""
-        self._pilot = Pilot(network, seed=self._seed)
+        limits = np.array(limits_of(self._limits)) if self._limits else None
+        self._pilot = Pilot(network, limits, seed=self._seed)
+
+    def tune(self, train: OffloadEnv) -> None:
+        """Let the prices settle on training episodes, under the budgets that these have now."""
+        if self._pilot is not None and self._pilot.held.bounded.any():
+            mean_reward(train, self, _SETTLED_ON)
 
     def fit(self, train: OffloadEnv) -> None:
         """Fit the advice, then train the network, unless there is one."""
         super().fit(train)
         if self._pilot is None and self._advice is not None:
-            from ptmo_secure.offload.rl.training import STEPS, Plan, limits_of
+            from ptmo_secure.offload.rl.training import STEPS, Plan
             from ptmo_secure.offload.rl.training import train as learn
 
             steps = STEPS if self._steps is None else self._steps

@@ -7,6 +7,7 @@ learner (`PenalisedLoss`). In the second one the budgets left stand in the obser
 that ends over a budget earns nothing; `tmo-rc-*` are these.
 """
 
+import copy
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -57,15 +58,36 @@ class PenalisedLoss:
 
 
 class _Private(gym.Wrapper[Any, Any, Any, Any]):
-    """Turns an action that the privacy rules forbid into the local one; budgets are nobody's."""
+    """Turns an action that the privacy rules forbid into the local one; budgets are nobody's.
+
+    Args:
+        env: of the training split. Each episode is under one of its budgets, drawn as TMO draws.
+        rng: of the draws.
+        constrained: whether a turn that ends over a budget earns nothing.
+    """
+
+    def __init__(self, env: OffloadEnv, rng: np.random.Generator, *, constrained: bool) -> None:
+        self._inside = copy.copy(env)  # whose budget is not what others find afterwards
+        super().__init__(self._inside)
+        self._rng, self._constrained = rng, constrained
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        budgets = self._inside.budgets
+        self._inside.set_budget(budgets[int(self._rng.integers(len(budgets)))])
+        return self._inside.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> Any:
         """Do the action, or stay local."""
-        env = self.env.unwrapped
-        if isinstance(env, OffloadEnv) and not env.private_mask()[int(action)]:
-            local = [one.kind is Kind.LOCAL for one in env.actions]
+        if not self._inside.private_mask()[int(action)]:
+            local = [one.kind is Kind.LOCAL for one in self._inside.actions]
             action = np.int64(local.index(True))
-        return self.env.step(action)
+        seen, reward, done, cut, info = self._inside.step(action)
+        if self._constrained and info["over_budget"]:
+            reward = 0.0
+        return seen, reward, done, cut, info
 
 
 class Tmo(Policy):
@@ -86,11 +108,13 @@ class Tmo(Policy):
         self._model: BaseAlgorithm | None = None
 
     def fit(self, train: OffloadEnv) -> None:
-        """Train on the environment as it is: M4A1 with TMO's replay, its budgets drawn by it."""
+        """Train on the environment as it is: M4A1 with TMO's replay, and budgets that are drawn."""
         torch.set_num_threads(1)
-        school: gym.Env[Any, Any] = _Private(train)
+        school: gym.Env[Any, Any]
         if isinstance(train, M4A1Env):
             school = train.released(constrained=self.constrained)
+        else:
+            school = _Private(train, self.rng, constrained=self.constrained)
         self._model = self.learner("MlpPolicy", school, seed=self._seed, device="cpu")
         self._model.set_logger(silent_logger())
         self._model.learn(self._steps)

@@ -120,3 +120,17 @@ class PidMultipliers:
         self._integral = np.array(state["integral"], dtype=np.float64)
         self._error = None if state["error"] is None else np.array(state["error"])
         self._cost = None if state["cost"] is None else np.array(state["cost"])
+
+
+def limits_of(wanted: dict[str, float]) -> tuple[float, ...]:
+    """Return limits by the names of `RESOURCES`; the others are endless.
+
+    Raises:
+        InputError: there is no such resource, or a limit is not above 0.
+    """
+    for name, value in wanted.items():
+        if name not in RESOURCES or not value > 0:
+            names = ", ".join(RESOURCES)
+            raise InputError(f"limit {name}={value:g}: one of {names}, above 0")
+    found: Floats = np.array([wanted.get(name, np.inf) for name in RESOURCES])
+    return tuple(float(value) for value in found)

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.offload.actions import RESOURCES, Floats
+from ptmo_secure.offload.actions import RESOURCES
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.rl.advice import Advice
 from ptmo_secure.offload.rl.lagrangian import PidMultipliers
@@ -215,17 +215,3 @@ def _plain(plan: Plan) -> dict[str, Any]:
     """The plan in types that a checkpoint may hold."""
     budgets = [list(budget) for budget in plan.budgets]
     return {**asdict(plan), "budgets": budgets, "limits": list(plan.limits)}
-
-
-def limits_of(wanted: dict[str, float]) -> tuple[float, ...]:
-    """Return limits by the names of `RESOURCES`; the others are endless.
-
-    Raises:
-        InputError: there is no such resource, or a limit is not above 0.
-    """
-    for name, value in wanted.items():
-        if name not in RESOURCES or not value > 0:
-            names = ", ".join(RESOURCES)
-            raise InputError(f"limit {name}={value:g}: one of {names}, above 0")
-    found: Floats = np.array([wanted.get(name, np.inf) for name in RESOURCES])
-    return tuple(float(value) for value in found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import not_installed
 from ptmo_secure.privacy.synth import credentials, identifiers, local
 from ptmo_secure.privacy.synth.example import Piece, Split
 from ptmo_secure.privacy.synth.identifiers import digits, letters
@@ -54,9 +54,7 @@ class Sources:
         try:
             from faker import Faker
         except ImportError:
-            raise InputError(
-                "made-up data needs Faker: run pip install 'ptmo-secure[train]'"
-            ) from None
+            raise not_installed("made-up data", "train") from None
         locale = self.rng.choice(LOCALES[self.split])
         if locale not in self._fakes:
             fake = Faker(locale)

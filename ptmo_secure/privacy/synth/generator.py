@@ -7,6 +7,7 @@ The side decides templates, words and locales: nothing of the held-out side is s
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 from ptmo_secure.privacy.synth.example import Example, Label, Piece, Split, join
 from ptmo_secure.privacy.synth.fillers import Filler, Sources
@@ -19,10 +20,11 @@ PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
     *("en_world", "en_office", "en_life", "en_data", "en_short"),
+    *("en_reviews", "en_headlines", "en_signatures", "en_chatter"),
 )
 _ASKED = (
     *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),
-    *("neg_work", "neg_code"),
+    *("neg_work", "neg_code", "neg_plain"),
 )
 _SUMS = ("neg_sums", "neg_stories")
 HARMLESS_FAMILIES = (*_ASKED, *_SUMS)
@@ -30,8 +32,23 @@ _SUM_SHARE = 0.27
 _ASKED_TWICE = 0.35
 _FACTS = ("neg_facts", "neg_facts", "neg_facts", "neg_sums")
 FRAME_FAMILIES = ("frames_private", "frames_public")
-KOREAN_PRIVATE = ("ko_private", "ko_chat", "ko_office", "ko_life", "ko_data", "ko_names")
-KOREAN_HARMLESS = ("ko_harmless", "ko_questions", "ko_tasks", "ko_stories", "ko_first_person")
+KOREAN_PRIVATE = (
+    "ko_private",
+    "ko_chat",
+    "ko_office",
+    "ko_life",
+    "ko_data",
+    "ko_names",
+    "ko_prose",
+)
+KOREAN_HARMLESS = (
+    "ko_harmless",
+    "ko_questions",
+    "ko_tasks",
+    "ko_stories",
+    "ko_first_person",
+    "ko_plain",
+)
 KOREAN_FAMILIES = (*KOREAN_PRIVATE, *KOREAN_HARMLESS)
 FAMILIES = (
     *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES),
@@ -117,14 +134,19 @@ def _names_one_person(template: Template) -> bool:
     return named == {"p.full"}
 
 
+@cache
+def _weights(family: str, split: Split) -> list[float]:
+    return [template.weight for template in of_split(family, split)]
+
+
 def _pick(family: str, sources: Sources) -> Template:
     templates = of_split(family, sources.split)
-    return sources.rng.choices(templates, [template.weight for template in templates])[0]
+    return sources.rng.choices(templates, _weights(family, sources.split))[0]
 
 
 def _pick_of(families: Sequence[str], sources: Sources) -> Template:
     """A template of several families, each as often as its templates weigh."""
-    sizes = [sum(t.weight for t in of_split(family, sources.split)) for family in families]
+    sizes = [sum(_weights(family, sources.split)) for family in families]
     return _pick(sources.rng.choices(families, sizes)[0], sources)
 
 

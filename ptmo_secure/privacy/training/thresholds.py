@@ -11,21 +11,29 @@ import onnxruntime
 from ptmo_secure.privacy.training.batches import IGNORED, Tagged
 
 GRID = tuple(round(0.05 * step, 2) for step in range(2, 17))  # 0.1 to 0.8
-LEAK_COST = 3.0  # of a private token that is overlooked, in false alarms
+LEAK_COST = 4.0  # of a private token that is overlooked, in false alarms
+# What one word of a text must reach for any to count, if nothing else is private
+ALONE = {"en": 0.55, "ko": 0.55}
+# In a text that writes names with capitals: what a small word must reach for a name, in company and
+# for any word to count; and a capital within a sentence
+FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.05, "capital_alone": 0.3}
 _LEAST_TOKENS = 30  # of a kind, to choose by
 _USUAL = 0.5
 
 
-def choose(model: Path, labels: Sequence[str], texts: Iterable[Tagged]) -> dict[str, float]:
+def choose(
+    model: Path, labels: Sequence[str], texts: Iterable[Tagged], alone: float
+) -> dict[str, float]:
     """Return for each kind the least 1 - P(O) that counts.
 
     A token belongs to the kind that the model finds likeliest. The threshold of a kind minimises
-    ``LEAK_COST * overlooked + false alarms`` over its tokens.
+    ``LEAK_COST * overlooked + false alarms`` over its tokens in texts of which one reaches `alone`.
 
     Args:
         model: `model.onnx`.
         labels: of its classes.
         texts: held-out, with their classes.
+        alone: of their language.
     """
     kinds = sorted({label[2:] for label in labels[1:]})
     by_kind = np.zeros((len(labels), len(kinds)), dtype=np.float32)
@@ -37,6 +45,8 @@ def choose(model: Path, labels: Sequence[str], texts: Iterable[Tagged]) -> dict[
         ids = np.array([text.ids], dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         probabilities = _softmax(session.run(None, feed)[0][0])
+        if 1.0 - probabilities[:, 0].min() < alone:
+            continue  # none of its tokens counts, whatever the thresholds are
         likeliest = (probabilities @ by_kind).argmax(axis=1)
         for row, label_class in enumerate(text.classes):
             if label_class != IGNORED:

@@ -3,9 +3,12 @@
 
 const byId = (id) => document.getElementById(id);
 const messages = []; // the conversation, as the API takes it
+const held = new Set(); // places of messages of which anything was kept on the device
+const keep = new Set(); // numbers of the parts under review that are kept
 let running = null; // AbortController of the answer under way
 let model = "";
 let reviewed = null; // the text whose parts are shown
+let shown = 0; // counts previews, so that a late one is not taken for the newest
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -44,7 +47,11 @@ function fail(problem) {
 async function look() {
   try {
     const { data } = await (await ask("/v1/models")).json();
-    model = data[0].id;
+    const names = data.filter((each) => !each.x_ptmo).map((each) => each.id); // not the encoder
+    if (!names.includes(model)) model = names[0];
+    byId("model").replaceChildren(...names.map((name) => element("option", "", name)));
+    byId("model").value = model;
+    byId("model-box").hidden = names.length < 2;
     byId("about").textContent = `Model ${model}`;
     byId("error").textContent = "";
   } catch (problem) {
@@ -76,44 +83,77 @@ function partItem(part) {
   item.append(element("p", "", part.text));
   if (part.sent === null) {
     item.append(element("p", "why", "Stays on this device."));
-    return item;
+    if (!keep.has(part.order)) return item;
+  } else {
+    item.append(element("p", "why", "Would be sent as:"), element("p", "sent", part.sent));
   }
-  item.append(element("p", "why", "Would be sent as:"), element("p", "sent", part.sent));
   const label = element("label");
   const box = element("input", "keep");
   box.type = "checkbox";
-  box.value = String(part.order);
+  box.checked = keep.has(part.order);
+  box.addEventListener("change", () => {
+    if (box.checked) keep.add(part.order);
+    else keep.delete(part.order);
+    show(part.order);
+  });
   label.append(box, ` Keep part ${part.order + 1} on this device`);
   item.append(label);
   return item;
 }
 
-async function review(event) {
+function messageItem(message) {
+  const item = element("li");
+  item.append(element("span", "who", message.role));
+  if (message.content) item.append(element("p", "sent", message.content));
+  if (message.tool_calls) item.append(element("p", "sent", JSON.stringify(message.tool_calls)));
+  return item;
+}
+
+function review(event) {
   event.preventDefault();
+  if (!byId("text").value.trim() || running) return;
+  keep.clear();
+  show(null);
+}
+
+// What would become of the message; `changed` is the part whose box was ticked, if one was.
+async function show(changed) {
   const text = byId("text").value;
-  if (!text.trim() || running) return;
+  const asked = ++shown;
   byId("error").textContent = "";
+  byId("send").disabled = true; // what is shown is what is sent
   try {
     if (!model) await look();
     const turn = { role: "user", content: text };
-    const told = await (await ask("/x-ptmo/preview", { messages: [...messages, turn] })).json();
+    const wishes = { keep_local: [...keep], keep_messages: [...held] };
+    const body = { messages: [...messages, turn], x_ptmo: wishes };
+    const told = await (await ask("/x-ptmo/preview", body)).json();
+    if (asked !== shown) return; // the message or a box was changed meanwhile
     reviewed = text;
     const found = counted(told.found);
     byId("verdict").textContent =
       `${told.level.replace("_", " ")} (${told.score.toFixed(2)}), route ${told.route}` +
       (found ? `: ${found}` : "");
     byId("parts").replaceChildren(...told.segments.map(partItem));
+    byId("all").replaceChildren(...(told.request?.messages ?? []).map(messageItem));
+    byId("all-title").textContent = told.request
+      ? "All that would be sent to the cloud" : "Nothing would be sent to a cloud.";
     byId("review").hidden = false;
-    byId("review-title").focus();
+    byId("send").disabled = false;
+    const box = changed === null ? null : byId("parts").children[changed]?.querySelector(".keep");
+    (box ?? byId("review-title")).focus();
   } catch (problem) {
+    closeReview();
     fail(problem);
   }
 }
 
 function closeReview() {
+  shown += 1;
   reviewed = null;
   byId("review").hidden = true;
   byId("parts").replaceChildren();
+  byId("all").replaceChildren();
 }
 
 function explain(facts) {
@@ -144,7 +184,12 @@ async function* chunksOf(response) {
 
 async function send(localOnly) {
   if (reviewed === null || running) return;
-  const keep = [...document.querySelectorAll(".keep:checked")].map((box) => Number(box.value));
+  const wishes = {
+    route: localOnly ? "local" : "auto",
+    keep_local: [...keep],
+    keep_messages: [...held],
+  };
+  if (localOnly || keep.size) held.add(messages.length);
   messages.push({ role: "user", content: reviewed });
   addTurn("user", reviewed);
   byId("text").value = "";
@@ -155,10 +200,7 @@ async function send(localOnly) {
   const paragraph = addTurn("assistant", "");
   let answer = "";
   try {
-    const body = {
-      model, messages, stream: true,
-      x_ptmo: { route: localOnly ? "local" : "auto", keep_local: keep },
-    };
+    const body = { model, messages, stream: true, x_ptmo: wishes };
     const response = await ask("/v1/chat/completions", body, running.signal);
     for await (const chunk of chunksOf(response)) {
       if (chunk.error) throw new Error(chunk.error.message);
@@ -180,6 +222,7 @@ async function send(localOnly) {
 function clear() {
   if (running) running.abort();
   messages.length = 0;
+  held.clear();
   closeReview();
   byId("talk").replaceChildren();
   for (const id of ["trace", "error"]) byId(id).textContent = "";
@@ -197,4 +240,8 @@ byId("refuse").addEventListener("click", () => { closeReview(); byId("text").foc
 byId("stop").addEventListener("click", () => running && running.abort());
 byId("clear").addEventListener("click", clear);
 byId("key").addEventListener("change", look);
+byId("model").addEventListener("change", () => {
+  model = byId("model").value;
+  byId("about").textContent = `Model ${model}`;
+});
 look();

@@ -136,12 +136,8 @@ def separator_edits(text: str) -> Iterator[Edit]:
         digits = re.sub(r"\D", "", run)
         if not 7 <= len(digits) <= 24 or _PLAIN_NUMBER.fullmatch(run):
             continue
-        if tuple(map(len, re.findall(r"\d+", run))) in _SHAPES:
-            yield match.start(), match.end(), _ODD.sub("-", run)
-        elif "\n" in run:
-            yield match.start(), match.end(), run.replace("\n", "")
-        else:
-            yield match.start(), match.end(), _ODD.sub("-", run)
+        cut = "\n" in run and tuple(map(len, re.findall(r"\d+", run))) not in _SHAPES
+        yield match.start(), match.end(), run.replace("\n", "") if cut else _ODD.sub("-", run)
 
 
 def look_alike_digit_edits(text: str) -> Iterator[Edit]:
