@@ -14,6 +14,7 @@ from ptmo_secure.hybrid.telling import (
     Limit,
     Message,
     Told,
+    calls_of,
     cut_message,
     fitting,
     is_known,
@@ -272,13 +273,14 @@ class Replay:
         said = memory.words(self._user, number, asked, message)
         if said is not None:
             key = memory.key("heard", number, said)
-            own = _with_ids(said, message)
-            return Told((own,), 0.0, key, whole=True, heard=True, familiar=_texts(own))
+            own = (_as_here(said, message),)
+            return Told(own, 0.0, key, whole=True, heard=True, familiar=_texts(said))
         # The device's, as far as is known, which was shown all of the conversation
         if self._withheld:
             return NOTHING
         spoken = self._spoken if message.get("tool_calls") else ""
-        return self._archive.told(self._vault, message, "masked", (), spoken)
+        told = self._archive.told(self._vault, message, "masked", (), spoken)
+        return replace(told, messages=tuple(_as_here(one, message) for one in told.messages))
 
     def _of_tool(self, at: int) -> Told:
         message = self._messages[at]
@@ -346,10 +348,14 @@ def _texts(message: Message) -> tuple[str, ...]:
         return ()
 
 
-def _with_ids(said: Message, message: Message) -> Message:
-    """Return a cloud's message with the ids that its calls have here."""
+def _as_here(said: Message, message: Message) -> Message:
+    """Return a message with the ids that its calls have here, and the names that it lacks."""
     calls, own = said.get("tool_calls"), message.get("tool_calls")
     if not isinstance(calls, list) or not isinstance(own, (list, tuple)):
         return said
-    named = [{**call, "id": str(mine.get("id", ""))} for call, mine in zip(calls, own, strict=True)]
+    names = [name for name, _ in calls_of(message)]
+    named = [
+        {**call, "id": str(mine.get("id", "")), "function": {"name": name, **call["function"]}}
+        for call, mine, name in zip(calls, own, names, strict=True)
+    ]
     return {**said, "tool_calls": named}
