@@ -237,13 +237,13 @@ class Replay:
         return Past(history[:-1], withheld, sticky, revealed, sent)
 
     def _next(self, at: int) -> Told:
-        message, role = self._messages[at], self._messages[at].get("role")
+        role = self._messages[at].get("role")
         if role == "user":
             seen = self._of_user(at)
             self._silent, self._strict = not seen.messages, not seen.whole
             self._secret.append(not seen.whole)
         elif role not in ("assistant", "tool"):
-            seen = self._archive.told(self._vault, message, "masked")
+            seen = self._of_system(at)
         elif self._silent:
             seen = NOTHING
         elif role == "assistant":
@@ -257,6 +257,13 @@ class Replay:
         if role == "user" or seen.heard:
             self._spoken += "\n".join(map(text_of, seen.messages)) + "\n"
         return seen
+
+    def _of_system(self, at: int) -> Told:
+        # Programs send one prompt with every conversation: kept is that of those with a kept turn
+        users = (i for i, one in enumerate(self._messages) if one.get("role") == "user")
+        if self._kept(at) and any(self._kept(i) == ALL for i in users):
+            return NOTHING
+        return self._archive.told(self._vault, self._messages[at], "masked")
 
     def _of_user(self, at: int) -> Told:
         message = self._messages[at]

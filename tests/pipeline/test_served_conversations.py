@@ -200,6 +200,36 @@ def test_a_tool_with_a_name_that_looks_private_is_called_by_another(talk, stream
     assert b"fetch_url" not in talk.cloud.received
 
 
+SYSTEM = {"role": "system", "content": "Answer as the bakery's helper, in one line."}
+
+
+def test_a_system_prompt_of_a_local_request_stays_with_its_conversation(talk):
+    talk.messages = [SYSTEM]
+    assert talk.say(RECIPE, route="local")["route"] == "local"
+    later = talk.preview(PLAIN)["request"]["messages"]
+    assert talk.say(PLAIN)["route"] == "cloud"
+    assert talk.asked() == [("user", PLAIN)] == [(m["role"], m["content"]) for m in later]
+    talk.say("What is Rust?")  # that the conversation brought it again has told it nobody
+    assert b"bakery" not in talk.cloud.received
+    talk.messages = [SYSTEM]  # another conversation, whose user keeps nothing
+    told = talk.preview(PLAIN)["request"]["messages"]
+    assert [(m["role"], m["content"]) for m in told] == [
+        (SYSTEM["role"], SYSTEM["content"]),
+        ("user", PLAIN),
+    ]
+    talk.say(PLAIN)
+    assert talk.bodies()[-1]["messages"] == told
+
+
+def test_a_system_prompt_that_left_before_a_local_request_goes_on_being_told(talk):
+    talk.messages = [SYSTEM]
+    talk.say(PLAIN)
+    talk.say(RECIPE, route="local")
+    talk.say("What is Rust?")
+    assert talk.asked()[0] == (SYSTEM["role"], SYSTEM["content"])
+    assert b"cardamom" not in talk.cloud.received
+
+
 def test_a_result_for_a_withheld_turn_stays(talk):
     said = "My password is secret123. Check how often it leaked."
     call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
