@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ptmo_secure.cloud.body import BodyError, texts_of
 from ptmo_secure.hybrid.guarding import SharedGuard
 from ptmo_secure.hybrid.memory import ALL, Memory, Recent, exchange_before
-from ptmo_secure.hybrid.segments import divide, speaks_of_own
+from ptmo_secure.hybrid.segments import divide, says_nothing_alone, speaks_of_own
 from ptmo_secure.hybrid.telling import (
     NOT_SHOWN,
     NOTHING,
@@ -41,6 +41,7 @@ class Past:
         history: what of the earlier messages may be told.
         withheld: how many of them may not, or not all.
         sticky: whether one of these is close.
+        silent: whether of the turn before the last message, or of its answer, nothing may be told.
         revealed: whether the last message is private in the light of what was said before it.
         sent: the last message, where it is none of the user's and may be told.
     """
@@ -48,6 +49,7 @@ class Past:
     history: tuple[Told, ...]
     withheld: int
     sticky: bool
+    silent: bool
     revealed: bool
     sent: Told | None = None
 
@@ -226,15 +228,15 @@ class Replay:
         """Return what may be told. Called once."""
         last = len(self._messages) - 1
         told = [self._next(at) for at in range(last)]
-        withheld, sticky = self._withheld, self._sticky()
+        before = self._withheld, self._sticky(), self._silent
         final = None if self._messages[last].get("role") == "user" else self._next(last)
         told += [] if final is None else [final]
         history = fitting(self._vault, [one for one in told if one.messages])
         revealed = self._is_revealed(last)
         if final is None or not history or history[-1] is not final:
-            return Past(history, withheld, sticky, revealed)
+            return Past(history, *before, revealed)
         sent = final if final.whole and not revealed else None
-        return Past(history[:-1], withheld, sticky, revealed, sent)
+        return Past(history[:-1], *before, revealed, sent)
 
     def _next(self, at: int) -> Told:
         role = self._messages[at].get("role")
@@ -268,7 +270,7 @@ class Replay:
     def _of_user(self, at: int) -> Told:
         message = self._messages[at]
         seen = self._archive.told(self._vault, message, "request", self._kept(at))
-        spoken = seen.refers_back and self._sticky()
+        spoken = refers(text_of(message), seen.refers_back, self._sticky(), self._silent)
         own = self._withheld > 0 and speaks_of_own(text_of(message))
         stays = spoken or own or self._stayed(at) or self._is_revealed(at)
         return NOTHING if stays else seen
@@ -310,6 +312,17 @@ class Replay:
 
     def _sticky(self) -> bool:
         return any(self._secret[-STICKY_TURNS:])
+
+
+def refers(text: str, back: bool, sticky: bool, silent: bool) -> bool:
+    """Whether a message speaks of what stayed before it, or may.
+
+    Args:
+        text: of the user's.
+        back: whether a word of it stands for something, by the guard.
+        sticky, silent: as of `Past`.
+    """
+    return (back and sticky) or (silent and says_nothing_alone(text))
 
 
 def shows(alone: Iterable[_Span], whole: Iterable[_Span], text: str, spoken: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 from ptmo_secure.cloud.body import MAX_DEPTH, Text
 from ptmo_secure.privacy.risk import text_cost
 from ptmo_secure.types import PrivateSpan
-from tee_sim.client import Masked, ScanResult, Vault
+from tee_sim.client import Masked, ScanResult, Vault, names_in
 
 Message = Mapping[str, object]
 Limit = Literal["request", "masked", "public"]
@@ -130,9 +130,10 @@ def known_values(found: ScanResult, text: str, spoken: str) -> tuple[str, ...]:
         spoken: what the cloud was told in this conversation, or wrote itself.
 
     Returns:
-        Names and dates alone, longest first; none where the text has characters of marks.
+        Names and dates alone, longest first; none where the text has characters of marks, or what
+        looks like a placeholder: a mask has to see that whole.
     """
-    if _MARKS.search(text):
+    if _MARKS.search(text) or names_in(text):
         return ()
     values = {
         text[s.start : s.end]
