@@ -38,6 +38,11 @@ class AdviceOnly(Policy):
         """The highest expected reward."""
         return best(self._expected(view, mask), mask)
 
+    def observe(self, view: View, action: int, quality: float) -> None:
+        """Use the time that the answer takes to prepare the next turn."""
+        if self._advice is not None:
+            self._advice.foresee(view, action)
+
     def _expected(self, view: View, mask: Mask) -> Floats:
         if self._advice is None:
             raise EngineError(f"the policy {self.name} is not fitted")
