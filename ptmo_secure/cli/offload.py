@@ -93,7 +93,8 @@ def eval(
     Without a data folder a small synthetic table stands in: it runs everything, and says nothing
     about any model. A budget is seconds:dollars (m4a1), with :risk (m4a1-device), or
     share of an all-cloud session's dollars:risk (sessions). A limit is of the mean episode: the
-    learners rc-* hold it, and every policy's mean is compared with it. See docs/offload.md.
+    learners rc-* hold it, and every policy's mean is compared with it. "p99 ms" is the CPU time
+    of a decision, 99th percentile, of the worst seed. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
@@ -243,6 +244,7 @@ def _table(env: str, summaries: "list[Summary]") -> "Table":
     for heading in (
         *("reward", "95 % interval", "oracle gain", "quality", "seconds", "dollars", "leakage"),
         "over budget",
+        "p99 ms",
         *(f"{name} to its limit" for name in limited),
     ):
         shown.add_column(heading, justify="right")
@@ -259,6 +261,7 @@ def _table(env: str, summaries: "list[Summary]") -> "Table":
             f"{row.usd:.5f}",
             f"{row.leakage:.3f}",
             f"{100 * row.violations:.0f} %",
+            f"{row.decision_ms['p99']:.2f}",
             *(f"{100 * row.limit_errors[name]:+.1f} %" for name in limited),
         )
     return shown

@@ -165,6 +165,7 @@ class Summary:
         gain_share: (policy - random) / (constrained oracle - random) in mean reward; None where
             one of the two did not run.
         limit_errors: of each limited mean the seed's that is farthest from its limit, relative.
+        decision_ms: the worst seed's percentiles, see `Row`; empty where nothing decided.
     """
 
     policy: str
@@ -178,6 +179,7 @@ class Summary:
     violations: float
     gain_share: float | None
     limit_errors: dict[str, float]
+    decision_ms: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The summary as a JSON object."""
@@ -194,6 +196,7 @@ class Summary:
             "violations": self.violations,
             "gain_share": self.gain_share,
             "limit_errors": self.limit_errors,
+            "decision_ms": self.decision_ms,
         }
 
 
@@ -225,6 +228,10 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
                 limit_errors={
                     name: max((row.limit_errors[name] for row in group), key=abs)
                     for name in group[0].limit_errors
+                },
+                decision_ms={
+                    name: max(row.decision_ms[name] for row in group)
+                    for name in group[0].decision_ms
                 },
             )
         )

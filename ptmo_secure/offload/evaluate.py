@@ -27,6 +27,9 @@ class Row:
         overruled: share of turns in which the gate replaced the policy's choice.
         episodes: how many.
         limit_errors: mean use over its limit, less 1, of each resource whose mean has a limit.
+        decision_ms: of a turn's decision, gate and policy together: median and 99th percentile of
+            the thread's CPU time, and by the clock. The one thing that differs when all else is
+            measured again, and so no part of what makes two rows equal.
     """
 
     env: str
@@ -43,6 +46,7 @@ class Row:
     overruled: float
     episodes: int
     limit_errors: dict[str, float] = field(default_factory=dict)
+    decision_ms: dict[str, float] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> dict[str, object]:
         """The row as a JSON object."""
@@ -91,7 +95,15 @@ def evaluate(
             name: float(used[RESOURCES.index(name)]) / limit - 1
             for name, limit in (limits or {}).items()
         },
+        decision_ms=_decision_ms([one for episode in played for one in episode.decided_s]),
     )
+
+
+def _decision_ms(taken_s: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Percentiles of decisions' CPU time and time by the clock, [decisions, 2]."""
+    (cpu, clock), (cpu_p99, clock_p99) = np.percentile(taken_s, [50, 99], axis=0) * 1e3
+    named = {"p50": cpu, "p99": cpu_p99, "wall_p50": clock, "wall_p99": clock_p99}
+    return {name: float(value) for name, value in named.items()}
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -97,12 +97,13 @@ def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) 
     lines = [
         f"## {env}",
         "",
-        "Mean over seeds; over budget: the worst seed's share of episodes; the last three columns "
-        f"compare the reward with {REFERENCE}'s, seed by seed.",
+        "Mean over seeds. Of the worst seed: over budget, the share of episodes; p99 ms, CPU time "
+        "of a decision, 99th percentile. The last three columns compare the reward with "
+        f"{REFERENCE}'s, seed by seed.",
         "",
         "| budget | policy | seeds | reward | 95 % | quality | seconds | dollars | leaked "
-        "| over budget | oracle gain | difference | p | won |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| over budget | p99 ms | oracle gain | difference | p | won |",
+        "| " + "--- | " * 14 + "--- |",
     ]
     for one in summaries:
         mean, low, high = one.reward
@@ -116,7 +117,8 @@ def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) 
             *(one.budget, one.policy, str(one.seeds), f"{mean:.4f}"),
             f"{low:.4f} to {high:.4f}" if one.seeds > 1 else "one seed",
             *(f"{one.quality:.4f}", f"{one.latency_s:.2f}", f"{one.usd:.5f}"),
-            *(f"{one.leakage:.4f}", f"{100 * one.violations:.0f} %", gain, *against),
+            *(f"{one.leakage:.4f}", f"{100 * one.violations:.0f} %"),
+            *(f"{one.decision_ms['p99']:.2f}", gain, *against),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -1,5 +1,6 @@
 """One episode, played by a policy through the gate."""
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,8 @@ class Episode:
         used: of each resource, [4].
         overruled: turns in which the gate replaced the policy's choice.
         over_budget: whether a finite budget was exceeded.
+        decided_s: of each turn, what gate and policy took together: seconds of the thread's CPU
+            time, and by the clock.
     """
 
     rewards: list[float] = field(default_factory=list)
@@ -26,6 +29,7 @@ class Episode:
     used: Floats = field(default_factory=lambda: np.zeros(4))
     overruled: int = 0
     over_budget: bool = False
+    decided_s: list[tuple[float, float]] = field(default_factory=list)
 
 
 def run_episode(env: OffloadEnv, policy: Policy, episode: int) -> Episode:
@@ -36,9 +40,12 @@ def run_episode(env: OffloadEnv, policy: Policy, episode: int) -> Episode:
     done = False
     while not done:
         view = env.view() if policy.keeps_budgets else gate.without_budgets(env.view())
+        clock, cpu = time.perf_counter(), time.thread_time()
         decision = gate.decide(view, policy.choose)
+        taken = time.thread_time() - cpu, time.perf_counter() - clock
         _, reward, done, _, info = env.step(np.int64(decision.action))
         policy.observe(view, decision.action, info["quality"])
+        result.decided_s.append(taken)
         result.rewards.append(float(reward))
         result.qualities.append(info["quality"])
         result.used += info["cost"]
