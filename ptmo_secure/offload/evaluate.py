@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from scipy.stats import t as student  # type: ignore[attr-defined,unused-ignore]  # no stubs
 
+from ptmo_secure.offload.account import EpsilonAccount, composed
 from ptmo_secure.offload.actions import ENERGY, LATENCY, RESOURCES, RISK, USD
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.policies.base import Policy
@@ -27,6 +28,7 @@ class Row:
         overruled: share of turns in which the gate replaced the policy's choice.
         episodes: how many.
         limit_errors: mean use over its limit, less 1, of each resource whose mean has a limit.
+        epsilon: risk of all episodes together, composed (`EpsilonAccount`).
         decision_ms: of a turn's decision, gate and policy together: median and 99th percentile of
             the thread's CPU time, and by the clock. The one thing that differs when all else is
             measured again, and so no part of what makes two rows equal.
@@ -46,6 +48,7 @@ class Row:
     overruled: float
     episodes: int
     limit_errors: dict[str, float] = field(default_factory=dict)
+    epsilon: float = 0.0
     decision_ms: dict[str, float] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> dict[str, object]:
@@ -60,6 +63,7 @@ def evaluate(
     seed: int,
     budget: str,
     limits: Mapping[str, float] | None = None,
+    epsilon: float | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Row:
     """Play every episode once and average.
@@ -69,11 +73,13 @@ def evaluate(
         policy: fitted already.
         env_name, seed, budget: for the row.
         limits: of the mean use of an episode, by the names of `RESOURCES`.
+        epsilon: hard budget of the risk of all episodes together, composed; None is none.
         report: told (episodes done, episodes).
     """
+    account = None if epsilon is None else EpsilonAccount(epsilon)
     played = []
     for episode in range(env.episodes):
-        played.append(run_episode(env, policy, episode))
+        played.append(run_episode(env, policy, episode, account))
         report(episode + 1, env.episodes)
     used = np.mean([episode.used for episode in played], axis=0)
     turns = sum(len(episode.rewards) for episode in played)
@@ -95,6 +101,7 @@ def evaluate(
             name: float(used[RESOURCES.index(name)]) / limit - 1
             for name, limit in (limits or {}).items()
         },
+        epsilon=composed([risk for episode in played for risk in episode.risks]),
         decision_ms=_decision_ms([one for episode in played for one in episode.decided_s]),
     )
 

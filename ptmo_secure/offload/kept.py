@@ -79,6 +79,7 @@ def measured(job: "Comparison", folder: Path | None) -> dict[str, Any]:
         "sessions": job.sessions,
         "data": str(folder),
         "limits": job.limits,
+        "epsilon": job.epsilon,
         "trained": [[str(path), path.stat().st_mtime_ns] for path in policies],
     }
 

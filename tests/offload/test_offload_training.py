@@ -60,6 +60,15 @@ def test_train_writes_a_policy_that_eval_takes_up(capsys, tmp_path):
     assert code == 0 and all(row["violations"] == 0 for row in json.loads(out)["results"])
 
 
+def test_a_policy_is_trained_for_the_budgets_that_are_given(capsys, tmp_path):
+    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0.02,1:0.1", "--json")
+    code, out, err = run(capsys, "train", *SMALL, *wanted)
+    assert code == 0, err
+    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+    card = load_network(next(tmp_path.glob("*-1.npz"))).card
+    assert card["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+
+
 def test_a_policy_of_another_seed_is_not_taken_for_this_one(tmp_path):
     env = M4A1Env(synthetic.conversations(), "train", 1)
     path = tmp_path / "policy.npz"
@@ -221,6 +230,8 @@ def test_limits_go_by_name():
         (["train", "--steps", "0"], "0 steps"),
         (["train", "--limit", "usd"], "--limit 'usd'"),
         (["train", "--limit", "zork=1"], "limit zork=1"),
+        (["train", "--env", "m4a1", "--limit", "risk=1"], "m4a1 counts no risk"),
+        (["train", "--budgets", "0.5"], "budget '0.5' is not share of all-cloud dollars:risk"),
         (["report", "--seeds", "0"], "--seeds 0"),
         (["report", "--policies", "zork"], "unknown policy 'zork'"),
         (["report", "--envs", "zork"], "unknown environment 'zork'"),

@@ -6,10 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from ptmo_secure.errors import EngineError, InputError
-from ptmo_secure.offload.actions import RESOURCES, RISK, Floats, Mask, View
+from ptmo_secure.offload.actions import RESOURCES, Floats, Mask, View
 from ptmo_secure.offload.envs.base import OffloadEnv
-from ptmo_secure.offload.policies.base import Policy, best, local_actions
-from ptmo_secure.offload.rl.account import EpsilonAccount
+from ptmo_secure.offload.policies.base import Policy, best
 from ptmo_secure.offload.rl.advice import Advice, advice_for
 from ptmo_secure.offload.rl.features import describe
 from ptmo_secure.offload.rl.lagrangian import limits_of
@@ -67,7 +66,6 @@ class Learned(AdviceOnly):
         super().__init__(seed)
         self._steps, self._limits = steps, limits or {}
         self._pilot: Pilot | None = None
-        self.account: EpsilonAccount | None = None
 
     def hold(self, limits: dict[str, float]) -> None:
         """Hold these limits, by the names of `RESOURCES`, from the training on."""
@@ -113,19 +111,13 @@ class Learned(AdviceOnly):
             self.use(learn(train, self._advice, plan).network)
 
     def choose(self, view: View, mask: Mask) -> int:
-        """What the network prefers at the prices in force, and what the account still allows."""
+        """What the network prefers at the prices in force."""
         if self._pilot is None:
             raise EngineError(f"the policy {self.name} is not trained")
-        if self.account is not None:
-            fits = mask & self.account.fits(view.cost[:, RISK])
-            mask = fits if fits.any() else mask & local_actions(view)
         advised = np.nan_to_num(self._expected(view, mask))
         units = self._pilot.network.units
         features = describe(view, advised, mask, self._pilot.prices, units)
-        action = self._pilot.act(features.astype(np.float64), mask)
-        if self.account is not None:
-            self.account.spend(float(view.cost[action, RISK]))
-        return action
+        return self._pilot.act(features.astype(np.float64), mask)
 
     def settle(self, used: Floats) -> None:
         """Move the prices of what has a limit."""
