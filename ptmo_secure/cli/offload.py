@@ -213,8 +213,10 @@ def named_limits(words: list[str] | None) -> dict[str, float]:
 
 def used_table(env: str, table: str, folder: Path | None) -> str:
     """Return the name of the table that an environment is made of."""
+    from ptmo_secure.offload.compare import SYNTHETIC
+
     if folder is None:
-        return "synthetic"
+        return SYNTHETIC
     return table if env == "sessions" else "m4a1"
 
 

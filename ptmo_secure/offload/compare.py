@@ -51,7 +51,8 @@ class Comparison:
             that keeps budgets; None is none.
 
     Raises:
-        InputError: see `check_limits`; or epsilon is not finite and above 0.
+        InputError: see `check_limits`; `trained` is no folder; or epsilon is not finite and above
+            0.
     """
 
     env: str
@@ -65,6 +66,8 @@ class Comparison:
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
+        if self.trained is not None and not self.trained.is_dir():
+            raise InputError(f"{self.trained}: no folder of trained policies")
         if self.epsilon is not None:
             EpsilonAccount(self.epsilon)
         check_limits(self.env, {**self.limits, **({} if self.epsilon is None else {"risk": 1.0})})
@@ -92,6 +95,8 @@ class Comparison:
                 policy = make_policy(name, seed)
                 if isinstance(policy, Learned):
                     self._prepare(policy, seed)
+                    if not policy.trained:
+                        report(len(rows), total, f"{name}, seed {seed}: trains first")
                 policy.fit(train)
                 for budget in self.budgets:
                     for env in (train, test):
@@ -103,7 +108,8 @@ class Comparison:
                     )
                     report(len(rows), total, f"{name}, seed {seed}")
                 if kept:
-                    kept.keep(rows[-len(self.budgets) :])
+                    trace = policy.trace if isinstance(policy, Learned) else []
+                    kept.keep(rows[-len(self.budgets) :], trace)
         return rows
 
     def _prepare(self, policy: Learned, seed: int) -> None:

@@ -14,6 +14,7 @@ from ptmo_secure.offload.rl.features import describe
 from ptmo_secure.offload.rl.lagrangian import limits_of
 from ptmo_secure.offload.rl.network import Network, load_network
 from ptmo_secure.offload.rl.pilot import Pilot
+from ptmo_secure.offload.rl.prices import Trace
 from ptmo_secure.offload.rollout import mean_reward
 
 _SETTLED_ON = 200  # training episodes, or as many as there are
@@ -66,6 +67,8 @@ class Learned(AdviceOnly):
         super().__init__(seed)
         self._steps, self._limits = steps, limits or {}
         self._pilot: Pilot | None = None
+        self.trace: Trace = []
+        """Multipliers over time, of a training under limits that `fit` did."""
 
     def hold(self, limits: dict[str, float]) -> None:
         """Hold these limits, by the names of `RESOURCES`, from the training on."""
@@ -89,6 +92,11 @@ class Learned(AdviceOnly):
             )
         self.use(network)
 
+    @property
+    def trained(self) -> bool:
+        """Whether it has a network, so that `fit` fits the advice alone."""
+        return self._pilot is not None
+
     def use(self, network: Network) -> None:
         """Decide by this network from now on."""
         limits = np.array(limits_of(self._limits)) if self._limits else None
@@ -108,7 +116,9 @@ class Learned(AdviceOnly):
 
             steps = STEPS if self._steps is None else self._steps
             plan = Plan(self.algo, self._seed, steps, limits=limits_of(self._limits))
-            self.use(learn(train, self._advice, plan).network)
+            found = learn(train, self._advice, plan)
+            self.use(found.network)
+            self.trace = found.trace if self._limits else []
 
     def choose(self, view: View, mask: Mask) -> int:
         """What the network prefers at the prices in force."""
