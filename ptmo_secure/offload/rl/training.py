@@ -20,7 +20,7 @@ from ptmo_secure.offload.rl.lagrangian import PidMultipliers
 from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rl.network import Network
 from ptmo_secure.offload.rl.pilot import Pilot
-from ptmo_secure.offload.rl.prices import Prices
+from ptmo_secure.offload.rl.prices import Prices, Trace
 from ptmo_secure.offload.rl.schooling import LOOKED_AT, School
 
 ALGORITHMS = {"rc-ppo": "ppo:RcPpo", "rc-a2c": "a2c:RcA2c", "rc-dqn": "dqn:RcDqn"}
@@ -69,12 +69,12 @@ class Trained:
 
     Args:
         network: the best one met, or with limits the last.
-        trace: multipliers and mean costs, one entry for each time they moved.
+        trace: of its multipliers; they move, at 0, where there is no limit as well.
         trials: reward of a turn on practice episodes, after 0, 1/5 ... of the steps.
     """
 
     network: Network
-    trace: list[dict[str, list[float]]]
+    trace: Trace
     trials: list[float]
 
 
