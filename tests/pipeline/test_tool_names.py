@@ -270,3 +270,33 @@ def test_an_alias_looks_private_to_nobody(make):
     here = make()
     answer = here.answer(QUERY, tools=[tool(f"bob_{number}") for number in range(30)])
     assert answer.text == "from the cloud" and b"tool_30" in here.server.received
+
+
+ORDINARY = (
+    ("bash", "Executes a given bash command in a shell.", {"command": {"type": "string"}}),
+    ("fetch_url", "Fetches a URL from the internet.", {"url": {"type": "string"}}),
+    ("jira_search", "Search issues in Jira using JQL.", {"jql": {"type": "string"}}),
+    ("add_todo", "Add an item to the user's todo list.", {"todos": {"type": "array"}}),
+    ("get_weather", "Get the weather.", {"unit": {"enum": ["celsius", "fahrenheit"]}}),
+    ("create_issue", "Create a GitHub issue.", {"repo": {"type": ["string", "null"]}}),
+    ("spotify_play", "Play a song on Spotify.", {"song": {"type": "string"}}),
+)
+
+
+def test_an_agent_with_ordinary_tools_gets_its_cloud(make):
+    here = make()
+    tools = [tool(name, **properties) for name, _, properties in ORDINARY]
+    for one, (_, description, _) in zip(tools, ORDINARY, strict=True):
+        one["function"]["description"] = description
+    answer = here.answer("What is the weather in Paris?", tools=tools)
+    assert (answer.route, answer.text) == (Route.CLOUD, "from the cloud")
+    names = [one["function"]["name"] for one in here.bodies()[0]["tools"]]
+    assert names == [
+        "tool_1",
+        "tool_2",
+        "tool_3",
+        "tool_4",
+        "get_weather",
+        "create_issue",
+        "tool_5",
+    ]
