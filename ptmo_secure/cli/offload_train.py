@@ -70,7 +70,7 @@ def train(
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
     with missing_extra():
-        from ptmo_secure.offload.compare import check_limits, environments, parse_budgets
+        from ptmo_secure.offload.compare import check_limits, environments, listed, parse_budgets
         from ptmo_secure.offload.outcomes import data_folder
         from ptmo_secure.offload.rl.advice import advice_for
         from ptmo_secure.offload.rl.lagrangian import limits_of
@@ -120,7 +120,7 @@ def train(
                     }
                 )
             config = {"env": env, "algo": algo, "seeds": seeds, "steps": count, "limits": named}
-            config |= {"budgets": [list(budget) for budget in hard or school.budgets]}
+            config |= {"budgets": listed(hard or school.budgets)}
             emit(envelope(output.command(), {**config, "table": table}, rows))
     if not json:
         for row in rows:

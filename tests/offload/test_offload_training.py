@@ -62,12 +62,12 @@ def test_train_writes_a_policy_that_eval_takes_up(capsys, tmp_path):
 
 
 def test_a_policy_is_trained_for_the_budgets_that_are_given(capsys, tmp_path):
-    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0.02,1:0.1", "--json")
+    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0,inf:0.1", "--json")
     code, out, err = run(capsys, "train", *SMALL, *wanted)
     assert code == 0, err
-    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.0], [None, 0.1]]
     card = load_network(next(tmp_path.glob("*-1.npz"))).card
-    assert card["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+    assert card["budgets"] == [[0.5, 0.0], [np.inf, 0.1]]
 
 
 def test_a_policy_of_another_seed_is_not_taken_for_this_one(tmp_path):
