@@ -16,6 +16,7 @@ from ptmo_secure.cli.offload import (
     data_note,
     missing_extra,
     named_limits,
+    used_table,
 )
 from ptmo_secure.errors import InputError
 
@@ -64,8 +65,8 @@ def train(
     are given and all between; without the option, the environment's own. A limit is of the mean
     episode, and risk counts the private values that are expected to leave readable.
 
-    A killed training goes on from its last checkpoint when the same command is given again. See
-    docs/offload.md.
+    A killed training goes on from its last checkpoint when the same command is given again; that of
+    another training, a quick one say, has to be deleted first. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
@@ -84,7 +85,8 @@ def train(
         named = named_limits(limit)
         check_limits(env, named)
         hard, limits = () if budgets is None else parse_budgets(env, budgets), limits_of(named)
-        plans = [Plan(algo, seed, count, hard, limits) for seed in range(1, seeds + 1)]
+        about = {"env": env, "table": used_table(env, table, folder), "sessions": sessions}
+        plans = [Plan(algo, seed, count, hard, limits, about) for seed in range(1, seeds + 1)]
         make = environments(env, table, sessions, folder)
         data_note(env, table, folder)
         rows: list[dict[str, object]] = []

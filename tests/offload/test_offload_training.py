@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,14 +96,31 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     told.clear()
     train(env, Myopic(), plan, lambda done, total: told.append(done), path)
     assert min(told) > 300 and told[-1] == 600
-    told.clear()
-    train(env, Myopic(), plan, lambda done, total: told.append(done), path)
-    assert told == []  # it is done already
-    with pytest.raises(InputError, match="another training"):
+    with pytest.raises(InputError, match=r"not the same seed\): delete it"):
         train(env, Myopic(), Plan("rc-a2c", 5, 600), checkpoint=path)
+    with pytest.raises(InputError, match="not the same about"):
+        train(env, Myopic(), replace(plan, about={"table": "mmlu"}), checkpoint=path)
     path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="not a checkpoint"):
         train(env, Myopic(), plan, checkpoint=path)
+
+
+@pytest.mark.parametrize("algo", ["rc-a2c", "rc-dqn"])
+def test_a_training_that_is_done_gives_its_best_network_again(tmp_path, algo):
+    env = M4A1Env(synthetic.conversations(), "train", 1)
+    path, told = tmp_path / "a.ckpt", []
+    plan = Plan(algo, 4, 600)
+    first = train(env, Lookahead(env), plan, checkpoint=path)
+    again = train(env, Lookahead(env), plan, lambda done, total: told.append(done), path)
+    assert told == [] and again.trials == first.trials and len(first.trials) > 3
+    pairs = zip(
+        [*first.network.layers, first.network.head],
+        [*again.network.layers, again.network.head],
+        strict=True,
+    )
+    for one, other in pairs:
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert first.trials.index(max(first.trials)) < len(first.trials) - 1  # not the last one
 
 
 def test_the_same_seed_trains_the_same_policy():
