@@ -98,7 +98,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     assert min(told) > 300 and told[-1] == 600
     with pytest.raises(InputError, match=r"not the same seed\): delete it"):
         train(env, Myopic(), Plan("rc-a2c", 5, 600), checkpoint=path)
-    with pytest.raises(InputError, match="not the same about"):
+    with pytest.raises(InputError, match=r"not the same table\)"):
         train(env, Myopic(), replace(plan, about={"table": "mmlu"}), checkpoint=path)
     path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="not a checkpoint"):

@@ -130,8 +130,7 @@ def train(
         watch.finish()
     network = model.network() if np.isfinite(limits).any() else watch.best or model.network()
     network.prices = prices.held.value.copy()
-    told = {name: value for name, value in asdict(plan).items() if name != "about"}
-    network.card = {**told, "limits": [None if np.isinf(x) else x for x in plan.limits]}
+    network.card = {**_plain(plan), "limits": [None if np.isinf(x) else x for x in plan.limits]}
     return Trained(network, prices.trace, watch.trials)
 
 
@@ -159,8 +158,8 @@ class _Watch(BaseCallback):
             return
         try:
             state = torch.load(self._checkpoint, weights_only=True)
-            now = _plain(self._plan)
-            other = [name for name in now if state["plan"].get(name) != now[name]]
+            now, then = _plain(self._plan), state["plan"]
+            other = [name for name in {**now, **then} if now.get(name) != then.get(name)]
             if other:
                 raise InputError(
                     f"{self._checkpoint}: a checkpoint of another training (not the same "
@@ -239,6 +238,7 @@ def _with_weights(like: Network, weights: list[torch.Tensor]) -> Network | None:
 
 
 def _plain(plan: Plan) -> dict[str, Any]:
-    """The plan in types that a checkpoint may hold."""
-    budgets = [list(budget) for budget in plan.budgets]
-    return {**asdict(plan), "budgets": budgets, "limits": list(plan.limits)}
+    """The plan in types that a checkpoint may hold, what it is about among its parts."""
+    found = asdict(plan) | {"limits": list(plan.limits), **plan.about}
+    del found["about"]
+    return found | {"budgets": [list(budget) for budget in plan.budgets]}
