@@ -37,7 +37,7 @@ Limits = Annotated[
 ]
 Budgets = Annotated[
     str | None,
-    typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,20:0.03."),
+    typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,inf:0.03."),
 ]
 Sessions = Annotated[int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")]
 
@@ -138,7 +138,7 @@ def eval(
 def _compare(
     job: "Comparison", folder: Path | None, keep: Path | None
 ) -> "tuple[dict[str, object], Table]":
-    from ptmo_secure.offload.compare import summarise
+    from ptmo_secure.offload.compare import listed, summarise
     from ptmo_secure.offload.kept import KeptRows, measured
     from ptmo_secure.results import envelope
 
@@ -151,7 +151,7 @@ def _compare(
         "env": job.env,
         "policies": list(job.policies),
         "seeds": len(job.seeds),
-        "budgets": [list(budget) for budget in job.budgets],
+        "budgets": listed(job.budgets),
         "data": None if folder is None else str(folder),
         "table": used_table(job.env, job.table, folder),
         "sessions": job.sessions,

@@ -16,6 +16,7 @@ from ptmo_secure.cli.offload import (
     data_note,
     missing_extra,
     named_limits,
+    used_table,
 )
 from ptmo_secure.errors import InputError
 
@@ -64,13 +65,13 @@ def train(
     are given and all between; without the option, the environment's own. A limit is of the mean
     episode, and risk counts the private values that are expected to leave readable.
 
-    A killed training goes on from its last checkpoint when the same command is given again. See
-    docs/offload.md.
+    A killed training goes on from its last checkpoint when the same command is given again; that of
+    another training, a quick one say, has to be deleted first. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
     with missing_extra():
-        from ptmo_secure.offload.compare import check_limits, environments, parse_budgets
+        from ptmo_secure.offload.compare import check_limits, environments, listed, parse_budgets
         from ptmo_secure.offload.outcomes import data_folder
         from ptmo_secure.offload.rl.advice import advice_for
         from ptmo_secure.offload.rl.lagrangian import limits_of
@@ -84,7 +85,8 @@ def train(
         named = named_limits(limit)
         check_limits(env, named)
         hard, limits = () if budgets is None else parse_budgets(env, budgets), limits_of(named)
-        plans = [Plan(algo, seed, count, hard, limits) for seed in range(1, seeds + 1)]
+        about = {"env": env, "table": used_table(env, table, folder), "sessions": sessions}
+        plans = [Plan(algo, seed, count, hard, limits, about) for seed in range(1, seeds + 1)]
         make = environments(env, table, sessions, folder)
         data_note(env, table, folder)
         rows: list[dict[str, object]] = []
@@ -120,7 +122,7 @@ def train(
                     }
                 )
             config = {"env": env, "algo": algo, "seeds": seeds, "steps": count, "limits": named}
-            config |= {"budgets": [list(budget) for budget in hard or school.budgets]}
+            config |= {"budgets": listed(hard or school.budgets)}
             emit(envelope(output.command(), {**config, "table": table}, rows))
     if not json:
         for row in rows:

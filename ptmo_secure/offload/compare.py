@@ -165,7 +165,7 @@ def check_limits(env: str, limits: Mapping[str, float]) -> None:
 
 
 def parse_budgets(env: str, text: str | None) -> tuple[Budget, ...]:
-    """Return the budgets of an environment: "30:0.05,20:0.03", or its own ones.
+    """Return the budgets of an environment: "30:0.05,20:0.03", or its own ones; inf is none.
 
     Raises:
         InputError: the environment is unknown, or a budget has not as many numbers as it needs.
@@ -184,6 +184,11 @@ def parse_budgets(env: str, text: str | None) -> tuple[Budget, ...]:
             raise InputError(f"budget {word!r} is not {_PARTS[env]}, numbers of at least 0")
         budgets.append(parts)
     return tuple(budgets)
+
+
+def listed(budgets: Sequence[Budget]) -> list[list[float | None]]:
+    """Return budgets as JSON has them: null in place of infinity, which is none."""
+    return [[part if np.isfinite(part) else None for part in budget] for budget in budgets]
 
 
 @dataclass(frozen=True, slots=True)

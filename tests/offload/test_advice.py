@@ -175,6 +175,16 @@ def test_a_school_shows_features_masks_and_budgets_of_every_size(talks):
     assert isinstance(school, gym.Env)
 
 
+def test_a_school_knows_no_way_between_a_budget_and_none(talks):
+    train = M4A1Env(talks, "train", 1)
+    school = School(train, ((30.0, 0.0), (np.inf, 0.05)), Lookahead(train), 1)
+    shown = set()
+    for _ in range(60):
+        school.reset()
+        shown.add(tuple(school.env.limits[:2].tolist()))
+    assert shown == {(30.0, 0.0), (np.inf, 0.05)}
+
+
 def test_a_school_refuses_what_the_gate_forbids(talks):
     train = M4A1Env(talks, "train", 1)
     school = School(train, ((0.0, 0.0),), Lookahead(train), 1)

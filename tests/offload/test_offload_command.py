@@ -87,11 +87,12 @@ def test_m4a1_runs_on_the_synthetic_conversations_and_says_where_the_real_ones_a
     code, out, err = run(
         capsys,
         *("offload", "eval", "--env", "m4a1", "--policies", "local-only,greedy"),
-        *("--budgets", "30:0.05,6:0.006", "--json"),
+        *("--budgets", "30:0.05,6:inf", "--json"),
     )
     rows = json.loads(out)["results"]
+    assert json.loads(out)["config"]["budgets"] == [[30.0, 0.05], [6.0, None]]
     assert code == 0 and {row["env"] for row in rows} == {"m4a1"}
-    assert [row["budget"] for row in rows] == ["30:0.05", "6:0.006"] * 2
+    assert [row["budget"] for row in rows] == ["30:0.05", "6:inf"] * 2
     assert "liangqiyuan/TMO" in err and err.count("\n") == 1
 
 

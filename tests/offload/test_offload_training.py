@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,12 +63,12 @@ def test_train_writes_a_policy_that_eval_takes_up(capsys, tmp_path):
 
 
 def test_a_policy_is_trained_for_the_budgets_that_are_given(capsys, tmp_path):
-    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0.02,1:0.1", "--json")
+    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0,inf:0.1", "--json")
     code, out, err = run(capsys, "train", *SMALL, *wanted)
     assert code == 0, err
-    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.0], [None, 0.1]]
     card = load_network(next(tmp_path.glob("*-1.npz"))).card
-    assert card["budgets"] == [[0.5, 0.02], [1.0, 0.1]]
+    assert card["budgets"] == [[0.5, 0.0], [np.inf, 0.1]]
 
 
 def test_a_policy_of_another_seed_is_not_taken_for_this_one(tmp_path):
@@ -95,14 +96,31 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     told.clear()
     train(env, Myopic(), plan, lambda done, total: told.append(done), path)
     assert min(told) > 300 and told[-1] == 600
-    told.clear()
-    train(env, Myopic(), plan, lambda done, total: told.append(done), path)
-    assert told == []  # it is done already
-    with pytest.raises(InputError, match="another training"):
+    with pytest.raises(InputError, match=r"not the same seed\): delete it"):
         train(env, Myopic(), Plan("rc-a2c", 5, 600), checkpoint=path)
+    with pytest.raises(InputError, match=r"not the same table\)"):
+        train(env, Myopic(), replace(plan, about={"table": "mmlu"}), checkpoint=path)
     path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="not a checkpoint"):
         train(env, Myopic(), plan, checkpoint=path)
+
+
+@pytest.mark.parametrize("algo", ["rc-a2c", "rc-dqn"])
+def test_a_training_that_is_done_gives_its_best_network_again(tmp_path, algo):
+    env = M4A1Env(synthetic.conversations(), "train", 1)
+    path, told = tmp_path / "a.ckpt", []
+    plan = Plan(algo, 4, 600)
+    first = train(env, Lookahead(env), plan, checkpoint=path)
+    again = train(env, Lookahead(env), plan, lambda done, total: told.append(done), path)
+    assert told == [] and again.trials == first.trials and len(first.trials) > 3
+    pairs = zip(
+        [*first.network.layers, first.network.head],
+        [*again.network.layers, again.network.head],
+        strict=True,
+    )
+    for one, other in pairs:
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert first.trials.index(max(first.trials)) < len(first.trials) - 1  # not the last one
 
 
 def test_the_same_seed_trains_the_same_policy():
