@@ -114,7 +114,7 @@ def _table(summaries: Sequence[Summary], tests: list[dict[str, Any]]) -> list[st
     limited = list(summaries[0].limit_errors)
     lines = [
         "Mean over seeds. Of the worst seed: over budget, the share of episodes; p99 ms, CPU time "
-        "of a decision, 99th percentile. The last three columns compare the reward with "
+        "of a decision, 99th percentile. Difference, p and won compare the reward with "
         f"{REFERENCE}'s, seed by seed.",
         "",
         "| budget | policy | seeds | reward | 95 % | quality | seconds | dollars | leaked "
