@@ -56,7 +56,9 @@ class Bytes:
 
     def __init__(self, request):
         head = [request.method, request.path]
-        head += [f"{k}: {v}" for k, v in request.headers.items() if k not in FIXED]
+        head += [
+            f"{k}: {v}" for k, v in request.headers.items() if k not in FIXED and (k, v) not in SAME
+        ]
         said = {key: value for key, value in request.json.items() if key != "model"}  # not a text
         self.texts = [text.casefold() for text in texts_in(said)]
         everything = "\n".join([*head, request.body.decode(), *self.texts])
@@ -75,17 +77,26 @@ class Bytes:
 
 
 FIXED = {"host", "content-length"}
+# What every request brings, whoever asks and whatever: "CONNECT" in "connection" is no leak
+SAME = {
+    *(("user-agent", "ptmo-secure"), ("accept-encoding", "identity"), ("connection", "keep-alive")),
+    *(("accept", "application/json"), ("content-type", "application/json")),
+}
 
 
 def test_the_oracle_finds_what_it_should():
     body = json.dumps({"a": ["call 010-1234", {"b": '{"c": "K i m and ANNA lee"}'}], "n": 73})
-    request = hostile.Received(
-        "POST", "/v1", {"host": "secret", "x": "Header-Value"}, body.encode()
-    )
+    headers = {
+        "host": "secret",
+        "x": "Header-Value",
+        "connection": "keep-alive",
+        "accept": "Jo-Lee",
+    }
+    request = hostile.Received("POST", "/v1", headers, body.encode())
     held = Bytes(request)
-    for value in ("010-1234", "Anna Lee", "0101234"[:0] or "header-value", "call"):
+    for value in ("010-1234", "Anna Lee", "header-value", "call", "jo-lee"):
         assert held.hold(value), value
-    for value in ("secret-host", "all", "73", "Kimm", "0102-34567"):
+    for value in ("secret-host", "all", "73", "Kimm", "0102-34567", "CONNECT"):
         assert not held.hold(value), value
     spaced = hostile.Received("POST", "/", {}, b'{"a": "h u n t e r 2", "b": "0101234567"}')
     assert Bytes(spaced).hold("Hunter2") and Bytes(spaced).hold("010-123-4567")
