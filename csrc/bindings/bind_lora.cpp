@@ -11,9 +11,9 @@ void require_shape(const char* name, const py::array& x, py::ssize_t rows, py::s
           cols, "]");
 }
 
-void set_int8(Adapter& adapter, int layer, Linear linear, const Array<int8_t>& a,
-              const py::array& a_scales, const Array<int8_t>& b, const py::array& b_scales,
-              float scale) {
+void fill_int8(Adapter& adapter, int layer, Linear linear, const Array<int8_t>& a,
+               const py::array& a_scales, const Array<int8_t>& b, const py::array& b_scales,
+               float scale) {
   const int rank = adapter.rank(layer, linear);
   const auto [rows, cols] = linear_shape(adapter.config(), linear);
   const Array<uint16_t> sa = a_scales.attr("view")("uint16"), sb = b_scales.attr("view")("uint16");
@@ -24,8 +24,8 @@ void set_int8(Adapter& adapter, int layer, Linear linear, const Array<int8_t>& a
   adapter.set_int8(layer, linear, a.data(), sa.data(), b.data(), sb.data(), scale);
 }
 
-void set_float(Adapter& adapter, int layer, Linear linear, const Array<float>& a,
-               const Array<float>& b, float scale) {
+void fill_float(Adapter& adapter, int layer, Linear linear, const Array<float>& a,
+                const Array<float>& b, float scale) {
   const int rank = adapter.rank(layer, linear);
   const auto [rows, cols] = linear_shape(adapter.config(), linear);
   require_shape("a", a, rank, cols);
@@ -55,10 +55,10 @@ void register_lora(py::module_& m) {
            }),
            py::arg("config"), py::arg("parts"),
            "Room for parts (layer, linear, rank, whether INT8); fill each, then use.")
-      .def("set_int8", &set_int8, py::arg("layer"), py::arg("linear"), py::arg("a"),
+      .def("set_int8", &fill_int8, py::arg("layer"), py::arg("linear"), py::arg("a"),
            py::arg("a_scales"), py::arg("b"), py::arg("b_scales"), py::arg("scale"))
-      .def("set_float", &set_float, py::arg("layer"), py::arg("linear"), py::arg("a"), py::arg("b"),
-           py::arg("scale"))
+      .def("set_float", &fill_float, py::arg("layer"), py::arg("linear"), py::arg("a"),
+           py::arg("b"), py::arg("scale"))
       .def_property_readonly("bytes", &Adapter::bytes);
 
   py::class_<AdapterSet, std::shared_ptr<AdapterSet>>(m, "AdapterSet")

@@ -13,7 +13,7 @@ from ptmo_secure.errors import InputError, not_installed
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ptmo_secure.offload.compare import Summary
+    from ptmo_secure.offload.compare import Comparison, Summary
     from ptmo_secure.offload.routing import RoutingRow
 
 _ROUTING = "routing"
@@ -32,8 +32,12 @@ Limits = Annotated[
     typer.Option(
         "--limit",
         metavar="NAME=X",
-        help="Of the mean use of an episode: latency_s, usd, energy_j or risk; repeatable.",
+        help="Of the mean use of an episode: latency_s, usd, energy_j or risk (eps); repeatable.",
     ),
+]
+Budgets = Annotated[
+    str | None,
+    typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,inf:0.03."),
 ]
 Sessions = Annotated[int, typer.Option("--sessions", metavar="N", help="Sessions of each split.")]
 
@@ -62,10 +66,7 @@ def eval(
         str, typer.Option("--policies", metavar="LIST", help="Names with commas, or all.")
     ] = "all",
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 1 to N.")] = 1,
-    budgets: Annotated[
-        str | None,
-        typer.Option("--budgets", metavar="LIST", help="Of an episode, e.g. 30:0.05,20:0.03."),
-    ] = None,
+    budgets: Budgets = None,
     data: Data = None,
     table: Questions = "llmrouter",
     sessions: Sessions = 200,
@@ -74,6 +75,12 @@ def eval(
         typer.Option("--trained", metavar="DIR", help="Policies that `train` wrote; else: train."),
     ] = None,
     limit: Limits = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(
+            "--eps", metavar="X", help="Of risk, in all episodes of a seed together; a hard budget."
+        ),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="FILE", help="Of rows that are done; goes on behind them."),
@@ -89,73 +96,70 @@ def eval(
       ptmo offload eval --env sessions --budgets 0.25:0.1,0.5:0.1
       ptmo offload eval --env routing --table mmlu --policies tfidf,random,oracle
       ptmo offload eval --policies rc-dqn,greedy --budgets 1:0.1 --limit usd=0.003
+      ptmo offload eval --policies rl,greedy --budgets 1:0.02 --limit risk=0.01 --eps 1.5
 
     Without a data folder a small synthetic table stands in: it runs everything, and says nothing
     about any model. A budget is seconds:dollars (m4a1), with :risk (m4a1-device), or
     share of an all-cloud session's dollars:risk (sessions). A limit is of the mean episode: the
-    learners rc-* hold it, and every policy's mean is compared with it. See docs/offload.md.
+    learners rc-* hold it, and every policy's mean is compared with it. Risk counts the private
+    values that are expected to leave readable: the third number of a budget bounds an episode's,
+    --limit risk=X the mean episode's, --eps all of them, composed as in differential privacy.
+    "p99 ms" is the CPU time
+    of a decision, 99th percentile, of the worst seed. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
     if sessions < 1:
         raise InputError(f"--sessions {sessions}: at least one is needed")
+    if eps is not None and not 0 < eps < float("inf"):
+        raise InputError(f"--eps {eps:g}: finite and above 0")
     from ptmo_secure.offload.outcomes import data_folder
-    from ptmo_secure.offload.rl.lagrangian import limits_of
 
     folder, limits = data_folder(data), named_limits(limit)
-    limits_of(limits)
     with missing_extra(), output.json_only(json) as emit:
         if env == _ROUTING:
-            if limits:
-                raise InputError("--limit: routing has no episodes, and so no mean use of one")
+            if limits or eps is not None:
+                named = "--limit" if limits else "--eps"
+                raise InputError(f"{named}: routing has no episodes, and so no use of one")
             result, shown = _routing(policies, seeds, folder, table)
         else:
-            result, shown = _compare(
-                env, policies, seeds, budgets, folder, table, sessions, trained, limits, keep
-            )
+            from ptmo_secure.offload.compare import Comparison, parse_budgets
+            from ptmo_secure.offload.policies import chosen
+
+            parsed, numbers = parse_budgets(env, budgets), tuple(range(1, seeds + 1))
+            names = chosen(policies, env)
+            job = Comparison(env, names, numbers, parsed, table, sessions, trained, limits, eps)
+            result, shown = _compare(job, folder, keep)
         emit(result)
     if not json:
         output.console().print(shown)
 
 
 def _compare(
-    env: str,
-    policies: str,
-    seeds: int,
-    budgets: str | None,
-    folder: Path | None,
-    table: str,
-    sessions: int,
-    trained: Path | None,
-    limits: dict[str, float],
-    keep: Path | None,
+    job: "Comparison", folder: Path | None, keep: Path | None
 ) -> "tuple[dict[str, object], Table]":
-    from ptmo_secure.offload.compare import Comparison, parse_budgets, summarise
+    from ptmo_secure.offload.compare import listed, summarise
     from ptmo_secure.offload.kept import KeptRows, measured
-    from ptmo_secure.offload.policies import chosen
     from ptmo_secure.results import envelope
 
-    parsed = parse_budgets(env, budgets)
-    names = chosen(policies, env)
-    data_note(env, table, folder)
-    numbers = tuple(range(1, seeds + 1))
-    compared = Comparison(env, names, numbers, parsed, table, sessions, trained, limits)
-    kept = None if keep is None else KeptRows(keep, measured(compared, folder))
+    data_note(job.env, job.table, folder)
+    kept = None if keep is None else KeptRows(keep, measured(job, folder))
     with output.progress("evaluating") as report:
-        rows = compared.run(folder, report, kept)
+        rows = job.run(folder, report, kept)
     summaries = summarise(rows)
     config: dict[str, object] = {
-        "env": env,
-        "policies": list(names),
-        "seeds": seeds,
-        "budgets": [list(budget) for budget in parsed],
+        "env": job.env,
+        "policies": list(job.policies),
+        "seeds": len(job.seeds),
+        "budgets": listed(job.budgets),
         "data": None if folder is None else str(folder),
-        "table": _used_table(env, table, folder),
-        "sessions": sessions,
-        "limits": limits,
+        "table": used_table(job.env, job.table, folder),
+        "sessions": job.sessions,
+        "limits": job.limits,
+        "eps": job.epsilon,
     }
     result = envelope(output.command(), config, [row.as_json() for row in rows])
-    return {**result, "summary": [s.as_json() for s in summaries]}, _table(env, summaries)
+    return {**result, "summary": [s.as_json() for s in summaries]}, _table(job, summaries)
 
 
 def _routing(
@@ -193,11 +197,13 @@ def named_limits(words: list[str] | None) -> dict[str, float]:
     """Return the values of `--limit`, by name.
 
     Raises:
-        InputError: a word is not NAME=X.
+        InputError: a word is not NAME=X, or a name comes twice.
     """
-    found = {}
+    found: dict[str, float] = {}
     for word in words or ():
         name, _, number = word.partition("=")
+        if name in found:
+            raise InputError(f"--limit {word!r}: {name} has a limit already, {found[name]:g}")
         try:
             found[name] = float(number)
         except ValueError:
@@ -205,9 +211,12 @@ def named_limits(words: list[str] | None) -> dict[str, float]:
     return found
 
 
-def _used_table(env: str, table: str, folder: Path | None) -> str:
+def used_table(env: str, table: str, folder: Path | None) -> str:
+    """Return the name of the table that an environment is made of."""
+    from ptmo_secure.offload.compare import SYNTHETIC
+
     if folder is None:
-        return "synthetic"
+        return SYNTHETIC
     return table if env == "sessions" else "m4a1"
 
 
@@ -233,17 +242,21 @@ def _say_what_is_missing(table: str, folder: Path | None) -> None:
             output.note(f"a synthetic table stands in: {missing}")
 
 
-def _table(env: str, summaries: "list[Summary]") -> "Table":
+def _table(job: "Comparison", summaries: "list[Summary]") -> "Table":
     from rich.table import Table
 
-    shown = Table(title=f"Policies in {env}: mean over seeds, and the 95 % interval of the reward")
-    limited = list(summaries[0].limit_errors)
+    shown = Table(
+        title=f"Policies in {job.env}: mean over seeds, and the 95 % interval of the reward"
+    )
+    limited, whole = list(job.limits), job.epsilon is not None
     for heading in ("budget", "policy"):
         shown.add_column(heading)
     for heading in (
         *("reward", "95 % interval", "oracle gain", "quality", "seconds", "dollars", "leakage"),
         "over budget",
+        "p99 ms",
         *(f"{name} to its limit" for name in limited),
+        *(["eps"] * whole),
     ):
         shown.add_column(heading, justify="right")
     for row in summaries:
@@ -259,7 +272,9 @@ def _table(env: str, summaries: "list[Summary]") -> "Table":
             f"{row.usd:.5f}",
             f"{row.leakage:.3f}",
             f"{100 * row.violations:.0f} %",
+            f"{row.decision_ms['p99']:.2f}",
             *(f"{100 * row.limit_errors[name]:+.1f} %" for name in limited),
+            *([f"{row.epsilon:.3f}"] * whole),
         )
     return shown
 

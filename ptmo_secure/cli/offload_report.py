@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptmo_secure.cli import options, output
-from ptmo_secure.cli.offload import Data, Questions, Sessions, data_note, missing_extra
+from ptmo_secure.cli.offload import (
+    Data,
+    Limits,
+    Questions,
+    Sessions,
+    data_note,
+    missing_extra,
+    named_limits,
+    used_table,
+)
 from ptmo_secure.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +38,10 @@ def report(
     ] = POLICIES,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 1 to N.")] = 2,
     trained: Annotated[
-        Path | None, typer.Option("--trained", metavar="DIR", help="What `train` wrote.")
+        Path | None,
+        typer.Option("--trained", metavar="DIR", help="Policies that `train` wrote; else: train."),
     ] = None,
+    limit: Limits = None,
     data: Data = None,
     table: Questions = "llmrouter",
     sessions: Sessions = 200,
@@ -39,10 +50,14 @@ def report(
     """Write tables, paired tests, Pareto plots and multiplier traces, with their JSON beside.
 
     Given again after it was stopped, it goes on behind the last policy and seed that were done.
+    What --trained does not bring is trained on the way, 30,000 turns each seed. Multipliers exist
+    where an average has a --limit. Without a data folder a small synthetic table stands in, and the
+    report says so.
 
     \b
     Examples:
       ptmo offload report --out out/offload
+      ptmo offload report --envs sessions --policies greedy,advice,rc-dqn --limit usd=0.003
       ptmo offload report --out out/offload --data tables --seeds 5 --trained out/offload/policies
     """
     if seeds < 1:
@@ -57,22 +72,26 @@ def report(
         from ptmo_secure.offload.report import write_report
         from ptmo_secure.results import envelope
 
-        folder = data_folder(data)
+        folder, limits = data_folder(data), named_limits(limit)
         jobs = []
         for env in envs.split(","):
             budgets, numbers = parse_budgets(env, None), tuple(range(1, seeds + 1))
             names = chosen(policies, env)
-            jobs.append(Comparison(env, names, numbers, budgets, table, sessions, trained))
+            jobs.append(Comparison(env, names, numbers, budgets, table, sessions, trained, limits))
         rows: list[Row] = []
+        traces = {} if trained is None else _traces(trained)
         for job in jobs:
             data_note(job.env, table, folder)
             kept = KeptRows(out / f"rows-{job.env}.jsonl", measured(job, folder))
             with output.progress(f"evaluating in {job.env}") as told:
                 rows += job.run(folder, told, kept)
+            traces |= kept.traces()
         config = {"envs": envs, "policies": policies, "seeds": seeds, "table": table}
         config |= {"sessions": sessions, "data": None if folder is None else str(folder)}
+        config |= {"tables": {job.env: used_table(job.env, table, folder) for job in jobs}}
+        config |= {"limits": limits, "trained": None if trained is None else str(trained)}
         result = envelope(output.command(), config, [row.as_json() for row in rows])
-        files = write_report(out, result, rows, {} if trained is None else _traces(trained))
+        files = write_report(out, result, rows, traces)
         emit({**result, "files": [str(path) for path in files]})
     if not json:
         for path in files:

@@ -8,6 +8,7 @@ import typer
 
 from ptmo_secure.cli import options, output
 from ptmo_secure.cli.offload import (
+    Budgets,
     Data,
     Limits,
     Questions,
@@ -15,6 +16,7 @@ from ptmo_secure.cli.offload import (
     data_note,
     missing_extra,
     named_limits,
+    used_table,
 )
 from ptmo_secure.errors import InputError
 
@@ -35,6 +37,7 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="2,000 turns; shows that it runs.")
     ] = False,
+    budgets: Budgets = None,
     limit: Limits = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of policies and checkpoints.")
@@ -54,15 +57,21 @@ def train(
       ptmo offload train --env m4a1 --algo rc-ppo --seeds 1 --quick
       ptmo offload train --env sessions --algo rc-dqn --seeds 5 --data tables
       ptmo offload train --env sessions --limit usd=0.003 --limit risk=0.02
+      ptmo offload train --env sessions --budgets 0.5:0.02,1:0.1
       ptmo offload eval --policies rc-ppo,greedy --trained out/offload/policies
 
-    A killed training goes on from its last checkpoint when the same command is given again. See
-    docs/offload.md.
+    Budgets are hard, of an episode, and as in `ptmo offload eval`: seconds:dollars (m4a1), with
+    :risk (m4a1-device), or share of all-cloud dollars:risk (sessions). One policy learns those that
+    are given and all between; without the option, the environment's own. A limit is of the mean
+    episode, and risk counts the private values that are expected to leave readable.
+
+    A killed training goes on from its last checkpoint when the same command is given again; that of
+    another training, a quick one say, has to be deleted first. See docs/offload.md.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: at least one is needed")
     with missing_extra():
-        from ptmo_secure.offload.compare import environments
+        from ptmo_secure.offload.compare import check_limits, environments, listed, parse_budgets
         from ptmo_secure.offload.outcomes import data_folder
         from ptmo_secure.offload.rl.advice import advice_for
         from ptmo_secure.offload.rl.lagrangian import limits_of
@@ -73,8 +82,11 @@ def train(
 
         folder = data_folder(data)
         count = steps if steps is not None else QUICK_STEPS if quick else STEPS
-        limits = limits_of(named_limits(limit))
-        plans = [Plan(algo, seed, count, limits=limits) for seed in range(1, seeds + 1)]
+        named = named_limits(limit)
+        check_limits(env, named)
+        hard, limits = () if budgets is None else parse_budgets(env, budgets), limits_of(named)
+        about = {"env": env, "table": used_table(env, table, folder), "sessions": sessions}
+        plans = [Plan(algo, seed, count, hard, limits, about) for seed in range(1, seeds + 1)]
         make = environments(env, table, sessions, folder)
         data_note(env, table, folder)
         rows: list[dict[str, object]] = []
@@ -109,7 +121,8 @@ def train(
                         "multipliers": found.trace,
                     }
                 )
-            config = {"env": env, "algo": algo, "seeds": seeds, "steps": count, "limits": limit}
+            config = {"env": env, "algo": algo, "seeds": seeds, "steps": count, "limits": named}
+            config |= {"budgets": listed(hard or school.budgets)}
             emit(envelope(output.command(), {**config, "table": table}, rows))
     if not json:
         for row in rows:

@@ -115,7 +115,7 @@ def _walk(place: str, value: object, depth: int) -> Iterator[Text]:
         raise BodyError("too_deep")
     if isinstance(value, _Pairs):
         for key, inner in value:
-            if key == "type" and inner in _UNREADABLE:
+            if key == "type" and isinstance(inner, str) and inner in _UNREADABLE:
                 raise BodyError("unreadable")
             known = key in KEYS
             if not known:

@@ -16,7 +16,7 @@ import re
 import secrets
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -125,7 +125,7 @@ class Egress:
     """
 
     def __init__(self, guard: Guard, log: EgressLog) -> None:
-        self._guard, self.log = guard, log
+        self.guard, self.log = guard, log
         self._lock = threading.Lock()
         self._salt = secrets.token_bytes(32)
         self._harmless: OrderedDict[bytes, None] = OrderedDict()
@@ -195,11 +195,33 @@ class Egress:
 
         Args:
             vault: that masked what was asked.
-            texts: that a cloud wrote, with placeholders, or that hold nothing private but what
-                stands in others that it is told.
+            texts: that a cloud wrote, with placeholders, that hold nothing private but what stands
+                in others that it is told, or that were made up here.
         """
         for text in texts:
             self._let(self._seen(text, vault))
+
+    def unfit(self, vault: CheckingVault, texts: Sequence[Text]) -> set[str]:
+        """Return which of some texts would each refuse a request by itself; nothing is logged.
+
+        Args:
+            vault: whose values must not leave.
+            texts: by their words as well, as `check` reads them.
+
+        Raises:
+            TeeError: the guard gave no verdict.
+        """
+        read = [(one.text, part) for one in texts for part in (one.text, one.words) if part]
+        joined = "\n".join(part for _, part in read)
+        if not read or len(joined.encode("utf-8", "surrogatepass")) > MAX_BODY_BYTES:
+            return set()  # such a request is refused whole
+        held = vault.check(joined, scan=False).held is not None
+        found = {text for text, part in read if held and vault.check(part, scan=False).held}
+        numbers = {one.text for one in texts if one.is_number}
+        for text, part in read:
+            if text not in found and text not in numbers and self._private(part, vault):
+                found.add(text)
+        return found
 
     def _inspect(self, going: Outgoing, vault: CheckingVault | None) -> Mapping[str, int]:
         """Return the placeholders of a request that may go.
@@ -230,8 +252,9 @@ class Egress:
                 if held is not None:
                     raise _Refusal("held", self._where(vault, texts), held)
         for text in texts:
-            if not text.is_number:
-                self._read(text, vault)
+            private = None if text.is_number else self._private(text.text, vault)
+            if private is not None:
+                raise _Refusal("private", text.place, private)
         return Counter(kinds_in(raw))
 
     def _texts(self, going: Outgoing) -> list[Text]:
@@ -245,22 +268,22 @@ class Egress:
             raise _Refusal(error.code) from None
         return [text for text in found if text != Text("model", going.model)]
 
-    def _read(self, text: Text, vault: CheckingVault | None) -> None:
-        """Refuse a text with a private span, unless it was read before."""
-        seen = self._seen(text.text, vault)
+    def _private(self, text: str, vault: CheckingVault | None) -> str | None:
+        """Return the kind of a private span in a text; None for a text that is harmless."""
+        seen = self._seen(text, vault)
         with self._lock:
             if seen in self._harmless:
                 self._harmless.move_to_end(seen)
-                return
+                return None
         if vault is None:
-            spans = self._guard.scan(text.text).spans
+            spans = self.guard.scan(text).spans
             private = spans[0].kind if spans else None
         else:
-            checked = vault.check(text.text)
+            checked = vault.check(text)
             private = checked.held or checked.private
-        if private is not None:
-            raise _Refusal("private", text.place, private)
-        self._let(seen)
+        if private is None:
+            self._let(seen)
+        return private
 
     def _seen(self, text: str, vault: CheckingVault | None) -> bytes:
         number = 0 if vault is None else vault.number

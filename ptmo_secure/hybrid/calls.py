@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from ptmo_secure.hybrid.telling import nests_deep
+
 Call = Mapping[str, object]
 
 
@@ -14,8 +16,8 @@ def parted(calls: Iterable[Call], tools: Sequence[Call]) -> tuple[tuple[Call, ..
         tools: definitions of the request.
 
     Returns:
-        The calls that name a function of the request and bring it a JSON object; and the others as
-        text, one a line, which runs nothing.
+        The calls that name a function of the request and bring it a JSON object that does not nest
+        deep; and the others as text, one a line, which runs nothing.
     """
     names = {_function(tool).get("name") for tool in tools}
     offered: list[Call] = []
@@ -37,6 +39,7 @@ def _function(owner: Call) -> Call:
 
 def _is_object(arguments: object) -> bool:
     try:
-        return isinstance(arguments, str) and isinstance(json.loads(arguments), dict)
+        value = json.loads(arguments) if isinstance(arguments, str) else None
+        return isinstance(value, dict) and not nests_deep(value)
     except (ValueError, RecursionError):
         return False

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ptmo_secure.cloud.types import CloudRequest
 from ptmo_secure.config import GenerationConfig
@@ -13,6 +13,7 @@ from ptmo_secure.hybrid.cache import CachedReply, Place, ResponseCache
 from ptmo_secure.hybrid.calls import parted
 from ptmo_secure.hybrid.deciding import Choice, Situation
 from ptmo_secure.hybrid.device import Writer
+from ptmo_secure.hybrid.disguising import Disguise, Disguiser
 from ptmo_secure.hybrid.exchange import ClearedCloud, Exchange
 from ptmo_secure.hybrid.reading import Turn
 from ptmo_secure.hybrid.replaying import BETWEEN
@@ -44,6 +45,7 @@ class Question:
         reply: an answer from the cache.
         carries: whether placeholders stand in the last message.
         names: of the placeholders in it that the vault wrote.
+        disguise: of its tools, and the way back.
     """
 
     request: CloudRequest
@@ -57,6 +59,7 @@ class Question:
     reply: CachedReply | None = None
     carries: bool = False
     names: frozenset[str] = frozenset()
+    disguise: Disguise = field(default_factory=Disguise)
 
     @property
     def filler(self) -> Filler:
@@ -113,6 +116,7 @@ class Consultant:
     ) -> None:
         self._cloud, self._manager = cloud, manager
         self._cache, self._deadline_s = cache, deadline_s
+        self._disguiser = Disguiser(cloud.egress)
         self._told: dict[bytes, None] = {}
 
     def question(
@@ -126,6 +130,7 @@ class Consultant:
 
         Raises:
             TeeError: the guard failed; nothing may go.
+            InputError: the tools have more names than can be told by others.
         """
         turn, vault = situation.turn, situation.turn.vault
         if choice.kind is Kind.LOCAL or vault is None or not situation.divided.going:
@@ -133,15 +138,13 @@ class Consultant:
         told = self._last(situation, vault)
         if told is None:
             return None
-        last = told.messages[0]
         own = _placeholders(vault, (told,))
         kinds = own + _placeholders(vault, turn.history)
         for one in (*turn.history, told):
             self._cloud.egress.know(vault, one.familiar)
-        history = [message for one in turn.history for message in one.messages]
+        disguise = self._disguiser.disguise(vault, tools, (*turn.history, told))
         hint = [{"role": "system", "content": _COPY}] if kinds else []
-        messages = (*hint, *history, last)
-        request = _request(messages, options, tools)
+        request = _request((*hint, *disguise.messages), options, disguise.tools)
         fresh = frozenset(told.key for told in turn.history if told.key not in self._told)
         cost = max(situation.proposed.cost, told.cost)
         before = sum(told.cost for told in turn.history if told.key in fresh)
@@ -156,6 +159,7 @@ class Consultant:
             before,
             carries=bool(own),
             names=_names((*turn.history, told)),
+            disguise=disguise,
         )
         return self._looked_up(question, turn)
 
@@ -263,8 +267,9 @@ class Consultant:
         writer.write(merger.feed(restorer.finish()) + merger.finish())
         told = reply or CachedReply("")
         offered, other = parted(told.tool_calls, question.request.tools)
+        own = map(question.disguise.undone, offered)
         writer.write(restore(question.filler, other))
-        calls = tuple(restore_call(question.filler, one) for one in offered)
+        calls = tuple(restore_call(question.filler, one) for one in own)
         done = None if call is None else call.reply
         facts: dict[str, object] = {"finish_reason": told.finish_reason, "cached": call is None}
         if done is not None:

@@ -113,9 +113,9 @@ class Sent:
     def answered(
         self, route: Route, question: Question, advice: Advice, run: "GenerationStats | None"
     ) -> Outcome:
-        """Return the outcome of an answer that a cloud had a part in."""
+        """Return the outcome of an answer that a cloud had a part in, now or when it was kept."""
         calls = advice.tool_calls
-        return Outcome(route, run, question.masked, self.usd, calls, advice.said)
+        return Outcome(route, run, self.told(question), self.usd, calls, advice.said)
 
     @property
     def usd(self) -> float:

@@ -80,8 +80,7 @@ class Memory:
 
     def key(self, *parts: object) -> bytes:
         """Return the keyed hash of JSON values."""
-        written = json.dumps(parts, sort_keys=True, default=str).encode()
-        return hashlib.blake2b(written, key=self._salt, digest_size=16).digest()
+        return keyed(self._salt, *parts)
 
     def note(
         self,
@@ -188,6 +187,12 @@ class Memory:
 
     def _answer(self, user: str, vault: int, asked: Message | None, shown: Message) -> bytes:
         return self.key("words", user, vault, asked and _form(asked), _form(shown))
+
+
+def keyed(salt: bytes, *parts: object) -> bytes:
+    """Return the hash of JSON values under a key."""
+    written = json.dumps(parts, sort_keys=True, default=str).encode()
+    return hashlib.blake2b(written, key=salt, digest_size=16).digest()
 
 
 def exchange_before(messages: Sequence[Message], at: int) -> list[Message]:

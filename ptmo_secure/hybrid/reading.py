@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from ptmo_secure.hybrid.guarding import SharedGuard
-from ptmo_secure.hybrid.replaying import BETWEEN, Archive, Past, Replay
+from ptmo_secure.hybrid.replaying import BETWEEN, Archive, Past, Replay, refers
 from ptmo_secure.hybrid.segments import speaks_of_own
 from ptmo_secure.hybrid.telling import Message, Told, calls_of, text_of
 from ptmo_secure.privacy.manager import PrivacyManager
@@ -152,7 +152,7 @@ def _among(turn: Turn, past: Past) -> Turn:
     found, own = turn.found, False
     if turn.asked is not None and turn.asked.get("role") == "user":
         own = past.withheld > 0 and speaks_of_own(turn.query)
-        if found.refers_back and past.sticky:
+        if refers(turn.query, found.refers_back, past.sticky, past.silent):
             found = replace(found, level=Level.PRIVATE, reason="refers_to_private")
     elif past.sent is None:
         found = replace(found, level=Level.PRIVATE, reason="answers_private")

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from ptmo_secure.cloud.body import BodyError, texts_of
 from ptmo_secure.hybrid.guarding import SharedGuard
 from ptmo_secure.hybrid.memory import ALL, Memory, Recent, exchange_before
-from ptmo_secure.hybrid.segments import divide, speaks_of_own
+from ptmo_secure.hybrid.segments import divide, says_nothing_alone, speaks_of_own
 from ptmo_secure.hybrid.telling import (
     NOT_SHOWN,
     NOTHING,
     Limit,
     Message,
     Told,
+    calls_of,
     cut_message,
     fitting,
     is_known,
@@ -40,6 +41,7 @@ class Past:
         history: what of the earlier messages may be told.
         withheld: how many of them may not, or not all.
         sticky: whether one of these is close.
+        silent: whether of the turn before the last message, or of its answer, nothing may be told.
         revealed: whether the last message is private in the light of what was said before it.
         sent: the last message, where it is none of the user's and may be told.
     """
@@ -47,6 +49,7 @@ class Past:
     history: tuple[Told, ...]
     withheld: int
     sticky: bool
+    silent: bool
     revealed: bool
     sent: Told | None = None
 
@@ -225,24 +228,24 @@ class Replay:
         """Return what may be told. Called once."""
         last = len(self._messages) - 1
         told = [self._next(at) for at in range(last)]
-        withheld, sticky = self._withheld, self._sticky()
+        before = self._withheld, self._sticky(), self._silent
         final = None if self._messages[last].get("role") == "user" else self._next(last)
         told += [] if final is None else [final]
         history = fitting(self._vault, [one for one in told if one.messages])
         revealed = self._is_revealed(last)
         if final is None or not history or history[-1] is not final:
-            return Past(history, withheld, sticky, revealed)
+            return Past(history, *before, revealed)
         sent = final if final.whole and not revealed else None
-        return Past(history[:-1], withheld, sticky, revealed, sent)
+        return Past(history[:-1], *before, revealed, sent)
 
     def _next(self, at: int) -> Told:
-        message, role = self._messages[at], self._messages[at].get("role")
+        role = self._messages[at].get("role")
         if role == "user":
             seen = self._of_user(at)
             self._silent, self._strict = not seen.messages, not seen.whole
             self._secret.append(not seen.whole)
         elif role not in ("assistant", "tool"):
-            seen = self._archive.told(self._vault, message, "masked")
+            seen = self._of_system(at)
         elif self._silent:
             seen = NOTHING
         elif role == "assistant":
@@ -257,10 +260,17 @@ class Replay:
             self._spoken += "\n".join(map(text_of, seen.messages)) + "\n"
         return seen
 
+    def _of_system(self, at: int) -> Told:
+        # Programs send one prompt with every conversation: kept is that of those with a kept turn
+        users = (i for i, one in enumerate(self._messages) if one.get("role") == "user")
+        if self._kept(at) and any(self._kept(i) == ALL for i in users):
+            return NOTHING
+        return self._archive.told(self._vault, self._messages[at], "masked")
+
     def _of_user(self, at: int) -> Told:
         message = self._messages[at]
         seen = self._archive.told(self._vault, message, "request", self._kept(at))
-        spoken = seen.refers_back and self._sticky()
+        spoken = refers(text_of(message), seen.refers_back, self._sticky(), self._silent)
         own = self._withheld > 0 and speaks_of_own(text_of(message))
         stays = spoken or own or self._stayed(at) or self._is_revealed(at)
         return NOTHING if stays else seen
@@ -272,13 +282,14 @@ class Replay:
         said = memory.words(self._user, number, asked, message)
         if said is not None:
             key = memory.key("heard", number, said)
-            own = _with_ids(said, message)
-            return Told((own,), 0.0, key, whole=True, heard=True, familiar=_texts(own))
+            own = (_as_here(said, message),)
+            return Told(own, 0.0, key, whole=True, heard=True, familiar=_texts(said))
         # The device's, as far as is known, which was shown all of the conversation
         if self._withheld:
             return NOTHING
         spoken = self._spoken if message.get("tool_calls") else ""
-        return self._archive.told(self._vault, message, "masked", (), spoken)
+        told = self._archive.told(self._vault, message, "masked", (), spoken)
+        return replace(told, messages=tuple(_as_here(one, message) for one in told.messages))
 
     def _of_tool(self, at: int) -> Told:
         message = self._messages[at]
@@ -301,6 +312,17 @@ class Replay:
 
     def _sticky(self) -> bool:
         return any(self._secret[-STICKY_TURNS:])
+
+
+def refers(text: str, back: bool, sticky: bool, silent: bool) -> bool:
+    """Whether a message speaks of what stayed before it, or may.
+
+    Args:
+        text: of the user's.
+        back: whether a word of it stands for something, by the guard.
+        sticky, silent: as of `Past`.
+    """
+    return (back and sticky) or (silent and says_nothing_alone(text))
 
 
 def shows(alone: Iterable[_Span], whole: Iterable[_Span], text: str, spoken: str) -> bool:
@@ -346,10 +368,14 @@ def _texts(message: Message) -> tuple[str, ...]:
         return ()
 
 
-def _with_ids(said: Message, message: Message) -> Message:
-    """Return a cloud's message with the ids that its calls have here."""
+def _as_here(said: Message, message: Message) -> Message:
+    """Return a message with the ids that its calls have here, and the names that it lacks."""
     calls, own = said.get("tool_calls"), message.get("tool_calls")
     if not isinstance(calls, list) or not isinstance(own, (list, tuple)):
         return said
-    named = [{**call, "id": str(mine.get("id", ""))} for call, mine in zip(calls, own, strict=True)]
+    names = [name for name, _ in calls_of(message)]
+    named = [
+        {**call, "id": str(mine.get("id", "")), "function": {"name": name, **call["function"]}}
+        for call, mine, name in zip(calls, own, names, strict=True)
+    ]
     return {**said, "tool_calls": named}

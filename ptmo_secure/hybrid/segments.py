@@ -29,6 +29,20 @@ _OF_OWN = re.compile(
     r"|(?:about|call|know|describe)\s+me)\b|\ub0b4\s|\uc81c\s|\ub098\uc758|\uc6b0\ub9ac",
     re.IGNORECASE,
 )
+_ALONE = frozenset(  # of these alone a message says nothing without what was said before it
+    (
+        "a an and again also another are as because but can come could detail details did do does"
+        " elaborate else example examples explain expand far few for further give go how i in is it"
+        " its keep long longer many me mean meaning means more much no not of often oh ok okay on"
+        " one or other please proceed continue really right say should shorter show simpler so some"
+        " soon still such sum summarise summarize sure tell thank thanks that the them then there"
+        " these they this those to too try up us very was we were what when where which who whom"
+        " whose why with words would yes you your"
+        " \uc65c \uc65c\uc694 \uc5b4\ub5bb\uac8c \ub354"
+        " \uc790\uc138\ud788 \uacc4\uc18d \uadf8\ub798\uc11c"
+    ).split()
+)
+_WORDS = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,11 @@ def asks(text: str) -> bool:
 def speaks_of_own(text: str) -> bool:
     """Whether a text is about whoever writes it, by its pronouns."""
     return _OWN.search(text) is not None
+
+
+def says_nothing_alone(text: str) -> bool:
+    """Whether a text is of words that tell something only after another: "Why?", "Go on"."""
+    return _ALONE.issuperset(_WORDS.findall(text.casefold()))
 
 
 def asks_of_own(text: str) -> bool:

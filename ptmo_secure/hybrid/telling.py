@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ptmo_secure.cloud.body import MAX_DEPTH, Text
 from ptmo_secure.privacy.risk import text_cost
 from ptmo_secure.types import PrivateSpan
-from tee_sim.client import Masked, ScanResult, Vault
+from tee_sim.client import Masked, ScanResult, Vault, names_in
 
 Message = Mapping[str, object]
 Limit = Literal["request", "masked", "public"]
@@ -79,6 +80,19 @@ def in_strings(value: object, change: Callable[[str], str]) -> object:
     return value
 
 
+def nests_deep(value: object) -> bool:
+    """Whether a JSON value nests deeper than egress reads, or than the functions here go down."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (Mapping, list, tuple))
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+    return bool(level)
+
+
 def mask_message(
     vault: Vault, text: str, costs: list[float], limit: Limit, known: Sequence[str] = ()
 ) -> str | None:
@@ -116,9 +130,10 @@ def known_values(found: ScanResult, text: str, spoken: str) -> tuple[str, ...]:
         spoken: what the cloud was told in this conversation, or wrote itself.
 
     Returns:
-        Names and dates alone, longest first; none where the text has characters of marks.
+        Names and dates alone, longest first; none where the text has characters of marks, or what
+        looks like a placeholder: a mask has to see that whole.
     """
-    if _MARKS.search(text):
+    if _MARKS.search(text) or names_in(text):
         return ()
     values = {
         text[s.start : s.end]
@@ -194,7 +209,7 @@ def masked_call(
     limit: Limit,
     known: Callable[[str], Sequence[str]],
 ) -> Message | None:
-    """Return a tool call with its arguments masked; None where that does not make it fit to go.
+    """Return a tool call, but its name, with its arguments masked; None where it is not fit to go.
 
     Args: as `mask_message`; `known` for each text.
 
@@ -209,6 +224,8 @@ def masked_call(
         value = json.loads(said) if isinstance(said, str) else said
     except (ValueError, RecursionError):
         return None
+    if nests_deep(value):
+        return None
     refused: list[str] = []
 
     def change(text: str) -> str:
@@ -218,14 +235,27 @@ def masked_call(
         return masked or ""
 
     arguments = json.dumps(in_strings(value, change), ensure_ascii=False)
-    rest = json.dumps(in_strings(value, lambda _: ""), ensure_ascii=False)  # keys and numbers
-    if refused or not _is_fit(vault, rest):
+    if refused or not _keys_fit(vault, value):
         return None
     return {
         "id": str(call.get("id", "")),
         "type": "function",
-        "function": {"name": str(function.get("name", "")), "arguments": arguments},
+        "function": {"arguments": arguments},
     }
+
+
+def _keys_fit(vault: Vault, value: object) -> bool:
+    """Whether keys and numbers of arguments may go; a key that may not goes by another name."""
+    rest = json.dumps(in_strings(value, lambda _: ""), ensure_ascii=False)
+    if _is_fit(vault, rest):
+        return True
+
+    def known(key: str) -> str:
+        words = Text("", key, is_key=True).words or ""
+        return key if _is_fit(vault, f"{key}\n{words}") else "a"
+
+    other = json.loads(rest, object_pairs_hook=lambda some: {known(k): v for k, v in some})
+    return _is_fit(vault, json.dumps(other, ensure_ascii=False))
 
 
 def fitting(vault: Vault, told: Sequence[Told]) -> tuple[Told, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ptmo_secure.errors import InputError
+from ptmo_secure.offload.account import composed
 from ptmo_secure.offload.actions import ENERGY, LATENCY, RISK, USD
 from ptmo_secure.offload.compare import read_table
 from ptmo_secure.offload.envs import session_model
@@ -136,7 +137,7 @@ def unprotected(env: SessionsEnv, seed: int, budget: str) -> Row:
     Leakage counts each private value that a cloud would read, a PRIVATE piece as one at least.
     The environment itself refuses to do this, so it is computed from the sessions.
     """
-    rewards, qualities, used, over = [], [], [], []
+    rewards, qualities, used, over, risks = [], [], [], [], []
     for episode, turns in enumerate(env.sessions):
         env.reset(options={"episode": episode})
         states, past = env.start(), Past()
@@ -149,6 +150,7 @@ def unprotected(env: SessionsEnv, seed: int, budget: str) -> Row:
             quality.append(scored)
             reward.append(env.weights.alpha * scored + float(env.known(cost[0])[CLOUD]))
             spent += cost[0, CLOUD]
+            risks.append(float(cost[0, CLOUD, RISK]))
             states = session_model.advance(turn, past, states, CLOUD, cost[:, CLOUD])
             past = Past(past.tokens + turn.prompt + turn.answer, past.tokens, past.pieces)
         rewards.append(np.mean(reward))
@@ -170,4 +172,5 @@ def unprotected(env: SessionsEnv, seed: int, budget: str) -> Row:
         violations=float(np.mean(over)),
         overruled=0.0,
         episodes=len(rewards),
+        epsilon=composed(risks),
     )

@@ -1,6 +1,6 @@
 """Many policies, seeds and budgets in one environment, and what they come to together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ptmo_secure.errors import InputError
 from ptmo_secure.offload import outcomes, synthetic
+from ptmo_secure.offload.account import EpsilonAccount
 from ptmo_secure.offload.envs import m4a1, m4a1_device, sessions
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
@@ -16,6 +17,7 @@ from ptmo_secure.offload.kept import KeptRows
 from ptmo_secure.offload.outcomes import OutcomeTable
 from ptmo_secure.offload.policies import make_policy
 from ptmo_secure.offload.policies.learned import Learned
+from ptmo_secure.offload.rl.lagrangian import limits_of
 
 ENVIRONMENTS = ("m4a1", "m4a1-device", "sessions")
 SYNTHETIC = "synthetic"
@@ -45,6 +47,12 @@ class Comparison:
         trained: folder of trained policies; those that are not there are trained.
         limits: of the mean use of an episode, by the names of `RESOURCES`. The learners hold them;
             the other policies are only compared with them.
+        epsilon: hard budget of the risk of all test episodes together, composed, for every policy
+            that keeps budgets; None is none.
+
+    Raises:
+        InputError: see `check_limits`; `trained` is no folder; or epsilon is not finite and above
+            0.
     """
 
     env: str
@@ -55,6 +63,14 @@ class Comparison:
     sessions: int = 200
     trained: Path | None = None
     limits: dict[str, float] = field(default_factory=dict)
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trained is not None and not self.trained.is_dir():
+            raise InputError(f"{self.trained}: no folder of trained policies")
+        if self.epsilon is not None:
+            EpsilonAccount(self.epsilon)
+        check_limits(self.env, {**self.limits, **({} if self.epsilon is None else {"risk": 1.0})})
 
     def run(self, folder: Path | None, report: Report, kept: KeptRows | None = None) -> list[Row]:
         """Play everything; a policy is fitted once a seed, and tuned once a budget.
@@ -79,16 +95,21 @@ class Comparison:
                 policy = make_policy(name, seed)
                 if isinstance(policy, Learned):
                     self._prepare(policy, seed)
+                    if not policy.trained:
+                        report(len(rows), total, f"{name}, seed {seed}: trains first")
                 policy.fit(train)
                 for budget in self.budgets:
                     for env in (train, test):
                         env.set_budget(budget)
                     policy.tune(train)
                     text = ":".join(f"{part:g}" for part in budget)
-                    rows.append(evaluate(test, policy, self.env, seed, text, self.limits))
+                    rows.append(
+                        evaluate(test, policy, self.env, seed, text, self.limits, self.epsilon)
+                    )
                     report(len(rows), total, f"{name}, seed {seed}")
                 if kept:
-                    kept.keep(rows[-len(self.budgets) :])
+                    trace = policy.trace if isinstance(policy, Learned) else []
+                    kept.keep(rows[-len(self.budgets) :], trace)
         return rows
 
     def _prepare(self, policy: Learned, seed: int) -> None:
@@ -131,8 +152,20 @@ def read_table(name: str, folder: Path | None) -> OutcomeTable:
     return outcomes.load_table(name, folder)
 
 
+def check_limits(env: str, limits: Mapping[str, float]) -> None:
+    """Refuse limits that say nothing.
+
+    Raises:
+        InputError: no such resource, no finite number above 0, or risk in M4A1 as released, which
+            counts none.
+    """
+    limits_of(limits)
+    if env == "m4a1" and "risk" in limits:
+        raise InputError("m4a1 counts no risk that could be limited: m4a1-device and sessions do")
+
+
 def parse_budgets(env: str, text: str | None) -> tuple[Budget, ...]:
-    """Return the budgets of an environment: "30:0.05,20:0.03", or its own ones.
+    """Return the budgets of an environment: "30:0.05,20:0.03", or its own ones; inf is none.
 
     Raises:
         InputError: the environment is unknown, or a budget has not as many numbers as it needs.
@@ -153,6 +186,11 @@ def parse_budgets(env: str, text: str | None) -> tuple[Budget, ...]:
     return tuple(budgets)
 
 
+def listed(budgets: Sequence[Budget]) -> list[list[float | None]]:
+    """Return budgets as JSON has them: null in place of infinity, which is none."""
+    return [[part if np.isfinite(part) else None for part in budget] for budget in budgets]
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A policy at a budget, over the seeds.
@@ -165,6 +203,8 @@ class Summary:
         gain_share: (policy - random) / (constrained oracle - random) in mean reward; None where
             one of the two did not run.
         limit_errors: of each limited mean the seed's that is farthest from its limit, relative.
+        epsilon: the worst seed's.
+        decision_ms: the worst seed's percentiles, see `Row`; empty where nothing decided.
     """
 
     policy: str
@@ -178,6 +218,8 @@ class Summary:
     violations: float
     gain_share: float | None
     limit_errors: dict[str, float]
+    epsilon: float = 0.0
+    decision_ms: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The summary as a JSON object."""
@@ -194,6 +236,8 @@ class Summary:
             "violations": self.violations,
             "gain_share": self.gain_share,
             "limit_errors": self.limit_errors,
+            "epsilon": self.epsilon,
+            "decision_ms": self.decision_ms,
         }
 
 
@@ -225,6 +269,11 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
                 limit_errors={
                     name: max((row.limit_errors[name] for row in group), key=abs)
                     for name in group[0].limit_errors
+                },
+                epsilon=max(row.epsilon for row in group),
+                decision_ms={
+                    name: max(row.decision_ms[name] for row in group)
+                    for name in group[0].decision_ms
                 },
             )
         )

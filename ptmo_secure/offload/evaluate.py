@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from scipy.stats import t as student  # type: ignore[attr-defined,unused-ignore]  # no stubs
 
+from ptmo_secure.offload.account import EpsilonAccount, composed
 from ptmo_secure.offload.actions import ENERGY, LATENCY, RESOURCES, RISK, USD
 from ptmo_secure.offload.envs.base import OffloadEnv
 from ptmo_secure.offload.policies.base import Policy
@@ -27,6 +28,10 @@ class Row:
         overruled: share of turns in which the gate replaced the policy's choice.
         episodes: how many.
         limit_errors: mean use over its limit, less 1, of each resource whose mean has a limit.
+        epsilon: risk of all episodes together, composed (`EpsilonAccount`).
+        decision_ms: of a turn's decision, gate and policy together: median and 99th percentile of
+            the thread's CPU time, and by the clock. The one thing that differs when all else is
+            measured again, and so no part of what makes two rows equal.
     """
 
     env: str
@@ -43,6 +48,8 @@ class Row:
     overruled: float
     episodes: int
     limit_errors: dict[str, float] = field(default_factory=dict)
+    epsilon: float = 0.0
+    decision_ms: dict[str, float] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> dict[str, object]:
         """The row as a JSON object."""
@@ -56,6 +63,7 @@ def evaluate(
     seed: int,
     budget: str,
     limits: Mapping[str, float] | None = None,
+    epsilon: float | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Row:
     """Play every episode once and average.
@@ -65,11 +73,13 @@ def evaluate(
         policy: fitted already.
         env_name, seed, budget: for the row.
         limits: of the mean use of an episode, by the names of `RESOURCES`.
+        epsilon: hard budget of the risk of all episodes together, composed; None is none.
         report: told (episodes done, episodes).
     """
+    account = None if epsilon is None else EpsilonAccount(epsilon)
     played = []
     for episode in range(env.episodes):
-        played.append(run_episode(env, policy, episode))
+        played.append(run_episode(env, policy, episode, account))
         report(episode + 1, env.episodes)
     used = np.mean([episode.used for episode in played], axis=0)
     turns = sum(len(episode.rewards) for episode in played)
@@ -91,7 +101,16 @@ def evaluate(
             name: float(used[RESOURCES.index(name)]) / limit - 1
             for name, limit in (limits or {}).items()
         },
+        epsilon=composed([risk for episode in played for risk in episode.risks]),
+        decision_ms=_decision_ms([one for episode in played for one in episode.decided_s]),
     )
+
+
+def _decision_ms(taken_s: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Percentiles of decisions' CPU time and time by the clock, [decisions, 2]."""
+    (cpu, clock), (cpu_p99, clock_p99) = np.percentile(taken_s, [50, 99], axis=0) * 1e3
+    named = {"p50": cpu, "p99": cpu_p99, "wall_p50": clock, "wall_p99": clock_p99}
+    return {name: float(value) for name, value in named.items()}
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

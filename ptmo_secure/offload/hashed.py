@@ -2,9 +2,7 @@
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -74,20 +72,54 @@ def _terms(text: str) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
     lowered = text[:_MAX_CHARS].lower()
     words = _WORD.findall(lowered)
     pairs = [f"{first} {second}" for first, second in pairwise(words)]
-    counted = Counter(lowered.split())
-    runs = [np.tile(_runs(word), times) for word, times in counted.items()]
     return (
         np.array([zlib.crc32(term.encode()) % SLOTS for term in [*words, *pairs]], dtype=np.int64),
-        np.concatenate(runs) if runs else np.zeros(0, np.int64),
+        SLOTS + _runs(lowered.split()) % SLOTS,
     )
 
 
-@lru_cache(maxsize=200_000)
-def _runs(word: str) -> "NDArray[np.int64]":
-    padded = f" {word} "
-    runs = [
-        padded[start : start + length]
-        for length in RUNS
-        for start in range(max(1, len(padded) - length + 1))
-    ]
-    return np.array([SLOTS + zlib.crc32(run.encode()) % SLOTS for run in runs], dtype=np.int64)
+def _runs(words: Sequence[str]) -> "NDArray[np.int64]":
+    """Return the CRC-32 of each run of 2 to 5 letters in " word ", for all words at once.
+
+    A word too short for a run is one itself, so " a " counts three times, for 3, 4 and 5 letters.
+    The five letters from each place on are read once, all places side by side; after two, three
+    and four of them the values are those of the shorter runs.
+    """
+    padded = "".join(f" {word} " for word in words)
+    letters, sizes = _letters(padded + " " * (RUNS[-1] - 1))
+    lengths = np.array([len(word) + 2 for word in words], dtype=np.int64)
+    whole = np.repeat(lengths, lengths)
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    room = ends - np.arange(len(padded))  # letters from here to the end of the padded word
+    value = np.full(len(padded), 0xFFFFFFFF, dtype=np.uint32)
+    found = []
+    for length in range(1, RUNS[-1] + 1):
+        here = slice(length - 1, length - 1 + len(padded))
+        for byte, column in enumerate(letters):
+            after = np.take(_CRC, value.astype(np.uint8) ^ column[here]) ^ (value >> 8)
+            value = after if byte == 0 else np.where(byte < sizes[here], after, value)
+        if length in RUNS:
+            found.append(value[room >= length])
+        short = value[(room == length) & (whole == length)]
+        found += [short] * sum(run > length for run in RUNS)
+    return (~np.concatenate(found)).astype(np.int64)
+
+
+def _letters(text: str) -> tuple["NDArray[np.uint8]", "NDArray[np.int64]"]:
+    """Return the bytes of each letter in UTF-8, [most bytes of one, letters], and their number."""
+    stream = np.frombuffer(text.encode(), dtype=np.uint8)
+    first = np.flatnonzero((stream & 0xC0) != 0x80)  # any other byte goes on with a letter
+    sizes = np.diff(np.append(first, len(stream)))
+    places = first + np.arange(sizes.max())[:, None]
+    return np.take(stream, places, mode="clip"), sizes
+
+
+def _crc_table() -> "NDArray[np.uint32]":
+    """CRC-32 of each byte, as in zlib (polynomial 0xEDB88320, lowest bit first), [256]."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> 1 ^ np.uint32(0xEDB88320), table >> 1)
+    return table
+
+
+_CRC = _crc_table()

@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel  # type: ignore[attr-defined,unused-ignore]  #
 
 from ptmo_secure.errors import InputError
 from ptmo_secure.offload import plots
-from ptmo_secure.offload.compare import Summary, summarise
+from ptmo_secure.offload.compare import SYNTHETIC, Summary, summarise
 from ptmo_secure.offload.evaluate import Row
 from ptmo_secure.results import to_json
 
@@ -44,7 +44,8 @@ def write_report(
 
     Args:
         folder: made where it is missing.
-        result: the envelope of the command; the report's JSON adds to it.
+        result: the envelope of the command; the report's JSON adds to it. Its config names the
+            "data" folder, and of each environment the "tables" that were played.
         rows: what was measured, of one or several environments.
         traces: of the multipliers, by the name of the policy's file.
 
@@ -66,16 +67,21 @@ def write_report(
         files[0].write_text(to_json(content) + "\n", encoding="utf-8")
         text = [f"# Offloading: {result['command']}", "", f"Commit {result['commit']}.", ""]
         for env in environments:
-            text += [*_table(env, summaries[env], tests[env]), ""]
-        files[1].write_text("\n".join(text), encoding="utf-8")
-        for env in environments:
+            text += [f"## {env}", "", _data(result["config"], env), ""]
+            text += [*_table(summaries[env], tests[env]), ""]
             for cost, label in COSTS:
                 path = folder / f"pareto-{env}-{cost}.png"
                 if plots.pareto(summaries[env], cost, label, path):
                     files.append(path)
+                    text += [f"![quality and {label}]({path.name})", ""]
+        text += ["## Multipliers", ""]
+        if not traces:
+            text += ["None: no average had a limit (`--limit NAME=X`).", ""]
         for name, entries in traces.items():
             files.append(folder / f"multipliers-{name}.png")
             plots.trace(entries, files[-1])
+            text += [f"![multipliers of {name}]({files[-1].name})", ""]
+        files[1].write_text("\n".join(text), encoding="utf-8")
     except OSError as failure:
         raise InputError(f"{folder}: {failure.strerror}") from None
     return files
@@ -92,17 +98,29 @@ def _tests(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) -> list[str]:
+def _data(config: dict[str, Any], env: str) -> str:
+    """Which data was played, for those who read nothing else."""
+    table = config["tables"][env]
+    if table == SYNTHETIC:
+        return (
+            "**Data: the synthetic table of this package, which says nothing about any model.** "
+            "Real outcomes: `--data DIR` or PTMO_DATA."
+        )
+    return f"Data: {table}, in {config['data']}."
+
+
+def _table(summaries: Sequence[Summary], tests: list[dict[str, Any]]) -> list[str]:
     by_key = {(test["budget"], test["policy"]): test for test in tests}
+    limited = list(summaries[0].limit_errors)
     lines = [
-        f"## {env}",
-        "",
-        "Mean over seeds; over budget: the worst seed's share of episodes; the last three columns "
-        f"compare the reward with {REFERENCE}'s, seed by seed.",
+        "Mean over seeds. Of the worst seed: over budget, the share of episodes; p99 ms, CPU time "
+        "of a decision, 99th percentile. Difference, p and won compare the reward with "
+        f"{REFERENCE}'s, seed by seed.",
         "",
         "| budget | policy | seeds | reward | 95 % | quality | seconds | dollars | leaked "
-        "| over budget | oracle gain | difference | p | won |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| over budget | p99 ms | oracle gain | difference | p | won |"
+        + "".join(f" {name} to its limit |" for name in limited),
+        "|" + " --- |" * (15 + len(limited)),
     ]
     for one in summaries:
         mean, low, high = one.reward
@@ -116,7 +134,9 @@ def _table(env: str, summaries: Sequence[Summary], tests: list[dict[str, Any]]) 
             *(one.budget, one.policy, str(one.seeds), f"{mean:.4f}"),
             f"{low:.4f} to {high:.4f}" if one.seeds > 1 else "one seed",
             *(f"{one.quality:.4f}", f"{one.latency_s:.2f}", f"{one.usd:.5f}"),
-            *(f"{one.leakage:.4f}", f"{100 * one.violations:.0f} %", gain, *against),
+            *(f"{one.leakage:.4f}", f"{100 * one.violations:.0f} %"),
+            *(f"{one.decision_ms['p99']:.2f}", gain, *against),
+            *(f"{100 * one.limit_errors[name]:+.1f} %" for name in limited),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from ptmo_secure.engine.sampler import SamplingParams
 from ptmo_secure.serve.errors import ApiError, api_error
 from ptmo_secure.serve.routing import ChatRequest, Event, Outcome, Routing, happened
-from ptmo_secure.serve.schemas import ChatBody, CompletionBody
+from ptmo_secure.serve.schemas import ChatBody, CompletionBody, PreviewBody
 from ptmo_secure.serve.service import Service
 from ptmo_secure.serve.users import LOCAL_KEY, ApiKey
 
@@ -51,7 +51,7 @@ def asked(
     key: ApiKey = http.scope["state"]["key"]
     user = body.user or http.headers.get("x-ptmo-user")
     session = body.x_ptmo.session or http.headers.get("x-ptmo-session")
-    model, adapters = _model(service, http, body, key)
+    model, adapters = named_model(service, http, body)
     named = max(len(name or "") for name in (user, session))
     if named > 128:
         raise ApiError(400, "user: more than 128 characters", param="user")
@@ -90,11 +90,16 @@ def check_headers(http: Request) -> None:
         raise ApiError(400, f"headers: of x-ptmo-... only {known} are taken", param="headers")
 
 
-def _model(
-    service: Service, http: Request, body: ChatBody | CompletionBody, key: ApiKey
+def named_model(
+    service: Service, http: Request, body: ChatBody | CompletionBody | PreviewBody
 ) -> tuple[str, tuple[str, ...]]:
-    """Return which model answers, as `ChatRequest` names it, and with which adapters."""
-    model, *suffixes = body.model.split("+")
+    """Return which model answers, as `ChatRequest` names it, and with which adapters.
+
+    Raises:
+        ApiError: an unknown model or adapter, or one that the key may not use.
+    """
+    key: ApiKey = http.scope["state"]["key"]
+    model, *suffixes = (body.model or service.settings.model).split("+")
     is_other = model in service.settings.others
     if model != service.settings.model and not is_other:
         raise ApiError(

@@ -85,7 +85,7 @@ class LocalRouter:
     async def answer(self, request: ChatRequest, routing: Routing) -> AsyncGenerator[Event, None]:
         """Yield pieces and calls as they are decoded, then what it took."""
         started = time.perf_counter()
-        submitted = await asyncio.to_thread(self._submit, request)
+        submitted = await self._begun(request)
         with submitted:  # leaving cancels
             if request.must_call:
                 async for event in _forced_call(submitted, request.must_call):
@@ -148,6 +148,15 @@ class LocalRouter:
         found = self._classifier.classify(text)
         return found, self._decomposer.split(text, found)
 
+    async def _begun(self, request: ChatRequest) -> Request:
+        """Submit in a thread, which ends its work also where nobody waits for it any more."""
+        working = asyncio.ensure_future(asyncio.to_thread(self._submit, request))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(_withdrawn)
+            raise
+
     def _submit(self, request: ChatRequest) -> Request:
         ids = self._prompt_ids(request)
         constraint = None
@@ -182,6 +191,12 @@ class LocalRouter:
         else:
             prompt = template.render(plain_messages(messages, request.tools))
         return [*prompt.ids, *(self._engine.tokenizer.encode(partial) if partial else ())]
+
+
+def _withdrawn(submitting: "asyncio.Task[Request]") -> None:
+    """Take out of the batch what was submitted when its client had left."""
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
 
 
 def request_text(request: ChatRequest, tokenizer: Tokenizer) -> str:

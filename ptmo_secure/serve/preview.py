@@ -5,7 +5,7 @@ from dataclasses import asdict
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from ptmo_secure.serve.answers import check_headers, while_connected, x_headers
+from ptmo_secure.serve.answers import check_headers, named_model, while_connected, x_headers
 from ptmo_secure.serve.chat import as_message, check_places
 from ptmo_secure.serve.routing import ChatRequest, PreviewedSegment
 from ptmo_secure.serve.schemas import PreviewBody
@@ -17,11 +17,14 @@ async def preview(service: Service, http: Request, body: PreviewBody) -> Respons
     check_headers(http)
     check_places(body)
     key = http.scope["state"]["key"]
+    model, adapters = named_model(service, http, body)
     user = body.user or http.headers.get("x-ptmo-user")
     session = body.x_ptmo.session or http.headers.get("x-ptmo-session")
     request = ChatRequest(
         messages=tuple(map(as_message, body.messages)),
         tools=tuple(tool.model_dump(exclude_none=True) for tool in body.tools or ()),
+        model=model,
+        adapters=adapters,
         session=service.names.session(key, user, session) if user or session else None,
         user=service.names.user(key, user),
         local_only=body.x_ptmo.route == "local",

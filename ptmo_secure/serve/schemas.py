@@ -305,8 +305,9 @@ class EmbeddingBody(_Request):
 
 
 class PreviewBody(_Request):
-    """POST /x-ptmo/preview."""
+    """POST /x-ptmo/preview; without `model` it is the server's first."""
 
+    model: Name | None = None
     messages: list[MessageBody] = Field(min_length=1, max_length=MAX_MESSAGES)
     tools: list[ToolBody] | None = Field(None, max_length=MAX_TOOLS)
     user: Name | None = None

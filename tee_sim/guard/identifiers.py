@@ -41,11 +41,11 @@ def _schemes() -> Iterator[Identifier]:
     for name, rules in load("identifiers").items():
         kind, _, check = name.partition(".")
         for rule in rules:
-            shape = re.compile(f"{START}(?:{rule.pattern.pattern}){STOP}", re.IGNORECASE)
+            shape = f"(?i){START}(?:{rule.source}){STOP}"
             words = "|".join(*rule.hints or [()])
             begun = rf"(?<![A-Za-z])(?:{words})"
             context = re.compile(f"{begun}(?![A-Za-z])", re.IGNORECASE) if words else None
-            told = Rule((), re.compile(begun, re.IGNORECASE)) if words else None
+            told = Rule((), f"(?i){begun}") if words else None
             yield Identifier(kind, Rule((), shape), getattr(checksums, check), context, told)
 
 

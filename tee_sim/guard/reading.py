@@ -26,7 +26,7 @@ _NEEDED = {
     "EMAIL": re.compile(r"(?i)\w\W{0,3}@\W{0,3}\w|\w\W{1,3}at\W{1,3}\w"),
     "COORDINATES": re.compile(r"\d[.,]\d{2}|\u00b0|\d\s?[NSEW]\b"),
 }
-_CODE = re.compile(load("stated_secrets")["not_literal"][0].pattern.pattern + "|^[A-Z_]+$")
+_CODE = re.compile(load("stated_secrets")["not_literal"][0].source + "|^[A-Z_]+$")
 _FUNCTION_WORDS = frozenset(entries("function_words"))
 _MOST_UNVEILED = 32_768  # characters read a second time; the rules read all of them
 

@@ -136,15 +136,16 @@ struct TinyModel {
 private:
   using Vector = std::vector<double>;
 
-  Vector times(const std::string& name, const Vector& x) const {
+  // [rows, cols]: a matrix with its update.
+  Vector exact_weights(const std::string& name) const {
     const PlainMatrix& w = matrices.at(name);
-    Vector y(static_cast<size_t>(w.rows), 0.0);
     const auto update = updates.find(name);
+    Vector out;
     for (int r = 0; r < w.rows; ++r)
       for (int c = 0; c < w.cols; ++c)
-        y[r] +=
-            (w.weight(r, c) + (update == updates.end() ? 0.0 : update->second[w.at(r, c)])) * x[c];
-    return y;
+        out.push_back(w.weight(r, c) +
+                      (update == updates.end() ? 0.0 : update->second[w.at(r, c)]));
+    return out;
   }
   Vector plus(Vector x, const std::string& name) const {
     for (size_t i = 0; i < x.size(); ++i)
@@ -196,6 +197,17 @@ private:
 };
 
 inline std::vector<double> TinyModel::logits(const std::vector<int32_t>& tokens) const {
+  std::map<std::string, Vector> weights; // each decoded once
+  for (const auto& [name, matrix] : matrices)
+    weights[name] = exact_weights(name);
+  const auto times = [&](const std::string& name, const Vector& x) {
+    const double* w = weights.at(name).data();
+    Vector y(weights.at(name).size() / x.size(), 0.0);
+    for (double& sum : y)
+      for (const double value : x)
+        sum += *w++ * value;
+    return y;
+  };
   std::vector<Vector> x;
   for (const int32_t token : tokens) {
     x.emplace_back();

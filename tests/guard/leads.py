@@ -199,23 +199,23 @@ def _longer(opening, char):
     return replace(opening, lead=lead, open=len(lead) < rules.LEAD)
 
 
-def all_patterns():
-    """Every compiled pattern that the guard looks up leads for."""
+def all_rules():
+    """Every rule whose leads the guard looks up."""
     from tee_sim.guard.identifiers import IDENTIFIERS
 
     for path in sorted(FILE.parent.glob("*.txt")):
         if path.stem != "identifiers":
             for group in rules.load(path.stem).values():
-                yield from (rule.pattern for rule in group)
+                yield from group
     for row in IDENTIFIERS:
-        yield row.shape.pattern
+        yield row.shape
         if row.words is not None:
-            yield row.words.pattern
+            yield row.words
 
 
 def written():
     """What `leads.json` has to hold."""
-    leads = {rules.digest(pattern): leads_of(pattern) for pattern in all_patterns()}
+    leads = {rules.digest(rule.source): leads_of(rule.pattern) for rule in all_rules()}
     lines = [
         f"{json.dumps(name)}: {json.dumps(leads[name])}" for name in sorted(leads) if leads[name]
     ]

@@ -289,7 +289,7 @@ def test_the_same_words_in_public_text_are_not_flagged(text):
 def test_no_hint_hides_what_its_pattern_would_find(name):
     for rules in load(name).values():
         for rule in rules:
-            bare = Rule((), rule.pattern)
+            bare = Rule((), rule.source)
             for text in [row[1] for row in FOUND]:
                 with_hints = [match.span() for match in search([rule], text)]
                 assert with_hints == [match.span() for match in search([bare], text)]

@@ -13,8 +13,7 @@ from tee_sim.guard.rules import FOLDS, Piece, Rule, search
 from tests.guard import leads
 from tests.guard.test_guard_kinds import FOUND
 
-PATTERNS = list(leads.all_patterns())
-LED = [Rule((), pattern) for pattern in PATTERNS if Rule((), pattern).leads]
+LED = [Rule((), rule.source) for rule in leads.all_rules() if rule.leads]
 EVERY_CHAR = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 # What leads have to tell apart: cases that have no small form of their own, digits and blanks of
 # other scripts, what stands before a word without being a part of it
@@ -120,12 +119,20 @@ def test_a_pattern_without_leads_and_a_long_text_are_searched_everywhere():
     long = "my password " * 6000
     assert len(long) > rules._INDEXED_CHARS
     assert spans(search([rule], long)) == spans(rule.pattern.finditer(long))
-    anywhere = Rule((), re.compile("assword"))
+    anywhere = Rule((), "assword")
     assert not anywhere.leads and spans(search([anywhere], "my password")) == [(4, 11)]
+
+
+def test_a_pattern_is_compiled_when_a_text_first_has_a_place_for_it():
+    led = next(rule for rule in LED if "my " in rule.leads)
+    rule = Rule((), led.source)
+    assert list(search([rule], "nothing here")) == [] and "pattern" not in vars(rule)
+    list(search([rule], "in my house"))
+    assert "pattern" in vars(rule)
 
 
 def test_a_changed_pattern_has_no_leads_of_the_old_one():
     known = json.loads(leads.FILE.read_text(encoding="utf-8"))
-    assert rules.digest(LED[0].pattern) in known
-    assert rules.digest(re.compile(LED[0].pattern.pattern + "x")) not in known
-    assert rules.digest(re.compile(LED[0].pattern.pattern, re.ASCII)) not in known
+    assert rules.digest(LED[0].source) in known
+    assert rules.digest(LED[0].source + "x") not in known
+    assert rules.digest("(?a)" + LED[0].source) not in known

@@ -133,7 +133,7 @@ def test_pattern_files_have_parts_hints_and_continued_lines(tmp_path, monkeypatc
     assert first.hints == (("hi", "yo"),) and second.hints == () and second.pattern.pattern == "<x>"
     (match,) = search((first,), "say hi bob")
     assert value_of(match) == (7, 10)
-    assert list(search((Rule((("yo",),), first.pattern),), "say hi bob")) == []
+    assert list(search((Rule((("yo",),), first.source),), "say hi bob")) == []
 
 
 @pytest.mark.parametrize("line", ["greet: hi", "greet ::", "greet :: {MISSING}", "greet :: ("])

@@ -8,6 +8,7 @@ from ptmo_secure.errors import InputError, SecurityError
 from ptmo_secure.offload import synthetic
 from ptmo_secure.offload.envs.base import TrainingRow
 from ptmo_secure.offload.envs.m4a1 import BUDGETS, M4A1Env
+from ptmo_secure.offload.envs.m4a1_device import M4A1DeviceEnv
 from ptmo_secure.offload.hashed import SLOTS, HashedWords
 from ptmo_secure.offload.policies import make_policy
 from ptmo_secure.offload.policies.groups import GroupModel, load_words
@@ -93,6 +94,46 @@ def test_lookahead_does_not_count_on_what_the_budget_will_forbid(talks):
     assert tight[0] == pytest.approx(ahead.rewards(env.view(), mask)[0])
 
 
+@pytest.mark.parametrize("kind", [M4A1Env, M4A1DeviceEnv])
+def test_what_was_foreseen_is_not_computed_again_and_changes_no_reward(talks, kind, monkeypatch):
+    env = kind(talks, "train", 1)
+    plain, ahead = Lookahead(env), Lookahead(env)
+    test, draws, asked = env.practice(2), np.random.default_rng(0), []
+    predict = type(env.model).predict
+
+    def counted(model, states):
+        asked.append(len(states))
+        return predict(model, states)
+
+    monkeypatch.setattr(type(env.model), "predict", counted)
+    turns = 0
+    for episode in range(60):
+        test.set_budget(test.budgets[episode % len(test.budgets)])
+        test.reset(options={"episode": episode})
+        done = False
+        while not done:
+            view, mask = test.view(), test.action_masks()
+            asked.clear()
+            found = ahead.rewards(view, mask)
+            assert asked == []
+            assert found.tolist() == plain.rewards(view, mask).tolist()  # to the last bit
+            action = int(draws.choice(np.flatnonzero(mask)))
+            ahead.foresee(view, action)
+            _, _, done, _, _ = test.step(action)
+            turns += 1
+    assert turns > 150
+
+
+def test_the_advice_foresees_while_an_answer_is_made(talks):
+    train = M4A1Env(talks, "train", 1)
+    advice = make_policy("advice", 1)
+    advice.fit(train)
+    train.reset(options={"episode": 0})
+    known = len(advice._advice._known)
+    advice.observe(train.view(), 3, 0.5)
+    assert len(advice._advice._known) > known
+
+
 def test_advice_beats_greedy_where_actions_change_what_comes(talks):
     train = M4A1Env(talks, "train", 1)
     test = train.practice(9)
@@ -132,6 +173,16 @@ def test_a_school_shows_features_masks_and_budgets_of_every_size(talks):
     assert {30.0, 20.0, 12.0, 6.0} <= limits and len(limits) > 8
     assert min(limits) >= 6 and max(limits) <= 30
     assert isinstance(school, gym.Env)
+
+
+def test_a_school_knows_no_way_between_a_budget_and_none(talks):
+    train = M4A1Env(talks, "train", 1)
+    school = School(train, ((30.0, 0.0), (np.inf, 0.05)), Lookahead(train), 1)
+    shown = set()
+    for _ in range(60):
+        school.reset()
+        shown.add(tuple(school.env.limits[:2].tolist()))
+    assert shown == {(30.0, 0.0), (np.inf, 0.05)}
 
 
 def test_a_school_refuses_what_the_gate_forbids(talks):

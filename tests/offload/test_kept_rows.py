@@ -51,7 +51,7 @@ def test_another_measurement_begins_anew(tmp_path):
     assert KeptRows(path, WHAT).of("random", 2) == []  # the file was another measurement's by then
 
 
-@pytest.mark.parametrize("end", ["[{", "[{}]\n", "3\n", "[]\n"])
+@pytest.mark.parametrize("end", ["{", "[{}]\n", "3\n", "[]\n", '{"rows": []}\n'])
 def test_a_line_that_was_cut_off_is_measured_again(tmp_path, end):
     path = tmp_path / "rows.jsonl"
     comparison(("random",)).run(None, quiet, KeptRows(path, WHAT))

@@ -42,7 +42,11 @@ def test_the_rows_are_as_promised_and_the_same_twice(capsys):
     assert {row["budget"] for row in rows} == {"0.25:0.1", "0.5:0.1"}
     assert all(row["violations"] == 0 for row in rows)
     assert len(result["summary"]) == 6
-    assert json.loads(run(capsys, *wanted)[1])["results"] == rows
+    assert all(0 < row["decision_ms"]["p50"] <= row["decision_ms"]["p99"] for row in rows)
+    again = json.loads(run(capsys, *wanted)[1])["results"]
+    for row in [*rows, *again]:
+        del row["decision_ms"]  # the clock's, and never the same twice
+    assert again == rows
 
 
 def test_rows_that_a_stopped_evaluation_kept_are_taken_up(capsys, tmp_path):
@@ -68,15 +72,27 @@ def test_every_policys_mean_use_is_compared_with_the_limits(capsys):
     assert code == 0 and "-100.0 %" in out
 
 
+def test_eps_bounds_what_all_sessions_disclose_together(capsys):
+    wanted = (*SMALL, "--policies", "cloud-only,rl", "--budgets", "1:0.1")
+    free = json.loads(run(capsys, *wanted)[1])["results"]
+    assert all(row["epsilon"] > 0.02 for row in free)
+    held = json.loads(run(capsys, *wanted, "--eps", "0.02")[1])
+    assert held["config"]["eps"] == 0.02
+    assert all(0 < row["epsilon"] <= 0.02 for row in held["results"])
+    code, out, _ = run(capsys, *(word for word in wanted if word != "--json"), "--eps", "0.02")
+    assert code == 0 and "eps" in out
+
+
 def test_m4a1_runs_on_the_synthetic_conversations_and_says_where_the_real_ones_are(capsys):
     code, out, err = run(
         capsys,
         *("offload", "eval", "--env", "m4a1", "--policies", "local-only,greedy"),
-        *("--budgets", "30:0.05,6:0.006", "--json"),
+        *("--budgets", "30:0.05,6:inf", "--json"),
     )
     rows = json.loads(out)["results"]
+    assert json.loads(out)["config"]["budgets"] == [[30.0, 0.05], [6.0, None]]
     assert code == 0 and {row["env"] for row in rows} == {"m4a1"}
-    assert [row["budget"] for row in rows] == ["30:0.05", "6:0.006"] * 2
+    assert [row["budget"] for row in rows] == ["30:0.05", "6:inf"] * 2
     assert "liangqiyuan/TMO" in err and err.count("\n") == 1
 
 
@@ -103,6 +119,17 @@ def test_without_json_there_is_a_table(capsys):
         (["--policies", "zork"], "unknown policy 'zork'"),
         (["--table", "zork"], "unknown table 'zork'"),
         (["--seeds", "0"], "--seeds 0"),
+        (["--eps", "0"], "--eps 0"),
+        (["--eps", "nan"], "--eps nan"),
+        (["--eps", "-1"], "--eps -1"),
+        (["--env", "m4a1", "--eps", "1"], "m4a1 counts no risk"),
+        (["--env", "m4a1", "--limit", "risk=0.1"], "m4a1 counts no risk"),
+        (
+            ["--env", "routing", "--table", "synthetic", "--eps", "1"],
+            "--eps: routing has no episodes",
+        ),
+        (["--limit", "risk=inf"], "limit risk=inf"),
+        (["--limit", "risk=0.1", "--limit", "risk=0.2"], "risk has a limit already, 0.1"),
         (["--sessions", "0"], "--sessions 0"),
         (["--budgets", "0.5"], "budget '0.5'"),
         (["--budgets", "0.5:-1"], "budget '0.5:-1'"),

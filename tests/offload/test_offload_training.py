@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ptmo_secure.offload.envs.m4a1 import M4A1Env
 from ptmo_secure.offload.envs.sessions import SessionConfig, SessionsEnv
 from ptmo_secure.offload.policies.learned import RcDqnPolicy
 from ptmo_secure.offload.policies.tmo import TmoPpo
+from ptmo_secure.offload.rl import training
 from ptmo_secure.offload.rl.advice import Lookahead, Myopic
 from ptmo_secure.offload.rl.lagrangian import limits_of
 from ptmo_secure.offload.rl.network import load_network
@@ -60,6 +62,15 @@ def test_train_writes_a_policy_that_eval_takes_up(capsys, tmp_path):
     assert code == 0 and all(row["violations"] == 0 for row in json.loads(out)["results"])
 
 
+def test_a_policy_is_trained_for_the_budgets_that_are_given(capsys, tmp_path):
+    wanted = ("--steps", "120", "--out", str(tmp_path), "--budgets", "0.5:0,inf:0.1", "--json")
+    code, out, err = run(capsys, "train", *SMALL, *wanted)
+    assert code == 0, err
+    assert json.loads(out)["config"]["budgets"] == [[0.5, 0.0], [None, 0.1]]
+    card = load_network(next(tmp_path.glob("*-1.npz"))).card
+    assert card["budgets"] == [[0.5, 0.0], [np.inf, 0.1]]
+
+
 def test_a_policy_of_another_seed_is_not_taken_for_this_one(tmp_path):
     env = M4A1Env(synthetic.conversations(), "train", 1)
     path = tmp_path / "policy.npz"
@@ -85,14 +96,31 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     told.clear()
     train(env, Myopic(), plan, lambda done, total: told.append(done), path)
     assert min(told) > 300 and told[-1] == 600
-    told.clear()
-    train(env, Myopic(), plan, lambda done, total: told.append(done), path)
-    assert told == []  # it is done already
-    with pytest.raises(InputError, match="another training"):
+    with pytest.raises(InputError, match=r"not the same seed\): delete it"):
         train(env, Myopic(), Plan("rc-a2c", 5, 600), checkpoint=path)
+    with pytest.raises(InputError, match=r"not the same table\)"):
+        train(env, Myopic(), replace(plan, about={"table": "mmlu"}), checkpoint=path)
     path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="not a checkpoint"):
         train(env, Myopic(), plan, checkpoint=path)
+
+
+@pytest.mark.parametrize("algo", ["rc-a2c", "rc-dqn"])
+def test_a_training_that_is_done_gives_its_best_network_again(tmp_path, algo):
+    env = M4A1Env(synthetic.conversations(), "train", 1)
+    path, told = tmp_path / "a.ckpt", []
+    plan = Plan(algo, 4, 600)
+    first = train(env, Lookahead(env), plan, checkpoint=path)
+    again = train(env, Lookahead(env), plan, lambda done, total: told.append(done), path)
+    assert told == [] and again.trials == first.trials and len(first.trials) > 3
+    pairs = zip(
+        [*first.network.layers, first.network.head],
+        [*again.network.layers, again.network.head],
+        strict=True,
+    )
+    for one, other in pairs:
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert first.trials.index(max(first.trials)) < len(first.trials) - 1  # not the last one
 
 
 def test_the_same_seed_trains_the_same_policy():
@@ -165,6 +193,35 @@ def test_report_writes_tables_plots_and_json(capsys, tmp_path):
     assert (tmp_path / "report" / "pareto-sessions-usd.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_report_trains_what_is_not_trained_and_says_on_which_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", 1500)
+    wanted = ("report", "--envs", "sessions", "--policies", "greedy,rc-dqn", "--seeds", "2")
+    wanted += ("--sessions", "30", "--limit", "usd=0.001", "--out", str(tmp_path))
+    code, _, err = run(capsys, *wanted)
+    assert code == 0 and "a synthetic table stands in" in err
+    text = (tmp_path / "report.md").read_text()
+    assert "the synthetic table of this package" in text and "usd to its limit" in text
+    shown = re.findall(r"!\[.*\]\((.*)\)", text)
+    plots = {path.name for path in tmp_path.glob("*.png")}
+    assert set(shown) == plots and {"multipliers-sessions-rc-dqn-2.png"} <= plots
+    content = json.loads((tmp_path / "report.json").read_text())
+    traces = content["multipliers"]
+    assert any(entry["multipliers"][1] > 0 for entry in traces["sessions-rc-dqn-1"])
+    assert content["config"]["limits"] == {"usd": 0.001}
+    monkeypatch.setattr(RcDqnPolicy, "fit", None)  # given again, nothing is trained again
+    assert run(capsys, *wanted)[0] == 0
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again["multipliers"] == traces and again["results"] == content["results"]
+
+
+def test_a_report_without_limits_says_why_it_shows_no_multipliers(capsys, tmp_path):
+    wanted = ("report", "--envs", "m4a1", "--policies", "random,greedy", "--seeds", "1")
+    code, out, _ = run(capsys, *wanted, "--out", str(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert code == 0 and "no average had a limit" in text and "one seed" in text
+    assert str(tmp_path / "report.md") in out.splitlines()
+
+
 def row(policy, seed, reward):
     return Row("e", policy, seed, "1", reward, 0.5, 1.0, 0.1, 5.0, 0.0, 0.0, 0.0, 10)
 
@@ -221,7 +278,12 @@ def test_limits_go_by_name():
         (["train", "--steps", "0"], "0 steps"),
         (["train", "--limit", "usd"], "--limit 'usd'"),
         (["train", "--limit", "zork=1"], "limit zork=1"),
+        (["train", "--env", "m4a1", "--limit", "risk=1"], "m4a1 counts no risk"),
+        (["train", "--budgets", "0.5"], "budget '0.5' is not share of all-cloud dollars:risk"),
         (["report", "--seeds", "0"], "--seeds 0"),
+        (["report", "--trained", "nowhere"], "nowhere: no folder of trained policies"),
+        (["report", "--limit", "risk=1"], "m4a1 counts no risk"),
+        (["eval", "--trained", "nowhere"], "nowhere: no folder of trained policies"),
         (["report", "--policies", "zork"], "unknown policy 'zork'"),
         (["report", "--envs", "zork"], "unknown environment 'zork'"),
         (["calibrate", "--router", "zork"], "unknown router 'zork'"),

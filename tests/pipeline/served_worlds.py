@@ -121,7 +121,7 @@ def working():
 
 
 @contextmanager
-def served_world(folder, guard, device, *, deadline_s=None, behaviour=None, **settings):
+def served_world(folder, guard, device, *, deadline_s=None, behaviour=None, others=(), **settings):
     """Put a server together; `settings` as of `HybridSettings`."""
     settings = HybridSettings(**settings)
     with ExitStack() as held:
@@ -136,5 +136,5 @@ def served_world(folder, guard, device, *, deadline_s=None, behaviour=None, **se
         cloud = pipeline._responder._consultant.cloud
         consultant = Consultant(cloud, pipeline._manager, deadline_s=deadline_s)
         router = HybridRouter(device, planner, consultant, settings=settings)
-        served = held.enter_context(serving(router))
+        served = held.enter_context(serving(router, others=others))
         yield ServedWorld(served, router, device, here)

@@ -160,6 +160,8 @@ def test_an_answer_with_placeholders_serves_the_session_that_masked_it_alone(mak
         assert here.answer(query, user=user, session=session).text == f"Ok, {name}."
     bodies = [body["messages"] for body in here.bodies()]
     assert len(bodies) == 3 and bodies[0] == bodies[1] == bodies[2]
+    again = here.answer(CARRIES, user="ann", session="s")
+    assert (again.route, again.masked) == (Route.HYBRID, {})  # nothing left for it
 
 
 def test_the_cache_holds_neither_values_nor_questions(make):

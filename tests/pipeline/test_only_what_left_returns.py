@@ -9,8 +9,9 @@ from worlds import CARRIES, MIXED
 from ptmo_secure.hybrid.cache import ResponseCache
 from ptmo_secure.hybrid.restoring import Restorer, restore
 from ptmo_secure.hybrid.settings import HybridSettings
+from ptmo_secure.hybrid.telling import known_values
 from ptmo_secure.types import Route
-from tee_sim.client import Filler, names_in
+from tee_sim.client import Filler, ScanResult, Span, names_in
 from tests.cloud import hostile_server as hostile
 
 TOOL = {
@@ -116,3 +117,13 @@ def test_a_filler_without_names_asks_no_guard():
 def test_names_are_read_as_the_guard_writes_them_alone():
     text = "[PERSON_1b] [SECRET_2] SECRET_3 [secret_4] <EMAIL_5> [TEXT_6] [SECRET 7]"
     assert names_in(text) == {"[PERSON_1b]", "[SECRET_2]", "[TEXT_6]"}
+
+
+def test_a_text_with_what_looks_like_a_placeholder_has_no_words_that_stay():
+    def known(text, value):
+        at = text.index(value)
+        span = Span(at, at + len(value), "DATE", 1, "rule")
+        return known_values(ScanResult("PRIVATE", 1.0, (span,)), text, f"due on {value}")
+
+    assert known("Call on 12 May.", "12 May") == ("12 May",)
+    assert known("On 12 call [PERSON_12].", "12") == ()  # shown back it would be a placeholder

@@ -68,6 +68,21 @@ def test_a_device_that_knows_something_withheld_is_not_quoted(make):
     assert texts(here) == [("user", "Why is the sky blue?"), ("user", PLAIN)]
 
 
+@pytest.mark.parametrize("query", ["Why?", "And then?", "Go on!", "\uc65c\uc694?"])
+def test_a_message_that_says_nothing_alone_stays_with_what_it_follows(make, query):
+    here = make()
+    talk = [user("My password is secret123."), says("Noted."), user(query)]
+    assert here.answer(talk).route is Route.LOCAL and here.bodies() == []
+    assert here.answer([*talk, says("So."), user(query)]).route is Route.LOCAL  # a turn later too
+    assert here.answer([*talk, says("So."), user(PLAIN)]).route is Route.CLOUD
+    told = [*talk, says("So."), user(PLAIN), says("from the cloud"), user(query)]
+    assert here.answer(told).route is Route.CLOUD  # it follows what the cloud was told
+    assert texts(here)[-3:] == [("user", PLAIN), ("assistant", "from the cloud"), ("user", query)]
+    assert here.answer([user(query)]).route is Route.CLOUD  # it follows nothing
+    here.answer([*told, says("from the cloud"), user(PLAIN)])
+    assert [text for _, text in texts(here)].count(query) == 1  # judged as when it was the last
+
+
 def test_of_a_mixed_turn_the_clouds_own_words_are_told_and_not_the_devices(make):
     said = "My name is Ada Lindqvist. Is Lindqvist a rare name for me? How do I bake bread?"
     here = make(engine=ScriptedEngine("It begins with L."))

@@ -168,6 +168,68 @@ def test_a_tool_is_called_and_its_result_is_asked_about(talk, stream):
     assert b"lopez" not in talk.cloud.received
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_with_a_name_that_looks_private_is_called_by_another(talk, stream):
+    parameters = {"type": "object", "properties": {"url": {"type": ["string", "null"]}}}
+    named = {"name": "fetch_url", "description": "As fetch_url does.", "parameters": parameters}
+    tool = {"type": "function", "function": named}
+    sent = {**tool, "function": {**named, "name": "tool_1", "description": "As tool_1 does."}}
+    function = {"name": "tool_1", "arguments": '{"url":"x"}'}
+    piece = {"index": 0, "id": "call_9", "type": "function", "function": function}
+    events = [hostile.event({"tool_calls": [piece]}), hostile.event({}, "tool_calls")]
+    talk.cloud.script = [hostile.events(events)]
+    assert talk.preview(WEATHER, tools=[tool])["request"]["tools"] == [sent]
+    talk.messages.append({"role": "user", "content": WEATHER})
+    given = {"model": talk.model, "messages": talk.messages, "user": talk.name}
+    answer = talk.client.chat.completions.create(
+        tools=[tool], tool_choice="auto", stream=stream, **given
+    )
+    if stream:
+        chunks = [chunk.choices[0].delta for chunk in answer if chunk.choices]
+        (call,) = [one for delta in chunks for one in delta.tool_calls or ()]
+    else:
+        (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("fetch_url", {"url": "x"})
+    own = {"id": call.id, "type": "function", "function": call.function.model_dump()}
+    talk.messages.append({"role": "assistant", "content": None, "tool_calls": [own]})
+    result = {"role": "tool", "tool_call_id": call.id, "name": "fetch_url", "content": "clear"}
+    talk.messages.append(result)
+    assert talk.ask(tools=[tool])["route"] == "cloud"
+    body = talk.bodies()[-1]
+    assert body["tools"] == [sent] and body["messages"][1]["tool_calls"][0]["function"] == function
+    assert b"fetch_url" not in talk.cloud.received
+
+
+SYSTEM = {"role": "system", "content": "Answer as the bakery's helper, in one line."}
+
+
+def test_a_system_prompt_of_a_local_request_stays_with_its_conversation(talk):
+    talk.messages = [SYSTEM]
+    assert talk.say(RECIPE, route="local")["route"] == "local"
+    later = talk.preview(PLAIN)["request"]["messages"]
+    assert talk.say(PLAIN)["route"] == "cloud"
+    assert talk.asked() == [("user", PLAIN)] == [(m["role"], m["content"]) for m in later]
+    talk.say("What is Rust?")  # that the conversation brought it again has told it nobody
+    assert b"bakery" not in talk.cloud.received
+    talk.messages = [SYSTEM]  # another conversation, whose user keeps nothing
+    told = talk.preview(PLAIN)["request"]["messages"]
+    assert [(m["role"], m["content"]) for m in told] == [
+        (SYSTEM["role"], SYSTEM["content"]),
+        ("user", PLAIN),
+    ]
+    talk.say(PLAIN)
+    assert talk.bodies()[-1]["messages"] == told
+
+
+def test_a_system_prompt_that_left_before_a_local_request_goes_on_being_told(talk):
+    talk.messages = [SYSTEM]
+    talk.say(PLAIN)
+    talk.say(RECIPE, route="local")
+    talk.say("What is Rust?")
+    assert talk.asked()[0] == (SYSTEM["role"], SYSTEM["content"])
+    assert b"cardamom" not in talk.cloud.received
+
+
 def test_a_result_for_a_withheld_turn_stays(talk):
     said = "My password is secret123. Check how often it leaked."
     call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}

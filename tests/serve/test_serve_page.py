@@ -249,10 +249,13 @@ def test_of_several_models_one_is_chosen_and_asked(router, browser):
         browser.open(served.url)
         browser.until("document.getElementById('model').options.length === 2")
         assert content(browser, "#model option") == ["tiny", "second"]
+        review(browser)  # of the first: another model may write another draft
         browser.run("document.getElementById('model').value = 'second'")
         browser.run("document.getElementById('model').dispatchEvent(new Event('change'))")
         assert content(browser, "#about") == ["Model second"]
+        assert browser.run("document.getElementById('review').hidden")
         review(browser)
+        assert router.requests[-1].model == "second"
         browser.run("document.getElementById('send').click()")
         browser.until("document.getElementById('trace').textContent !== ''")
         assert router.requests[-1].model == "second"

@@ -86,6 +86,27 @@ def test_a_client_that_leaves_while_its_request_waits_costs_no_step(model):
         assert until(lambda: figure(served, "ptmo_running") == 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_its_request_is_submitted_cancels_it(model, stream):
+    with serving_model(model) as served:
+        scheduler, submitted = served.service.router._scheduler, []
+        submit, reached, go = scheduler.submit, threading.Event(), threading.Event()
+
+        def slowly(*args, **kwargs):
+            reached.set()
+            assert go.wait(20)
+            submitted.append(submit(*args, **kwargs))
+            return submitted[0]
+
+        scheduler.submit = slowly
+        connection = begin(served.url, stream, max_tokens=900)
+        assert reached.wait(20)
+        connection.close()
+        time.sleep(0.3)  # the server sees that it left
+        go.set()
+        assert until(lambda: submitted and submitted[0].cancelled)
+
+
 def test_a_stream_that_the_client_closes_ends_in_the_engine(model):
     with serving_model(model) as served, served.client() as client:
         stream = client.chat.completions.create(

@@ -100,9 +100,11 @@ class GroupModel(ScoreModel):
     def read(self, text: str) -> "Reading":
         """Return what a text says by itself."""
         places, weights = self.words.vector(text)
-        likeness = _SHARPNESS * (weights @ self.group_slopes[places] + self.group_level)
+        slopes = np.take(self.group_slopes, places, axis=0)  # half the time of [places]
+        likeness = _SHARPNESS * (weights @ slopes + self.group_level)
         odds = np.exp(likeness - likeness.max())
-        return Reading(odds / odds.sum(), weights @ self.slopes[places] + self.level)
+        rest = weights @ np.take(self.slopes, places, axis=0)
+        return Reading(odds / odds.sum(), rest + self.level)
 
     def judge(self, asked: "Reading", history: "Sequence[Reading]") -> Floats:
         """Return predicted scores of a text that was read, after others of its session, [arms]."""

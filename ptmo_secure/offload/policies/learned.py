@@ -6,15 +6,15 @@ from typing import ClassVar
 import numpy as np
 
 from ptmo_secure.errors import EngineError, InputError
-from ptmo_secure.offload.actions import RESOURCES, RISK, Floats, Mask, View
+from ptmo_secure.offload.actions import RESOURCES, Floats, Mask, View
 from ptmo_secure.offload.envs.base import OffloadEnv
-from ptmo_secure.offload.policies.base import Policy, best, local_actions
-from ptmo_secure.offload.rl.account import EpsilonAccount
+from ptmo_secure.offload.policies.base import Policy, best
 from ptmo_secure.offload.rl.advice import Advice, advice_for
 from ptmo_secure.offload.rl.features import describe
 from ptmo_secure.offload.rl.lagrangian import limits_of
 from ptmo_secure.offload.rl.network import Network, load_network
 from ptmo_secure.offload.rl.pilot import Pilot
+from ptmo_secure.offload.rl.prices import Trace
 from ptmo_secure.offload.rollout import mean_reward
 
 _SETTLED_ON = 200  # training episodes, or as many as there are
@@ -37,6 +37,11 @@ class AdviceOnly(Policy):
     def choose(self, view: View, mask: Mask) -> int:
         """The highest expected reward."""
         return best(self._expected(view, mask), mask)
+
+    def observe(self, view: View, action: int, quality: float) -> None:
+        """Use the time that the answer takes to prepare the next turn."""
+        if self._advice is not None:
+            self._advice.foresee(view, action)
 
     def _expected(self, view: View, mask: Mask) -> Floats:
         if self._advice is None:
@@ -62,7 +67,8 @@ class Learned(AdviceOnly):
         super().__init__(seed)
         self._steps, self._limits = steps, limits or {}
         self._pilot: Pilot | None = None
-        self.account: EpsilonAccount | None = None
+        self.trace: Trace = []
+        """Multipliers over time, of a training under limits that `fit` did."""
 
     def hold(self, limits: dict[str, float]) -> None:
         """Hold these limits, by the names of `RESOURCES`, from the training on."""
@@ -86,6 +92,11 @@ class Learned(AdviceOnly):
             )
         self.use(network)
 
+    @property
+    def trained(self) -> bool:
+        """Whether it has a network, so that `fit` fits the advice alone."""
+        return self._pilot is not None
+
     def use(self, network: Network) -> None:
         """Decide by this network from now on."""
         limits = np.array(limits_of(self._limits)) if self._limits else None
@@ -105,22 +116,18 @@ class Learned(AdviceOnly):
 
             steps = STEPS if self._steps is None else self._steps
             plan = Plan(self.algo, self._seed, steps, limits=limits_of(self._limits))
-            self.use(learn(train, self._advice, plan).network)
+            found = learn(train, self._advice, plan)
+            self.use(found.network)
+            self.trace = found.trace if self._limits else []
 
     def choose(self, view: View, mask: Mask) -> int:
-        """What the network prefers at the prices in force, and what the account still allows."""
+        """What the network prefers at the prices in force."""
         if self._pilot is None:
             raise EngineError(f"the policy {self.name} is not trained")
-        if self.account is not None:
-            fits = mask & self.account.fits(view.cost[:, RISK])
-            mask = fits if fits.any() else mask & local_actions(view)
         advised = np.nan_to_num(self._expected(view, mask))
         units = self._pilot.network.units
         features = describe(view, advised, mask, self._pilot.prices, units)
-        action = self._pilot.act(features.astype(np.float64), mask)
-        if self.account is not None:
-            self.account.spend(float(view.cost[action, RISK]))
-        return action
+        return self._pilot.act(features.astype(np.float64), mask)
 
     def settle(self, used: Floats) -> None:
         """Move the prices of what has a limit."""

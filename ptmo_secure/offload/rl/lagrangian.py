@@ -1,5 +1,6 @@
 """Lagrange multipliers for long-run averages, held by a PID controller (Stooke et al. 2020)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -122,15 +123,15 @@ class PidMultipliers:
         self._cost = None if state["cost"] is None else np.array(state["cost"])
 
 
-def limits_of(wanted: dict[str, float]) -> tuple[float, ...]:
+def limits_of(wanted: Mapping[str, float]) -> tuple[float, ...]:
     """Return limits by the names of `RESOURCES`; the others are endless.
 
     Raises:
-        InputError: there is no such resource, or a limit is not above 0.
+        InputError: there is no such resource, or a limit is not finite and above 0.
     """
     for name, value in wanted.items():
-        if name not in RESOURCES or not value > 0:
+        if name not in RESOURCES or not 0 < value < np.inf:
             names = ", ".join(RESOURCES)
-            raise InputError(f"limit {name}={value:g}: one of {names}, above 0")
+            raise InputError(f"limit {name}={value:g}: one of {names}, finite and above 0")
     found: Floats = np.array([wanted.get(name, np.inf) for name in RESOURCES])
     return tuple(float(value) for value in found)

@@ -10,6 +10,9 @@ import numpy as np
 from ptmo_secure.offload.actions import RESOURCES, Floats
 from ptmo_secure.offload.rl.lagrangian import PidMultipliers
 
+Trace = list[dict[str, list[float]]]
+"""Multipliers, and the mean costs that moved them: one entry for each time they moved."""
+
 
 @dataclass(slots=True)
 class Prices:
@@ -21,14 +24,14 @@ class Prices:
         units: what counts as 1 for each cost, [4]: the limit, where there is one.
         episodes: how many have to end before the multipliers move again. The multipliers must be
             slower than the learner, or both swing.
-        trace: what the multipliers were, and the mean costs that moved them.
+        trace: so far.
     """
 
     held: PidMultipliers
     show: Callable[[Floats], None]
     units: Floats
     episodes: int = 64
-    trace: list[dict[str, list[float]]] = field(default_factory=list)
+    trace: Trace = field(default_factory=list)
     _running: list[Floats] = field(default_factory=list)
     _ended: deque[Floats] = field(default_factory=deque)
 

@@ -139,7 +139,7 @@ class School(gym.Env[Observation, np.int64]):
             return self._budgets[int(self.rng.integers(len(self._budgets)))]
         low, high = np.min(self._budgets, axis=0), np.max(self._budgets, axis=0)
         share = self.rng.random()  # one for all parts: they tighten together
-        return tuple(float(a * (b / a) ** share) for a, b in zip(low, high, strict=True))
+        return tuple(_between(float(a), float(b), share) for a, b in zip(low, high, strict=True))
 
     def _observation(self) -> Observation:
         seen, self._mask = self._described(self.env, self._shown)
@@ -150,3 +150,10 @@ class School(gym.Env[Observation, np.int64]):
         mask = gate.allowed(view)
         advised = self._advice.rewards(view, mask, learning=True)
         return describe(view, advised, mask, prices, self.units), mask
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """Go a share of the way in equal ratios; from nothing, or to no budget at all, in one step."""
+    if 0 < low and high < np.inf:
+        return float(low * (high / low) ** share)
+    return low if share < 0.5 else high

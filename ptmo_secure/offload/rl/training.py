@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ptmo_secure.offload.rl.lagrangian import PidMultipliers
 from ptmo_secure.offload.rl.logs import silent_logger
 from ptmo_secure.offload.rl.network import Network
 from ptmo_secure.offload.rl.pilot import Pilot
-from ptmo_secure.offload.rl.prices import Prices
+from ptmo_secure.offload.rl.prices import Prices, Trace
 from ptmo_secure.offload.rl.schooling import LOOKED_AT, School
 
 ALGORITHMS = {"rc-ppo": "ppo:RcPpo", "rc-a2c": "a2c:RcA2c", "rc-dqn": "dqn:RcDqn"}
@@ -47,6 +47,8 @@ class Plan:
         steps: turns in the environment.
         budgets: hard ones, that the policy learns to live with; empty takes the environment's.
         limits: of the mean cost of an episode, [4] in the units of `RESOURCES`; infinity is none.
+        about: where it is trained: environment, data; plain JSON. A checkpoint of a training
+            somewhere else is refused.
     """
 
     algo: str
@@ -54,6 +56,7 @@ class Plan:
     steps: int = STEPS
     budgets: tuple[tuple[float, ...], ...] = ()
     limits: tuple[float, ...] = field(default=(float("inf"),) * len(RESOURCES))
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
@@ -69,12 +72,12 @@ class Trained:
 
     Args:
         network: the best one met, or with limits the last.
-        trace: multipliers and mean costs, one entry for each time they moved.
+        trace: of its multipliers; they move, at 0, where there is no limit as well.
         trials: reward of a turn on practice episodes, after 0, 1/5 ... of the steps.
     """
 
     network: Network
-    trace: list[dict[str, list[float]]]
+    trace: Trace
     trials: list[float]
 
 
@@ -94,9 +97,10 @@ def train(
         plan: what is trained.
         report: told (steps done, steps).
         checkpoint: file that the state is written to, ten times; where it exists already, the
-            training goes on from there. Weights, optimiser and multipliers are restored; a replay
-            buffer is filled again and random draws begin anew, so the result differs from that of
-            a training that was never interrupted.
+            training goes on from there; one that is done is not done again. Weights, optimiser,
+            multipliers and the best network are restored; a replay buffer is filled again and
+            random draws begin anew, so the result differs from that of a training that was never
+            interrupted.
         tensorboard: folder of event files.
 
     Raises:
@@ -126,7 +130,7 @@ def train(
         watch.finish()
     network = model.network() if np.isfinite(limits).any() else watch.best or model.network()
     network.prices = prices.held.value.copy()
-    network.card = {**asdict(plan), "limits": [None if np.isinf(x) else x for x in plan.limits]}
+    network.card = {**_plain(plan), "limits": [None if np.isinf(x) else x for x in plan.limits]}
     return Trained(network, prices.trace, watch.trials)
 
 
@@ -154,12 +158,19 @@ class _Watch(BaseCallback):
             return
         try:
             state = torch.load(self._checkpoint, weights_only=True)
-            if state["plan"] != _plain(self._plan):
-                raise InputError(f"{self._checkpoint}: a checkpoint of another training")
+            now, then = _plain(self._plan), state["plan"]
+            other = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if other:
+                raise InputError(
+                    f"{self._checkpoint}: a checkpoint of another training (not the same "
+                    f"{', '.join(other)}): delete it, or name another folder"
+                )
             self._learner.restore(state["learner"])
             self._learner.prices.held.restore(state["held"])
             self._learner.prices.trace[:] = state["trace"]
             self._learner.num_timesteps = self._saved = state["steps"]
+            self.trials = list(state["trials"])
+            self.best = _with_weights(self._learner.network(), state["best"])
         except InputError:
             raise
         except Exception as failure:
@@ -201,6 +212,8 @@ class _Watch(BaseCallback):
             "learner": self._learner.state(),
             "held": self._learner.prices.held.state(),
             "trace": self._learner.prices.trace,
+            "trials": self.trials,
+            "best": _weights(self.best),
         }
         try:
             self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +224,21 @@ class _Watch(BaseCallback):
             raise InputError(f"{self._checkpoint}: cannot be written: {failure}") from None
 
 
+def _weights(network: Network | None) -> list[torch.Tensor]:
+    """Weights and biases, layer by layer; none of no network."""
+    pairs = [] if network is None else [*network.layers, network.head]
+    return [torch.tensor(array) for pair in pairs for array in pair]
+
+
+def _with_weights(like: Network, weights: list[torch.Tensor]) -> Network | None:
+    """The network that `_weights` was asked for, given one that differs in nothing else."""
+    arrays = [tensor.numpy() for tensor in weights]
+    pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
+    return replace(like, layers=pairs[:-1], head=pairs[-1]) if pairs else None
+
+
 def _plain(plan: Plan) -> dict[str, Any]:
-    """The plan in types that a checkpoint may hold."""
-    budgets = [list(budget) for budget in plan.budgets]
-    return {**asdict(plan), "budgets": budgets, "limits": list(plan.limits)}
+    """The plan in types that a checkpoint may hold, what it is about among its parts."""
+    found = asdict(plan) | {"limits": list(plan.limits), **plan.about}
+    del found["about"]
+    return found | {"budgets": [list(budget) for budget in plan.budgets]}

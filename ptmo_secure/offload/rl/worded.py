@@ -50,6 +50,9 @@ class WordAdvice:
         """See `Advice`."""
         return _reward(view, self.scores(view, learning=True))
 
+    def foresee(self, view: View, action: int) -> None:
+        """See `Advice`: the next question is not known yet, and the last ones are remembered."""
+
     def scores(self, view: View, *, learning: bool = False) -> Floats:
         """Chances that the local model, the cloud's, and both are right, [3]."""
         past = [self._reading(text, learning) for text in view.history]

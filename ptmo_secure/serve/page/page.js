@@ -126,7 +126,7 @@ async function show(changed) {
     if (!model) await look();
     const turn = { role: "user", content: text };
     const wishes = { keep_local: [...keep], keep_messages: [...held] };
-    const body = { messages: [...messages, turn], x_ptmo: wishes };
+    const body = { model, messages: [...messages, turn], x_ptmo: wishes };
     const told = await (await ask("/x-ptmo/preview", body)).json();
     if (asked !== shown) return; // the message or a box was changed meanwhile
     reviewed = text;
@@ -243,5 +243,6 @@ byId("key").addEventListener("change", look);
 byId("model").addEventListener("change", () => {
   model = byId("model").value;
   byId("about").textContent = `Model ${model}`;
+  closeReview(); // another model may write another draft
 });
 look();

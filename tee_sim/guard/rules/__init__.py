@@ -13,14 +13,15 @@ Every repetition in a pattern is bounded, so that its time is linear in the text
 A pattern is tried only where a match may begin. What its matches begin with, its leads, stands in
 `leads.json` under the digest of the pattern, worked out by `python -m tests.guard.leads`: one to
 three folded characters each, "^" for a capital or a character beyond ASCII. A pattern that is not
-in there is tried everywhere.
+in there is tried everywhere, and compiled at once, so that a malformed one is refused. One that is
+in there was compiled when that was written; here it is when a text first has a place for it.
 """
 
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate, chain, product
@@ -86,34 +87,36 @@ def as_piece(text: str) -> Piece:
     return text if isinstance(text, Piece) else Piece(text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """One pattern.
 
     Args:
         hints: groups of pieces in small letters; a text must hold one of each group.
-        pattern: finds values; its group "value" is the value, if it has one.
+        source: of the pattern, which finds values; its group "value" is the value, if it has one.
+
+    Attributes:
         leads: what its matches begin with; none if that is unknown.
+        pattern: the source, compiled when it is first asked for: a text needs few of hundreds.
     """
 
     hints: tuple[tuple[str, ...], ...]
-    pattern: re.Pattern[str]
-    leads: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "leads", frozenset(_ALL_LEADS.get(digest(self.pattern), ())))
+    source: str
+    leads = cached_property(lambda self: frozenset(_ALL_LEADS.get(digest(self.source), ())))
+    pattern = cached_property(lambda self: re.compile(self.source))
 
 
-def digest(pattern: re.Pattern[str]) -> str:
+def digest(source: str) -> str:
     """Return the name of a pattern in `leads.json`."""
-    return blake2b(f"{pattern.flags} {pattern.pattern}".encode(), digest_size=8).hexdigest()
+    return blake2b(source.encode(), digest_size=8).hexdigest()
 
 
 def load(name: str) -> dict[str, tuple[Rule, ...]]:
     """Return the groups of a file of patterns.
 
     Raises:
-        OSError, ValueError, KeyError: a missing or malformed file; such a guard does not start.
+        OSError, ValueError, KeyError, re.error: a missing or malformed file; such a guard does not
+            start.
     """
     text = (Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
@@ -131,7 +134,9 @@ def load(name: str) -> dict[str, tuple[Rule, ...]]:
             parts[match["name"]] = pattern
             continue
         sets = match["hints"].replace(r"\n", "\n").split("&") if match["hints"] else ()
-        rule = Rule(tuple(tuple(pieces.split("|")) for pieces in sets), re.compile(pattern))
+        rule = Rule(tuple(tuple(pieces.split("|")) for pieces in sets), pattern)
+        if not rule.leads:
+            re.compile(pattern)
         groups[match["name"]] = (*groups.get(match["name"], ()), rule)
     return groups
 

@@ -1,10 +1,20 @@
 """A hard budget of epsilon over all episodes of a user, with composition."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from ptmo_secure.errors import InputError
-from ptmo_secure.offload.actions import Floats, Mask
+from ptmo_secure.offload.actions import RISK, Floats, Mask, View
 from ptmo_secure.privacy.budget import compose
+
+DELTA = 1e-6
+
+
+def composed(costs: Sequence[float]) -> float:
+    """Return what costs come to together, as an `EpsilonAccount` counts them."""
+    return compose(costs, DELTA)
 
 
 class EpsilonAccount:
@@ -21,9 +31,9 @@ class EpsilonAccount:
     Security: DP-style accounting of expected disclosures, and no guarantee of differential privacy.
     """
 
-    def __init__(self, epsilon: float, delta: float = 1e-6) -> None:
+    def __init__(self, epsilon: float, delta: float = DELTA) -> None:
         if not (np.isfinite(epsilon) and epsilon > 0):
-            raise InputError(f"epsilon is {epsilon}: it is above 0")
+            raise InputError(f"epsilon is {epsilon}: it is finite and above 0")
         if not 0 < delta < 1:
             raise InputError(f"delta is {delta}: it is between 0 and 1")
         self.epsilon, self._delta = epsilon, delta
@@ -47,6 +57,19 @@ class EpsilonAccount:
             elif cost > 0 and np.isfinite(cost):
                 found[number] = compose([*self._costs, float(cost)], self._delta) <= self.epsilon
         return found
+
+    def held(self, view: View) -> View:
+        """Return the view with no more risk left than the dearest action that fits here.
+
+        The gate then forbids the others, whoever chooses.
+        """
+        risks = view.cost[:, RISK]
+        fits = self.fits(risks)
+        if fits.all():
+            return view
+        remaining = view.remaining.copy()
+        remaining[RISK] = min(remaining[RISK], risks[fits].max(initial=0.0))
+        return replace(view, remaining=remaining)
 
     def spend(self, cost: float) -> None:
         """Count a cost.
