@@ -142,7 +142,7 @@ def test_the_exported_model_gives_pytorchs_logits_and_runs_in_the_guard(
     feed = {"input_ids": ids.numpy(), "attention_mask": np.ones_like(ids.numpy())}
     (found,) = session.run(None, feed)
     assert np.abs(found - expected).max() < 0.25 * np.abs(expected).max()
-    chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged, 0.5)
+    chosen = thresholds.choose(tmp_path / "model.onnx", LABELS, tagged, "en")
     tables = {"thresholds": chosen, "hangul_thresholds": chosen}
     settings = json.dumps(
         {"labels": LABELS, "alone": 0.5, "hangul_alone": 0.5, **tables, **thresholds.FORMS}
@@ -272,7 +272,8 @@ def test_every_label_is_a_kind_that_the_guard_can_report():
     assert set(GUARD_KINDS) <= set(ENTITY_KINDS)
     shipped = json.loads((MODEL / "labels.json").read_text())
     assert shipped["labels"] == LABELS
-    assert thresholds.ALONE == {"en": shipped["alone"], "ko": shipped["hangul_alone"]}
+    assert shipped.keys() >= thresholds.FORMS.keys()
+    assert all(0 < shipped[name] < 1 for name in ("alone", "hangul_alone", *thresholds.FORMS))
     assert set(shipped["thresholds"]) == set(shipped["hangul_thresholds"]) == set(GUARD_KINDS)
 
 
@@ -323,10 +324,12 @@ def test_half_of_the_exchanged_tokens_are_everyday_words(tokenizer, tagged):
 
 def test_the_threshold_of_a_kind_weighs_leaks_against_alarms():
     sure = [(0.9, True)] * 40 + [(0.6, False)] * 40
-    assert 0.6 < thresholds._best(sure) <= 0.9
+    assert 0.6 < thresholds._best(sure, 3.0) <= 0.9
     unsure = [(0.3, True)] * 40 + [(0.1, False)] * 40
-    assert 0.1 < thresholds._best(unsure) <= 0.3
-    assert thresholds._best([(0.9, True)] * 5 + [(0.6, False)] * 40) == 0.5
+    assert 0.1 < thresholds._best(unsure, 3.0) <= 0.3
+    assert thresholds._best([(0.9, True)] * 5 + [(0.6, False)] * 40, 3.0) == 0.5
+    either = [(0.3, True)] * 40 + [(0.3, False)] * 200
+    assert thresholds._best(either, 8.0) <= 0.3 < thresholds._best(either, 3.0)
 
 
 def test_the_card_and_the_licence_go_with_every_model():

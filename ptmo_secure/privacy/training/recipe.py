@@ -105,8 +105,8 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     for prefix, language in (("", "en"), ("hangul_", "ko")):
         judges = corpus("heldout", recipe.threshold_texts, seed + 1, languages=(language,))
         tagged = (batches.tag(example, tokenizer, labels) for example in judges)
-        settings[f"{prefix}alone"] = least = ALONE[language]
-        settings[f"{prefix}thresholds"] = choose(out / "model.onnx", labels, tagged, least)
+        settings[f"{prefix}alone"] = ALONE[language]
+        settings[f"{prefix}thresholds"] = choose(out / "model.onnx", labels, tagged, language)
     settings |= FORMS
     (out / "labels.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     for path in CARD.iterdir():

@@ -10,30 +10,30 @@ import onnxruntime
 
 from ptmo_secure.privacy.training.batches import IGNORED, Tagged
 
-GRID = tuple(round(0.05 * step, 2) for step in range(2, 17))  # 0.1 to 0.8
-LEAK_COST = 4.0  # of a private token that is overlooked, in false alarms
+GRID = (0.06, 0.08, *(round(0.05 * step, 2) for step in range(2, 17)))  # the rest 0.1 to 0.8
+LEAK_COST = {"en": 3.0, "ko": 8.0}  # of a private token that is overlooked, in false alarms
 # What one word of a text must reach for any to count, if nothing else is private
-ALONE = {"en": 0.55, "ko": 0.55}
+ALONE = {"en": 0.7, "ko": 0.55}
 # In a text that writes names with capitals: what a small word must reach for a name, in company and
 # for any word to count; and a capital within a sentence
-FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.05, "capital_alone": 0.3}
+FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.05, "capital_alone": 0.5}
 _LEAST_TOKENS = 30  # of a kind, to choose by
 _USUAL = 0.5
 
 
 def choose(
-    model: Path, labels: Sequence[str], texts: Iterable[Tagged], alone: float
+    model: Path, labels: Sequence[str], texts: Iterable[Tagged], language: str
 ) -> dict[str, float]:
     """Return for each kind the least 1 - P(O) that counts.
 
     A token belongs to the kind that the model finds likeliest. The threshold of a kind minimises
-    ``LEAK_COST * overlooked + false alarms`` over its tokens in texts of which one reaches `alone`.
+    ``LEAK_COST * overlooked + false alarms`` over its tokens in texts of which one reaches `ALONE`.
 
     Args:
         model: `model.onnx`.
         labels: of its classes.
         texts: held-out, with their classes.
-        alone: of their language.
+        language: of the texts, "en" or "ko".
     """
     kinds = sorted({label[2:] for label in labels[1:]})
     by_kind = np.zeros((len(labels), len(kinds)), dtype=np.float32)
@@ -45,26 +45,26 @@ def choose(
         ids = np.array([text.ids], dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         probabilities = _softmax(session.run(None, feed)[0][0])
-        if 1.0 - probabilities[:, 0].min() < alone:
+        if 1.0 - probabilities[:, 0].min() < ALONE[language]:
             continue  # none of its tokens counts, whatever the thresholds are
         likeliest = (probabilities @ by_kind).argmax(axis=1)
         for row, label_class in enumerate(text.classes):
             if label_class != IGNORED:
                 private = 1.0 - float(probabilities[row, 0])
                 seen[int(likeliest[row])].append((private, label_class != 0))
-    return {kind: _best(seen[index]) for index, kind in enumerate(kinds)}
+    return {kind: _best(seen[index], LEAK_COST[language]) for index, kind in enumerate(kinds)}
 
 
-def _best(tokens: list[tuple[float, bool]]) -> float:
+def _best(tokens: list[tuple[float, bool]], leak_cost: float) -> float:
     if sum(gold for _, gold in tokens) < _LEAST_TOKENS:
         return _USUAL
-    return min(GRID, key=lambda threshold: (_cost(tokens, threshold), abs(threshold - _USUAL)))
 
+    def cost(threshold: float) -> float:
+        overlooked = sum(gold and private < threshold for private, gold in tokens)
+        alarms = sum(not gold and private >= threshold for private, gold in tokens)
+        return leak_cost * overlooked + alarms
 
-def _cost(tokens: list[tuple[float, bool]], threshold: float) -> float:
-    overlooked = sum(gold and private < threshold for private, gold in tokens)
-    alarms = sum(not gold and private >= threshold for private, gold in tokens)
-    return LEAK_COST * overlooked + alarms
+    return min(GRID, key=lambda threshold: (cost(threshold), abs(threshold - _USUAL)))
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -112,7 +112,7 @@ def train(
         for _ in range(config.epochs)
     ]
     steps = [batch for epoch in epochs for batch in epoch]
-    optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
