@@ -147,6 +147,12 @@ class Memory:
                 self._settled.put(place, False)
                 self._settled.put(self._settled_alone(user, messages[at]), False)
 
+    def hold_back(self, user: str, message: Message) -> None:
+        """Remember that an answer stayed, for when a client leaves out what it answers."""
+        key = self._settled_alone(user, message)
+        if not self._settled.get(key):
+            self._settled.put(key, False)
+
     def stayed(self, user: str, messages: Sequence[Message], at: int) -> bool:
         """Whether a message is known to have stayed when its turn was answered.
 

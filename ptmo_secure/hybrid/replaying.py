@@ -256,6 +256,8 @@ class Replay:
             self._strict = self._strict or not seen.whole
             self._secret[-1] = self._secret[-1] or not seen.whole
         self._withheld += not seen.whole
+        if role == "assistant" and not seen.messages:
+            self._archive.memory.hold_back(self._user, self._messages[at])
         if role == "user" or seen.heard:
             self._spoken += "\n".join(map(text_of, seen.messages)) + "\n"
         return seen
@@ -287,6 +289,9 @@ class Replay:
         # The device's, as far as is known, which was shown all of the conversation, and of a
         # question that was kept once perhaps what that request alone had
         if self._withheld or (asked is not None and memory.was_kept(self._user, asked)):
+            return NOTHING
+        begins = len(self._secret) == 1  # its client may have left out what it answers
+        if self._kept(at) or (begins and self._stayed(at)):
             return NOTHING
         spoken = self._spoken if message.get("tool_calls") else ""
         told = self._archive.told(self._vault, message, "masked", (), spoken)

@@ -233,6 +233,24 @@ def test_the_same_words_elsewhere_take_back_nothing_of_a_local_request(make, pro
     assert [text for _, text in texts(here)] == ["Hello", "from the cloud", PLAIN]
 
 
+@pytest.mark.parametrize("query", ["My password is secret123.", "The recipe uses rye."])
+def test_an_answer_that_stayed_stays_where_its_question_is_left_out(make, query):
+    here = make(engine=ScriptedEngine("Nine letters of rye."))
+    talk = [user(query)]
+    talk += [says(here.pipeline.answer(talk, user="ann", local_only=True).text), user(PLAIN)]
+    for messages in (talk, talk[1:], [says("Hello."), *talk[2:]]):
+        assert here.pipeline.answer(messages, user="ann").route is Route.CLOUD
+    assert texts(here) == [("assistant", "Hello."), ("user", PLAIN)]
+    assert b"Nine" not in here.server.received
+
+
+def test_an_answer_before_a_local_request_stays_where_its_question_is_left_out(make):
+    here, talk = make(), [user("What of rye?"), says("Nine letters."), user(PLAIN)]
+    here.pipeline.answer(talk, user="ann", local_only=True)
+    here.pipeline.answer([*talk[1:2], user("Why is the sky blue?")], user="ann")
+    assert texts(here) == [("user", "Why is the sky blue?")]
+
+
 def test_a_system_prompt_stays_with_a_message_kept_in_part_and_whole():
     memory, prompt = Memory(), {"role": "system", "content": "x"}
     memory.note("ann", [user("a"), says("b"), user("c")], {0})
