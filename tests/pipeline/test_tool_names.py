@@ -253,6 +253,15 @@ def test_a_call_with_arguments_that_nest_deep_is_text(make, depth, offered):
     assert answer.text == ("" if offered else said)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1e999]"])
+def test_a_call_with_a_number_that_is_no_json_is_text(make, number):
+    arguments = f'{{"a": {number}}}'
+    here = make(behaviour=calling("look_up", arguments))
+    answer = here.answer(QUERY, tools=[tool("look_up")])
+    assert answer.tool_calls == ()
+    assert answer.text == json.dumps({"name": "look_up", "arguments": arguments})
+
+
 def test_a_call_in_the_history_that_nests_deep_stays(make):
     here = make()
     deep = {"name": "look_up", "arguments": '{"a": ' * 200 + "1" + "}" * 200}
