@@ -36,6 +36,11 @@ def refusals(answer):
     return {step.facts.get("failed") for step in answer.trace if step.name == "cloud.answer"}
 
 
+def received(here):
+    """Every byte that arrived, but the port, which may have a value's digits."""
+    return here.server.received.replace(f":{here.server.port}\r".encode(), b":\r")
+
+
 def calling(name, arguments="{}"):
     """A cloud that calls a function."""
     function = {"name": name, "arguments": arguments}
@@ -51,8 +56,7 @@ def test_a_tool_whose_name_looks_private_goes_under_another_one(make, named):
     assert [one["function"]["name"] for one in body["tools"]] == ["look_up", "tool_1"]
     (call,) = answer.tool_calls
     assert call["function"]["name"] == named["function"]["name"]
-    received = here.server.received.lower()
-    assert b"bob" not in received and b"4567" not in received
+    assert b"bob" not in received(here).lower() and b"4567" not in received(here)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +243,8 @@ def test_a_short_number_of_a_tool_goes_unless_it_is_a_value(make, number, goes):
     answer = here.answer("My PIN is 4821. What is Python?", tools=[named])
     assert (answer.route is Route.LOCAL) is not goes
     assert refusals(answer) == ({None} if goes else {"EgressRefusedError:held"})
-    assert (b"4822" in here.server.received) is goes
-    assert b"4821" not in here.server.received
+    assert (b"4822" in received(here)) is goes
+    assert b"4821" not in received(here)
 
 
 @pytest.mark.parametrize(("depth", "offered"), [(32, True), (33, False), (480, False)])
