@@ -40,6 +40,9 @@ def _function(owner: Call) -> Call:
 def _is_object(arguments: object) -> bool:
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else None
-        return isinstance(value, dict) and not nests_deep(value)
+        if not isinstance(value, dict) or nests_deep(value):
+            return False
+        json.dumps(value, allow_nan=False)  # NaN and 1e999 are none that others could read
+        return True
     except (ValueError, RecursionError):
         return False

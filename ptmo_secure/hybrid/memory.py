@@ -18,6 +18,7 @@ from ptmo_secure.hybrid.telling import Message, calls_of
 
 MAX_WISHES = 65_536
 MAX_WORDS_CHARS = 16 << 20
+_SYSTEM = ("system", "developer")
 ALL = frozenset({-1})
 """In the place of numbers of segments: the whole message stays."""
 
@@ -61,10 +62,11 @@ class Recent(Generic[_T]):
 class Memory:
     """What users kept, what stayed, and what clouds said. Thread-safe.
 
-    Wishes outlive the vault and hold for all sessions of a user. One is found by its message and
-    the exchange before it, else by its message alone, so that a client may leave out old messages
-    or change its system prompt. The words of a cloud are found by the vault that masked what was
-    asked, the message that they answer, and what was shown of them.
+    Wishes outlive the vault and hold for all sessions of a user. One is found by its message, the
+    exchange before it and the system prompt, else by its message alone, so that a client may leave
+    out old messages or change its system prompt. One that is taken back is so in its own place: the
+    same words ("Hello") under another prompt take nothing back. The words of a cloud are found by
+    the vault that masked what was asked, the message that they answer, and what was shown of them.
 
     Security: keys are keyed hashes. Of users it keeps numbers of segments; of clouds what they
     wrote, with placeholders: no value. Beyond `MAX_WISHES` the oldest wish is forgotten, and so is
@@ -107,18 +109,22 @@ class Memory:
         if local:
             stays |= {at for at in range(last) if self._seen.get(places[at]) is None} | {last}
         for at in sorted(stays):
-            self._keep(user, messages[at], places[at], ALL)
+            self._keep(user, messages, at, ALL)
         if local:
             return
         for place in places:
             self._seen.put(place, True)
         if kept or self.wish(user, messages, last) is not None:
-            self._keep(user, messages[last], places[last], frozenset(kept))
+            self._keep(user, messages, last, frozenset(kept))
 
     def wish(self, user: str, messages: Sequence[Message], at: int) -> frozenset[int] | None:
         """Return the segments of a message that its user keeps; None where nothing is known."""
-        known = self._wishes.get(self.place(user, messages, at))
+        known = self._wishes.get(self._prompted(user, messages, at))
         return self._wishes.get(self._alone(user, messages[at])) if known is None else known
+
+    def was_kept(self, user: str, message: Message) -> bool:
+        """Whether a message, or a part of it, was kept anywhere, be it taken back since."""
+        return bool(self._wishes.get(self._alone(user, message)))
 
     def settle(self, user: str, messages: Sequence[Message], *, told: bool) -> None:
         """Remember whether the last message of a request was itself told a cloud.
@@ -140,6 +146,12 @@ class Memory:
             if not self._settled.get(place):
                 self._settled.put(place, False)
                 self._settled.put(self._settled_alone(user, messages[at]), False)
+
+    def hold_back(self, user: str, message: Message) -> None:
+        """Remember that an answer stayed, for when a client leaves out what it answers."""
+        key = self._settled_alone(user, message)
+        if not self._settled.get(key):
+            self._settled.put(key, False)
 
     def stayed(self, user: str, messages: Sequence[Message], at: int) -> bool:
         """Whether a message is known to have stayed when its turn was answered.
@@ -169,10 +181,10 @@ class Memory:
         """Return what a cloud wrote of an answer; None where it is not known that it wrote any."""
         return self._words.get(self._answer(user, vault, asked, shown))
 
-    def _keep(self, user: str, message: Message, place: bytes, kept: frozenset[int]) -> None:
-        alone = self._alone(user, message)
+    def _keep(self, user: str, messages: Sequence[Message], at: int, kept: frozenset[int]) -> None:
+        alone = self._alone(user, messages[at])
         self._wishes.put(alone, kept | (self._wishes.get(alone) or frozenset()))
-        self._wishes.put(place, kept)
+        self._wishes.put(self._prompted(user, messages, at), kept)
 
     def _alone(self, user: str, message: Message) -> bytes:
         return self.key("wish", user, _form(message))
@@ -184,6 +196,11 @@ class Memory:
         """Return the keyed hash of a message and the exchange before it."""
         around = [_form(message) for message in exchange_before(messages, at)]
         return self.key("place", user, around, _form(messages[at]))
+
+    def _prompted(self, user: str, messages: Sequence[Message], at: int) -> bytes:
+        """Return the keyed hash of a message's place and of the system prompts before it."""
+        prompts = [_form(one) for one in messages[:at] if one.get("role") in _SYSTEM]
+        return self.key("prompted", prompts, self.place(user, messages, at).hex())
 
     def _answer(self, user: str, vault: int, asked: Message | None, shown: Message) -> bytes:
         return self.key("words", user, vault, asked and _form(asked), _form(shown))
@@ -198,7 +215,7 @@ def keyed(salt: bytes, *parts: object) -> bytes:
 def exchange_before(messages: Sequence[Message], at: int) -> list[Message]:
     """Return the messages before one, from the user's last on, without the system's."""
     first = next((i for i in range(at - 1, -1, -1) if messages[i].get("role") == "user"), 0)
-    return [m for m in messages[first:at] if m.get("role") not in ("system", "developer")]
+    return [m for m in messages[first:at] if m.get("role") not in _SYSTEM]
 
 
 def _form(message: Message) -> list[object]:

@@ -256,6 +256,8 @@ class Replay:
             self._strict = self._strict or not seen.whole
             self._secret[-1] = self._secret[-1] or not seen.whole
         self._withheld += not seen.whole
+        if role == "assistant" and not seen.messages:
+            self._archive.memory.hold_back(self._user, self._messages[at])
         if role == "user" or seen.heard:
             self._spoken += "\n".join(map(text_of, seen.messages)) + "\n"
         return seen
@@ -263,7 +265,7 @@ class Replay:
     def _of_system(self, at: int) -> Told:
         # Programs send one prompt with every conversation: kept is that of those with a kept turn
         users = (i for i, one in enumerate(self._messages) if one.get("role") == "user")
-        if self._kept(at) and any(self._kept(i) == ALL for i in users):
+        if self._kept(at) and any(ALL <= self._kept(i) for i in users):
             return NOTHING
         return self._archive.told(self._vault, self._messages[at], "masked")
 
@@ -284,8 +286,12 @@ class Replay:
             key = memory.key("heard", number, said)
             own = (_as_here(said, message),)
             return Told(own, 0.0, key, whole=True, heard=True, familiar=_texts(said))
-        # The device's, as far as is known, which was shown all of the conversation
-        if self._withheld:
+        # The device's, as far as is known, which was shown all of the conversation, and of a
+        # question that was kept once perhaps what that request alone had
+        if self._withheld or (asked is not None and memory.was_kept(self._user, asked)):
+            return NOTHING
+        begins = len(self._secret) == 1  # its client may have left out what it answers
+        if self._kept(at) or (begins and self._stayed(at)):
             return NOTHING
         spoken = self._spoken if message.get("tool_calls") else ""
         told = self._archive.told(self._vault, message, "masked", (), spoken)

@@ -222,6 +222,45 @@ def test_a_local_request_keeps_what_no_other_brought():
     assert memory.wish("ann", [*told, *kept, says("f"), user("g")], 6) == {3}
 
 
+@pytest.mark.parametrize("prompt", [[], [{"role": "system", "content": "Write of green boats."}]])
+def test_the_same_words_elsewhere_take_back_nothing_of_a_local_request(make, prompt):
+    here, hello = make(engine=ScriptedEngine("Boats are green.")), [user("Hello")]
+    said = here.pipeline.answer([*prompt, *hello], user="ann", local_only=True)
+    assert here.pipeline.answer(hello, user="ann").route is Route.CLOUD  # in another conversation
+    here.pipeline.answer([*prompt, *hello, says(said.text), user(PLAIN)], user="ann")
+    assert texts(here)[-1] == ("user", PLAIN) and b"reen" not in here.server.received
+    here.pipeline.answer([*hello, says("from the cloud"), user(PLAIN)], user="ann")
+    assert [text for _, text in texts(here)] == ["Hello", "from the cloud", PLAIN]
+
+
+@pytest.mark.parametrize("query", ["My password is secret123.", "The recipe uses rye."])
+def test_an_answer_that_stayed_stays_where_its_question_is_left_out(make, query):
+    here = make(engine=ScriptedEngine("Nine letters of rye."))
+    talk = [user(query)]
+    talk += [says(here.pipeline.answer(talk, user="ann", local_only=True).text), user(PLAIN)]
+    for messages in (talk, talk[1:], [says("Hello."), *talk[2:]]):
+        assert here.pipeline.answer(messages, user="ann").route is Route.CLOUD
+    assert texts(here) == [("assistant", "Hello."), ("user", PLAIN)]
+    assert b"Nine" not in here.server.received
+
+
+def test_an_answer_before_a_local_request_stays_where_its_question_is_left_out(make):
+    here, talk = make(), [user("What of rye?"), says("Nine letters."), user(PLAIN)]
+    here.pipeline.answer(talk, user="ann", local_only=True)
+    here.pipeline.answer([*talk[1:2], user("Why is the sky blue?")], user="ann")
+    assert texts(here) == [("user", "Why is the sky blue?")]
+
+
+def test_a_system_prompt_stays_with_a_message_kept_in_part_and_whole():
+    memory, prompt = Memory(), {"role": "system", "content": "x"}
+    memory.note("ann", [user("a"), says("b"), user("c")], {0})
+    memory.note("ann", [prompt, user("c")], (), local=True)
+    assert ALL <= memory.wish("ann", [user("d"), says("e"), user("c")], 2)
+    memory.note("ann", [prompt, user("c")], ())  # taken back, in its place
+    assert memory.wish("ann", [prompt, user("c")], 1) == frozenset()
+    assert memory.was_kept("ann", user("c")) and not memory.was_kept("bob", user("c"))
+
+
 def test_the_memory_is_bounded_and_holds_no_value(make, monkeypatch):
     from ptmo_secure.hybrid import memory
 

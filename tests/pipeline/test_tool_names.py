@@ -36,6 +36,11 @@ def refusals(answer):
     return {step.facts.get("failed") for step in answer.trace if step.name == "cloud.answer"}
 
 
+def received(here):
+    """Every byte that arrived, but the port, which may have a value's digits."""
+    return here.server.received.replace(f":{here.server.port}\r".encode(), b":\r")
+
+
 def calling(name, arguments="{}"):
     """A cloud that calls a function."""
     function = {"name": name, "arguments": arguments}
@@ -51,8 +56,7 @@ def test_a_tool_whose_name_looks_private_goes_under_another_one(make, named):
     assert [one["function"]["name"] for one in body["tools"]] == ["look_up", "tool_1"]
     (call,) = answer.tool_calls
     assert call["function"]["name"] == named["function"]["name"]
-    received = here.server.received.lower()
-    assert b"bob" not in received and b"4567" not in received
+    assert b"bob" not in received(here).lower() and b"4567" not in received(here)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +243,8 @@ def test_a_short_number_of_a_tool_goes_unless_it_is_a_value(make, number, goes):
     answer = here.answer("My PIN is 4821. What is Python?", tools=[named])
     assert (answer.route is Route.LOCAL) is not goes
     assert refusals(answer) == ({None} if goes else {"EgressRefusedError:held"})
-    assert (b"4822" in here.server.received) is goes
-    assert b"4821" not in here.server.received
+    assert (b"4822" in received(here)) is goes
+    assert b"4821" not in received(here)
 
 
 @pytest.mark.parametrize(("depth", "offered"), [(32, True), (33, False), (480, False)])
@@ -251,6 +255,15 @@ def test_a_call_with_arguments_that_nest_deep_is_text(make, depth, offered):
     assert (len(answer.tool_calls) == 1) is offered
     said = json.dumps({"name": "look_up", "arguments": arguments})
     assert answer.text == ("" if offered else said)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1e999]"])
+def test_a_call_with_a_number_that_is_no_json_is_text(make, number):
+    arguments = f'{{"a": {number}}}'
+    here = make(behaviour=calling("look_up", arguments))
+    answer = here.answer(QUERY, tools=[tool("look_up")])
+    assert answer.tool_calls == ()
+    assert answer.text == json.dumps({"name": "look_up", "arguments": arguments})
 
 
 def test_a_call_in_the_history_that_nests_deep_stays(make):
