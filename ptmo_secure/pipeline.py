@@ -145,6 +145,8 @@ class HybridInferenceEngine:
             outcome = self._responder.respond(job, question)  # engine and cloud, merged, unmasked
         finally:
             self._planner.settle(messages, user, told=job.told)
+            if not job.told:
+                self._planner.hold_back(user, writer.text)
         return self._finished(job, outcome)
 
     # What follows serves the steps above.

@@ -32,7 +32,12 @@ def train(
         typer.Option("--from", metavar="DIR", help="A model's folder to go on with, not Rampart."),
     ] = None,
     texts: Annotated[
-        int | None, typer.Option("--texts", metavar="N", help="Made-up texts to learn from.")
+        int | None,
+        typer.Option("--texts", metavar="N", help="Made-up texts that a run learns from."),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option("--runs", metavar="N", help="Trainings whose weights are averaged."),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="Passes over them.")
@@ -56,18 +61,23 @@ def train(
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise not_installed(f"ptmo guard train ({missing[0]})", "train")
-    for name, value in (("--texts", texts), ("--epochs", epochs), ("--threads", threads)):
+    for name, value in {
+        "--texts": texts,
+        "--runs": runs,
+        "--epochs": epochs,
+        "--threads": threads,
+    }.items():
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed")
     if base is not None and further is not None:
         raise InputError("--base and --from: a training starts from one of them")
     with output.json_only(json) as emit:
-        trained = _train(out, _base(base, further), texts, epochs, seed, threads)
+        trained = _train(out, _base(base, further), (texts, runs, epochs), seed, threads)
         rows: list[dict[str, object]] = [
-            {"metric": "steps", "value": trained.run.steps},
-            {"metric": "train_s", "value": trained.run.seconds},
-            {"metric": "first_loss", "value": trained.run.losses[0]},
-            {"metric": "last_loss", "value": trained.run.losses[-1]},
+            {"metric": "steps", "value": sum(run.steps for run in trained.runs)},
+            {"metric": "train_s", "value": sum(run.seconds for run in trained.runs)},
+            {"metric": "first_loss", "value": trained.runs[0].losses[0]},
+            {"metric": "last_loss", "value": trained.runs[-1].losses[-1]},
             *({"metric": name, "value": value} for name, value in trained.figures.items()),
         ]
         from ptmo_secure.results import envelope
@@ -81,17 +91,17 @@ def train(
 def _train(
     out: Path,
     base: "Base",
-    texts: int | None,
-    epochs: int | None,
+    size: tuple[int | None, int | None, int | None],
     seed: int,
     threads: int | None,
 ) -> "Trained":
     from ptmo_secure.privacy.training import recipe
     from ptmo_secure.privacy.training.train import TrainConfig, has_bfloat16
 
-    usual = recipe.Recipe()
+    usual, (texts, runs, epochs) = recipe.Recipe(), size
     training = usual.training
     chosen = recipe.Recipe(
+        runs=runs or usual.runs,
         texts=texts or usual.texts,
         training=TrainConfig(
             epochs=epochs or training.epochs,

@@ -8,8 +8,8 @@ from typing import Literal
 from ptmo_secure.errors import InputError
 from ptmo_secure.hybrid.memory import Recent, keyed
 
-Named = Literal["tool", "arg"]
-_FORM = re.compile(r"(?:tool|arg)_[0-9]+", re.IGNORECASE)
+Named = Literal["tool", "input"]
+_FORM = re.compile(r"(?:tool|input)_[0-9]+", re.IGNORECASE)
 _MAX_VAULTS, _MAX_NAMES = 1024, 4096
 
 
@@ -19,7 +19,7 @@ def is_alias(name: str) -> bool:
 
 
 class Aliases:
-    """Gives names like "tool_1" and "arg_2", the same ones for as long as a vault lasts.
+    """Gives names like "tool_1" and "input_2", the same ones for as long as a vault lasts.
 
     Thread-safe.
 

@@ -101,7 +101,7 @@ class Disguiser:
             need = (name for name in some if name in unfit or is_alias(name))
             return {name: self._aliases.of(vault.number, kind, name) for name in need}
 
-        return of("tool", names), of("arg", keys)
+        return of("tool", names), of("input", keys)
 
     def _unfit(self, vault: Vault, texts: Sequence[Text]) -> set[str]:
         """Return which texts would be refused; what was refused once is not read again."""

@@ -290,8 +290,7 @@ class Replay:
         # question that was kept once perhaps what that request alone had
         if self._withheld or (asked is not None and memory.was_kept(self._user, asked)):
             return NOTHING
-        begins = len(self._secret) == 1  # its client may have left out what it answers
-        if self._kept(at) or (begins and self._stayed(at)):
+        if self._kept(at) or self._stayed(at):  # its client may have left out what it answers
             return NOTHING
         spoken = self._spoken if message.get("tool_calls") else ""
         told = self._archive.told(self._vault, message, "masked", (), spoken)

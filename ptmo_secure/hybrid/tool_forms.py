@@ -82,10 +82,16 @@ class ToolWriter:
         return [*map(self._inner, value)] if isinstance(value, (list, tuple)) else value
 
     def _text(self, text: str) -> str | None:
-        said = text
-        if self._said is not None:
-            said = self._said.sub(lambda name: self._functions[name[0]], text)
-        return said if said == text and text not in self._unfit else self._cut(said)
+        named = [] if self._said is None else [*self._said.finditer(text)]
+        if not named:
+            return text if text not in self._unfit else self._cut(text)
+        # Cut between the aliases: beside a name the guard may take one for a part of it
+        told, at = list[str | None](), 0
+        for name in named:
+            told += [self._cut(text[at : name.start()]), self._functions[name[0]]]
+            at = name.end()
+        told.append(self._cut(text[at:]))
+        return "".join(part or "" for part in told) if None not in told else None
 
 
 def as_name(name: str) -> Text:

@@ -100,7 +100,7 @@ class HybridRouter:
             answering = self._by_flow(request, routing, routing.question)
         else:
             self._settle(request, told=False)
-            answering = self._local.answer(request, routing)
+            answering = self._here(request, routing)
         async with aclosing(answering) as events:
             async for event in events:
                 yield event
@@ -185,6 +185,18 @@ class HybridRouter:
             question=question,
         )
 
+    async def _here(self, request: ChatRequest, routing: Routing) -> AsyncGenerator[Event, None]:
+        """Answer on the device; the answer stays, whether or not its question comes again."""
+        told: list[str] = []
+        try:
+            async with aclosing(self._local.answer(request, routing)) as events:
+                async for event in events:
+                    if isinstance(event, Piece):
+                        told.append(event.text)
+                    yield event
+        finally:
+            self._planner.hold_back(request.user, "".join(told))
+
     async def _by_flow(
         self, request: ChatRequest, routing: HybridRouting, question: Question
     ) -> AsyncGenerator[Event, None]:
@@ -207,6 +219,8 @@ class HybridRouter:
             flow.withdraw()
             self._asked += flow.asked
             self._settle(request, told=flow.job.told)
+            if not flow.job.told:
+                self._planner.hold_back(request.user, flow.job.writer.text)
         self._failed += bool(answered.failed)
         self._planner.hear(
             routing.case.turn, flow.job.writer.text, answered.tool_calls, answered.said
@@ -226,7 +240,7 @@ class HybridRouter:
         self, request: ChatRequest, routing: Routing, code: str
     ) -> AsyncGenerator[Event, None]:
         """Answer here what a cloud did not, and say why; `routing` is what happened."""
-        async with aclosing(self._local.answer(request, routing)) as events:
+        async with aclosing(self._here(request, routing)) as events:
             async for event in events:
                 if isinstance(event, Outcome):
                     facts = {**event.facts, "answered": "local", "cloud_failed": code}

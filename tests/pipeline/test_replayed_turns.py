@@ -238,7 +238,8 @@ def test_an_answer_that_stayed_stays_where_its_question_is_left_out(make, query)
     here = make(engine=ScriptedEngine("Nine letters of rye."))
     talk = [user(query)]
     talk += [says(here.pipeline.answer(talk, user="ann", local_only=True).text), user(PLAIN)]
-    for messages in (talk, talk[1:], [says("Hello."), *talk[2:]]):
+    hello = [user("Hello"), says("Hello.")]
+    for messages in (talk[1:], [*hello, *talk[1:]], talk, [says("Hello."), *talk[2:]]):
         assert here.pipeline.answer(messages, user="ann").route is Route.CLOUD
     assert texts(here) == [("assistant", "Hello."), ("user", PLAIN)]
     assert b"Nine" not in here.server.received

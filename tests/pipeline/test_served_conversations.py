@@ -124,6 +124,15 @@ def test_what_refers_to_something_withheld_stays_with_its_answer(talk, stream):
     assert talk.asked() == [("user", PLAIN)]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("text", ["My password is secret123.", RECIPE])
+def test_a_local_answer_stays_where_its_question_is_left_out(talk, text, stream):
+    assert talk.say(text, stream=stream, route="local")["route"] == "local"
+    del talk.messages[0]
+    assert talk.say(PLAIN, stream=stream)["route"] == "cloud"
+    assert talk.asked() == [("user", PLAIN)]
+
+
 def test_a_preview_shows_all_that_is_sent(talk):
     system = {"role": "system", "content": "Answer in one line. Write to maria.lopez@example.com."}
     talk.messages = [system]

@@ -65,7 +65,7 @@ def test_a_tool_whose_name_looks_private_goes_under_another_one(make, named):
         ("tool_1", "tool_3", True),  # the user's own, which has another name too
         ("tool_2", "fetch_url", True),
         ("tool_3", None, False),
-        ("arg_1", None, False),
+        ("input_1", None, False),
         ("look_up", "look_up", True),
     ],
 )
@@ -78,7 +78,7 @@ def test_a_call_by_an_alias_that_was_not_told_is_text(make, name, here_is, offer
 
 def test_what_is_private_in_a_definition_stays_and_the_request_goes(make):
     told = {"e-mail": "x"}
-    here = make(behaviour=calling("tool_1", '{"arg_1": {"arg_1": "[PERSON_1]"}, "n": 1}'))
+    here = make(behaviour=calling("tool_1", '{"input_1": {"input_1": "[PERSON_1]"}, "n": 1}'))
     definition = {
         "type": "object",
         "title": "mailBob",
@@ -100,12 +100,12 @@ def test_what_is_private_in_a_definition_stays_and_the_request_goes(make):
             "type": "object",
             "title": "tool_1",
             "properties": {
-                "arg_1": {"type": "object", "description": "Say it to ..., by tool_1."},
+                "input_1": {"type": "object", "description": "Say it to ..., by tool_1."},
                 "who": {"type": "string"},
                 "how": {"type": ["string", "null"], "enum": ["kind", "cold"]},
                 "description": {"type": "string"},
             },
-            "required": ["arg_1", "who"],
+            "required": ["input_1", "who"],
         },
     }
     assert b"bob" not in here.server.received.lower()
@@ -146,23 +146,26 @@ def test_calls_in_the_history_have_the_names_of_the_definitions(make):
     names = [one["function"]["name"] for one in body["tools"]]
     (sent,) = next(m for m in body["messages"] if m["role"] == "assistant")["tool_calls"]
     assert (names, sent["function"]["name"]) == (["look_up", "tool_1", "tool_2"], "tool_2")
-    assert json.loads(sent["function"]["arguments"]) == {"arg_1": 1, "day": "now"}
+    assert json.loads(sent["function"]["arguments"]) == {"input_1": 1, "day": "now"}
     assert b"bob" not in here.server.received.lower()
 
 
 def test_an_alias_stays_for_as_long_as_the_conversation(make):
-    here = make(behaviour=calling("tool_1", '{"arg_1": "x"}'))
-    fetch = tool("fetch_url", repo={"type": "string"})
+    here = make(behaviour=calling("tool_1", '{"input_1": "x"}'))
+    fetch = tool("fetch_url", arxiv_search={"type": "string"})
     talk = [{"role": "user", "content": QUERY}]
     answer = here.answer(talk, tools=[fetch])
     talk += [
         {"role": "assistant", "content": "", "tool_calls": list(answer.tool_calls)},
         {"role": "tool", "tool_call_id": "c", "content": "done"},
     ]
-    assert answer.tool_calls[0]["function"] == {"name": "fetch_url", "arguments": '{"repo": "x"}'}
+    assert answer.tool_calls[0]["function"] == {
+        "name": "fetch_url",
+        "arguments": '{"arxiv_search": "x"}',
+    }
     here.says(hostile.stream(["k"]))
     here.answer(
-        talk, tools=[tool("bash"), tool("tool_1", arg_1={}), fetch]
+        talk, tools=[tool("bash"), tool("tool_1", input_1={}), fetch]
     )  # the cloud's own words go back
     here.answer(talk, tools=[], session="another")  # there they are taken for the device's
     first, again, other = (
@@ -174,7 +177,7 @@ def test_an_alias_stays_for_as_long_as_the_conversation(make):
     for sent in (again, other):
         (call,) = sent[0]["tool_calls"]
         assert call["function"]["name"] == "tool_1"
-        assert json.loads(call["function"]["arguments"]) == {"arg_1": "x"}
+        assert json.loads(call["function"]["arguments"]) == {"input_1": "x"}
     assert b"fetch" not in here.server.received and b"bash" not in here.server.received
 
 
@@ -311,5 +314,5 @@ def test_an_agent_with_ordinary_tools_gets_its_cloud(make):
         "tool_4",
         "get_weather",
         "create_issue",
-        "tool_5",
+        "spotify_play",
     ]

@@ -17,6 +17,7 @@ from ptmo_secure import cli
 from ptmo_secure.errors import InputError
 from ptmo_secure.privacy.synth import Example
 from ptmo_secure.privacy.synth.example import Label
+from ptmo_secure.privacy.synth.words import word_list
 from ptmo_secure.privacy.training import batches, rampart, recipe, shipped, thresholds, vocabulary
 from ptmo_secure.privacy.training.bert import BertShape, TokenClassifier
 from ptmo_secure.privacy.training.corpus import GUARD_KINDS, corpus, rewritten
@@ -167,21 +168,56 @@ def test_a_model_comes_back_out_of_its_folder_within_a_step_of_its_eight_bits(to
         assert (again[name] - tensor).abs().max() <= step, name
 
 
-def test_a_training_goes_on_from_a_folder_with_its_own_head(tokenizer, tmp_path):
+@pytest.fixture
+def base(tokenizer, tmp_path):
     export(moved(tokenizer), tmp_path)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    base = recipe.Base(tmp_path / "model.onnx", tmp_path / "tokenizer.json", trained=True)
+    return recipe.Base(tmp_path / "model.onnx", tmp_path / "tokenizer.json", trained=True)
+
+
+def test_a_training_goes_on_from_a_folder_with_its_own_head(tokenizer, base):
     _, model, known = recipe._go_on(base, recipe.Recipe(), len(LABELS))
     held = weights(shipped.load(base.model))
     assert known == tokenizer.get_vocab_size()
     assert torch.equal(model.classifier.weight, held["classifier.weight"])
     with pytest.raises(InputError, match="not a model of 3 labels"):
         recipe._go_on(base, recipe.Recipe(), 3)
-    (tmp_path / "other.onnx").write_bytes(b"nothing of the kind")
+    other = base.model.with_name("other.onnx")
+    other.write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="not an ONNX model"):
-        shipped.load(tmp_path / "other.onnx")
+        shipped.load(other)
     with pytest.raises(InputError, match="not a tokenizer"):
         recipe._go_on(replace(base, tokenizer=base.model), recipe.Recipe(), len(LABELS))
+
+
+def test_what_is_made_is_the_mean_of_trainings_each_on_texts_of_its_own(tokenizer, base, tmp_path):
+    config = replace(CONFIG, epochs=1, seed=5)
+    ends = []
+    for seed in (5, 6):
+        model = shipped.load(base.model)
+        texts = [batches.tag(example, tokenizer, LABELS) for example in corpus("train", 30, seed)]
+        words = batches.whole_words(tokenizer, word_list("everyday", "train"))
+        known = tokenizer.get_vocab_size()
+        train(model, texts, replace(config, seed=seed), everyday=words, n_known=known)
+        ends.append(weights(model))
+
+    out, first = tmp_path / "out", recipe.Recipe(2, 30, 5, training=config)
+
+    def interrupt(done, total, what):
+        if what.startswith("run 2/2: loss"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipe.make(base, out, first, interrupt)
+    told = []
+    made = recipe.make(base, out, first, lambda done, total, what: told.append(what[:13]))
+    assert "run 2/2: loss" in told and "run 1/2: loss" not in told  # the first was saved whole
+    assert len(made.runs) == 2 and not list(out.glob("*.pt"))
+    result = weights(shipped.load(out / "model.onnx"))
+    for name in ("classifier.weight", "bert.encoder.layer.0.output.dense.weight"):
+        mean, apart = (ends[0][name] + ends[1][name]) / 2, (ends[0][name] - ends[1][name]).abs()
+        step = mean.abs().max() / 127
+        assert (result[name] - mean).abs().max() <= step < apart.max() / 2
 
 
 def test_the_sums_are_those_of_the_files(tmp_path):

@@ -20,7 +20,7 @@ PRIVATE_FAMILIES = (
     *("en_chat", "en_mail", "en_forms", "en_support", "en_medical_legal", "en_social", "en_tech"),
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
     *("en_world", "en_office", "en_life", "en_data", "en_short"),
-    *("en_reviews", "en_headlines", "en_signatures", "en_chatter"),
+    *("en_reviews", "en_headlines", "en_signatures", "en_chatter", "en_codes"),
 )
 _ASKED = (
     *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),

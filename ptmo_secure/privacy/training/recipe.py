@@ -1,11 +1,16 @@
-"""`ptmo guard train`: from Rampart and made-up texts to the folder that the guard loads."""
+"""`ptmo guard train`: from Rampart and made-up texts to the folder that the guard loads.
+
+Several trainings start from the same weights, each on texts of its own, and the result is the mean
+of what they end with (Wortsman et al., "Model soups", 2022).
+"""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 
 from ptmo_secure.errors import InputError
@@ -20,7 +25,7 @@ from ptmo_secure.privacy.training.train import TrainConfig, TrainRun, train, wit
 Progress = Callable[[int, int, str], None]
 
 CARD = Path(__file__).parent / "card"
-STATE_FILE = "training.pt"
+STATE_FILES = "training-{}.pt"
 RATE_GOING_ON = 1e-4  # highest learning rate from a trained model on
 WINDOW_POSITIONS = 194  # the guard's windows, with [CLS] and [SEP]
 
@@ -45,20 +50,23 @@ class Recipe:
     """What to train.
 
     Args:
-        texts: made-up texts to learn from.
+        runs: trainings whose weights are averaged.
+        texts: made-up texts that each of them learns from.
         threshold_texts: held-out ones of each language that choose its thresholds.
         layers: of Rampart's six, those that are kept.
         training: how to train.
     """
 
-    texts: int = 75_000
+    runs: int = 2
+    texts: int = 80_000
     threshold_texts: int = 3_000
     layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2))
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1))
 
     def __post_init__(self) -> None:
-        if self.texts < 1 or self.threshold_texts < 1:
-            raise InputError(f"{self.texts} texts: at least one is needed")
+        for name in ("runs", "texts", "threshold_texts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: at least one is needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Trained:
     """What came of it."""
 
     folder: Path
-    run: TrainRun
+    runs: tuple[TrainRun, ...]
     figures: dict[str, float]
     settings: dict[str, object]  # what `labels.json` holds
 
@@ -74,7 +82,7 @@ class Trained:
 def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     """Train and write `model.onnx`, `labels.json`, `tokenizer.json`, the card, the sums.
 
-    An interrupted training goes on where its last state was saved in `out`.
+    An interrupted one goes on where its last state was saved in `out`.
 
     Args:
         base: what to start from.
@@ -88,17 +96,23 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     """
     labels, seed = batches.label_names(GUARD_KINDS), recipe.training.seed
     tokenizer, model, n_known = (_go_on if base.trained else _begin)(base, recipe, len(labels))
-    texts = []
-    for example in corpus("train", recipe.texts, seed):
-        texts.append(batches.tag(example, tokenizer, labels))
-        report(min(len(texts), recipe.texts), recipe.texts, "texts")
     out.mkdir(parents=True, exist_ok=True)
     everyday = batches.whole_words(tokenizer, word_list("everyday", "train"))
-    run = train(
-        *(model, texts, recipe.training, report, out / STATE_FILE),
-        everyday=everyday,
-        n_known=n_known,
-    )
+    states = [out / STATE_FILES.format(number + 1) for number in range(recipe.runs)]
+    start, ends, runs = _copied(model), [], []
+    for number, state in enumerate(states):
+        config, told = (
+            replace(recipe.training, seed=seed + number),
+            _numbered(report, number, recipe),
+        )
+        texts = []
+        for example in corpus("train", recipe.texts, config.seed):
+            texts.append(batches.tag(example, tokenizer, labels))
+            told(min(len(texts), recipe.texts), recipe.texts, "texts")
+        model.load_state_dict(start)
+        runs.append(train(model, texts, config, told, state, everyday=everyday, n_known=n_known))
+        ends.append(_copied(model))
+    model.load_state_dict({name: _mean([end[name] for end in ends]) for name in start})
     figures = export(model, out)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     settings: dict[str, object] = {"labels": labels}
@@ -111,9 +125,23 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     (out / "labels.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     for path in CARD.iterdir():
         shutil.copyfile(path, out / path.name)
-    (out / STATE_FILE).unlink(missing_ok=True)
+    for state in states:
+        state.unlink(missing_ok=True)
     write_sums(out)
-    return Trained(out, run, figures, settings)
+    return Trained(out, tuple(runs), figures, settings)
+
+
+def _copied(model: TokenClassifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _mean(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(tensors).mean(dim=0)
+
+
+def _numbered(report: Progress, number: int, recipe: Recipe) -> Progress:
+    """Return a report that says which of the runs is on."""
+    return lambda done, total, what: report(done, total, f"run {number + 1}/{recipe.runs}: {what}")
 
 
 def _begin(base: Base, recipe: Recipe, n_labels: int) -> tuple[Tokenizer, TokenClassifier, int]:

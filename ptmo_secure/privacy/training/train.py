@@ -39,7 +39,7 @@ class TrainConfig:
         bfloat16: multiply matrices in bfloat16; a third of the time where the CPU has it.
     """
 
-    epochs: int = 2
+    epochs: int = 1
     batch_tokens: int = 2048
     peak_rate: float = 3e-4
     weight_decay: float = 0.01
@@ -144,7 +144,7 @@ def train(
         losses.append(loss.item())
         if progress is not None:
             progress(len(losses), len(steps), f"loss {np.mean(losses[-50:]):.3f}")
-        if state is not None and len(losses) % _SAVED_EVERY == 0:
+        if state is not None and (len(losses) % _SAVED_EVERY == 0 or len(losses) == len(steps)):
             _save(state, parts, made_of, losses)
     model.load_state_dict(average.module.state_dict())
     model.eval()
