@@ -10,8 +10,9 @@ from ptmo_secure.cli import options, output
 from ptmo_secure.errors import InputError, not_installed
 
 if TYPE_CHECKING:
-    from ptmo_secure.privacy.training.recipe import Base, Trained
+    from ptmo_secure.privacy.training.recipe import Base, Recipe
 
+_MAX_SEED = 2**32
 _NEEDED = ("torch", "onnx", "faker")
 
 
@@ -33,17 +34,29 @@ def train(
     ] = None,
     texts: Annotated[
         int | None,
-        typer.Option("--texts", metavar="N", help="Made-up texts that a run learns from."),
+        typer.Option(
+            "--texts", metavar="N", help="Made-up texts that a run learns from [default: 80000]."
+        ),
     ] = None,
     runs: Annotated[
         int | None,
-        typer.Option("--runs", metavar="N", help="Trainings whose weights are averaged."),
+        typer.Option(
+            "--runs", metavar="N", help="Trainings whose weights are averaged [default: 2]."
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Passes over them.")
+        int | None,
+        typer.Option("--epochs", metavar="N", help="Passes over them [default: 1]."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts and training.")] = 1,
-    threads: options.Threads = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="N", help="Of texts and training; each run has the next one."
+        ),
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", help="PyTorch threads [default: 2].")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Fine-tune Rampart on made-up texts: the model that the guard ships, made anew.
@@ -51,8 +64,8 @@ def train(
     \b
     Examples:
       ptmo guard train --out guard-model
-      ptmo guard train --out guard-model --base ./rampart --texts 2000 --epochs 1 --json
-      ptmo guard train --out further --from guard-model --texts 40000 --epochs 1 --seed 2
+      ptmo guard train --out guard-model --base ./rampart --texts 2000 --runs 1 --json
+      ptmo guard train --out further --from guard-model --texts 40000 --runs 1 --seed 3
 
     Needs the packages of [train], which `make setup` installs. An interrupted training goes on with
     the same command; the same seed, machine and threads give the same model. See
@@ -69,10 +82,17 @@ def train(
     }.items():
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed")
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"--seed {seed}: expected 0 to {_MAX_SEED}")
     if base is not None and further is not None:
         raise InputError("--base and --from: a training starts from one of them")
     with output.json_only(json) as emit:
-        trained = _train(out, _base(base, further), (texts, runs, epochs), seed, threads)
+        from ptmo_secure.privacy.training.recipe import make
+
+        start = _base(base, further)
+        chosen = _chosen(start, (texts, runs, epochs), seed, threads)
+        with output.progress("guard train") as report:
+            trained = make(start, out, chosen, report)
         rows: list[dict[str, object]] = [
             {"metric": "steps", "value": sum(run.steps for run in trained.runs)},
             {"metric": "train_s", "value": sum(run.seconds for run in trained.runs)},
@@ -82,25 +102,23 @@ def train(
         ]
         from ptmo_secure.results import envelope
 
-        config: dict[str, object] = {"seed": seed, "texts": texts, **trained.settings}
+        config: dict[str, object] = {"seed": seed, "texts": chosen.texts, "runs": chosen.runs}
+        config |= {"epochs": chosen.training.epochs, **trained.settings}
         emit(envelope(output.command(), config, rows))
         if not json:
             print(trained.folder)
 
 
-def _train(
-    out: Path,
-    base: "Base",
-    size: tuple[int | None, int | None, int | None],
-    seed: int,
-    threads: int | None,
-) -> "Trained":
+def _chosen(
+    base: "Base", size: tuple[int | None, int | None, int | None], seed: int, threads: int | None
+) -> "Recipe":
+    """Return the usual recipe, but for what was given."""
     from ptmo_secure.privacy.training import recipe
     from ptmo_secure.privacy.training.train import TrainConfig, has_bfloat16
 
     usual, (texts, runs, epochs) = recipe.Recipe(), size
     training = usual.training
-    chosen = recipe.Recipe(
+    return recipe.Recipe(
         runs=runs or usual.runs,
         texts=texts or usual.texts,
         training=TrainConfig(
@@ -111,8 +129,6 @@ def _train(
             bfloat16=has_bfloat16(),
         ),
     )
-    with output.progress("guard train") as report:
-        return recipe.make(base, out, chosen, report)
 
 
 def _base(folder: Path | None, further: Path | None) -> "Base":

@@ -100,10 +100,11 @@ class Planner:
         """Remember whether a turn was told a cloud; see `Memory.settle`."""
         self._reader.memory.settle(user, messages, told=told)
 
-    def hold_back(self, user: str, text: str) -> None:
-        """Remember that an answer of the device's stayed; see `Memory.hold_back`."""
-        if text.strip():
-            self._reader.memory.hold_back(user, {"role": "assistant", "content": text})
+    def hold_back(self, user: str, text: str, calls: Sequence[Message] = ()) -> None:
+        """Remember that the device's answer stayed, and its calls; see `Memory.hold_back`."""
+        if text.strip() or calls:
+            answer = {"role": "assistant", "content": text, "tool_calls": [*calls]}
+            self._reader.memory.hold_back(user, answer)
 
     def hear(self, turn: Turn, text: str, calls: Sequence[Message], said: Message | None) -> None:
         """Remember a cloud's words; see `ConversationReader.hear`."""

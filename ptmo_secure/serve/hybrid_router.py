@@ -14,7 +14,7 @@ from ptmo_secure.hybrid.device import Device
 from ptmo_secure.hybrid.jobs import code_of
 from ptmo_secure.hybrid.planning import Planner
 from ptmo_secure.hybrid.settings import HybridSettings
-from ptmo_secure.hybrid.telling import text_of
+from ptmo_secure.hybrid.telling import Message, text_of
 from ptmo_secure.serve.flow import Flow, FlowsFullError, options_of, seeded
 from ptmo_secure.serve.guard_queue import GuardQueue
 from ptmo_secure.serve.hybrid_preview import previewed
@@ -187,15 +187,20 @@ class HybridRouter:
 
     async def _here(self, request: ChatRequest, routing: Routing) -> AsyncGenerator[Event, None]:
         """Answer on the device; the answer stays, whether or not its question comes again."""
-        told: list[str] = []
+        told, calls = list[str](), list[Message]()
+        if request.continue_final and request.messages:  # its client joins both to one message
+            told.append(text_of(request.messages[-1]))
         try:
             async with aclosing(self._local.answer(request, routing)) as events:
                 async for event in events:
                     if isinstance(event, Piece):
                         told.append(event.text)
+                    elif isinstance(event, ToolCall):
+                        function = {"name": event.name, "arguments": event.arguments}
+                        calls.append({"function": function})
                     yield event
         finally:
-            self._planner.hold_back(request.user, "".join(told))
+            self._planner.hold_back(request.user, "".join(told), calls)
 
     async def _by_flow(
         self, request: ChatRequest, routing: HybridRouting, question: Question
@@ -203,11 +208,13 @@ class HybridRouter:
         """Answer by the flow of the pipeline; where there is no room for it, by the device."""
         flow = Flow(self._local, request, routing, routing.case, routing.choice)
         question, responder = seeded(question, request), self._responder(flow.device)
+        calls: Sequence[Message] = ()
         try:
             working = await flow.begin(self._threads, lambda job: responder.respond(job, question))
             async for text in flow.pieces():
                 yield Piece(text)
             answered = await asyncio.wrap_future(working)
+            calls = answered.tool_calls
         except FlowsFullError:
             self._failed += 1
             instead = replace(routing, route=Route.LOCAL, masked={})
@@ -220,7 +227,7 @@ class HybridRouter:
             self._asked += flow.asked
             self._settle(request, told=flow.job.told)
             if not flow.job.told:
-                self._planner.hold_back(request.user, flow.job.writer.text)
+                self._planner.hold_back(request.user, flow.job.writer.text, calls)
         self._failed += bool(answered.failed)
         self._planner.hear(
             routing.case.turn, flow.job.writer.text, answered.tool_calls, answered.said

@@ -192,6 +192,40 @@ def test_tool_calls_come_with_their_values_and_results_go_masked(served):
     assert b"novak.org" not in served.here.server.received
 
 
+def test_a_call_of_the_devices_stays_where_its_question_is_left_out(served):
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+    async def calling(_request, _routing):
+        yield Piece("I look.")
+        yield ToolCall("look_up", '{"what": "cardamom"}')
+        yield Outcome("tool_calls", 5, 3, crossings=2, facts={})
+
+    served.local.answer, usual = calling, served.local.answer
+    asked = {"role": "user", "content": "My password is secret123."}
+    _, text, (call,), _ = ask(served, (asked,), tools=(tool,))
+    served.local.answer = usual
+    told = {"name": call.name, "arguments": '{"what":"cardamom"}'}  # as a client may write it
+    calls = [{"id": "c9", "type": "function", "function": told}]
+    history = (
+        {"role": "assistant", "content": text, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c9", "content": "Green pods."},
+        {"role": "user", "content": "What is Python?"},
+    )
+    routing, *_ = ask(served, history, tools=(tool,))
+    assert routing.route is Route.CLOUD
+    assert served.here.bodies()[0]["messages"] == [history[-1]]
+
+
+def test_what_the_device_adds_to_a_partial_answer_stays_with_it(served):
+    begun = {"role": "assistant", "content": "The pods come "}
+    asked = {"role": "user", "content": "Which pods are they?"}
+    ask(served, (asked, begun), continue_final=True)
+    whole = {"role": "assistant", "content": "The pods come from the device"}
+    routing, *_ = ask(served, (whole, {"role": "user", "content": "What is Python?"}))
+    assert routing.route is Route.CLOUD
+    assert len(served.here.bodies()[0]["messages"]) == 1
+
+
 def test_users_who_ask_at_once_get_their_own_values(served):
     served.here.says(hostile.slow(hostile.stream(["Ok, [PERSON_1]."]), 0.05))
     names = ("Andre Novak", "Mira Holmberg", "Yuki Tanabe", "Kwame Mensah", "Ada Lindqvist")

@@ -123,9 +123,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 def test_a_state_of_another_training_is_not_taken_up(tokenizer, tagged, tmp_path, monkeypatch):
     monkeypatch.setattr("ptmo_secure.privacy.training.train._SAVED_EVERY", 5)
     state, steps = tmp_path / "training.pt", []
-    train(small(tokenizer), tagged, CONFIG, None, state)
-    train(small(tokenizer), tagged[:-1], CONFIG, lambda done, *_: steps.append(done), state)
-    assert steps[0] == 1
+    for texts, start in ((tagged[:-1], 0), (tagged, 1)):  # other texts; another base
+        train(small(tokenizer), tagged, CONFIG, None, state)
+        steps.clear()
+        model = small(tokenizer, start)
+        train(model, texts, CONFIG, lambda done, *_: steps.append(done), state)
+        assert steps[0] == 1
 
 
 def test_the_exported_model_gives_pytorchs_logits_and_runs_in_the_guard(
@@ -209,10 +212,12 @@ def test_what_is_made_is_the_mean_of_trainings_each_on_texts_of_its_own(tokenize
 
     with pytest.raises(KeyboardInterrupt):
         recipe.make(base, out, first, interrupt)
+    (out / "training-3.pt").touch()  # of a training of more runs, given up
     told = []
     made = recipe.make(base, out, first, lambda done, total, what: told.append(what[:13]))
     assert "run 2/2: loss" in told and "run 1/2: loss" not in told  # the first was saved whole
     assert len(made.runs) == 2 and not list(out.glob("*.pt"))
+    assert ".pt" not in (out / "SHA256SUMS").read_text()
     result = weights(shipped.load(out / "model.onnx"))
     for name in ("classifier.weight", "bert.encoder.layer.0.output.dense.weight"):
         mean, apart = (ends[0][name] + ends[1][name]) / 2, (ends[0][name] - ends[1][name]).abs()
@@ -375,7 +380,20 @@ def test_the_card_and_the_licence_go_with_every_model():
         assert (MODEL / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("given", [["--base", "a", "--from", "b"], ["--texts", "0"]])
+def test_the_help_tells_what_a_training_takes_by_default(capsys):
+    assert cli.main(["guard", "train", "--help"]) == 0
+    said, usual = " ".join(capsys.readouterr().out.split()), recipe.Recipe()
+    for default in (usual.texts, usual.runs, usual.training.epochs, usual.training.threads):
+        assert f"[default: {default}]" in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--base", "a", "--from", "b"],
+        *(["--texts", "0"], ["--runs", "0"], ["--seed", "-1"], ["--seed", str(2**64)]),
+    ],
+)
 def test_a_training_starts_from_one_base_and_with_a_text(given, tmp_path, capsys):
     assert cli.main(["guard", "train", "--out", str(tmp_path), *given]) == 2
     said = capsys.readouterr().err

@@ -101,10 +101,8 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     states = [out / STATE_FILES.format(number + 1) for number in range(recipe.runs)]
     start, ends, runs = _copied(model), [], []
     for number, state in enumerate(states):
-        config, told = (
-            replace(recipe.training, seed=seed + number),
-            _numbered(report, number, recipe),
-        )
+        config = replace(recipe.training, seed=seed + number)
+        told = _numbered(report, number, recipe)
         texts = []
         for example in corpus("train", recipe.texts, config.seed):
             texts.append(batches.tag(example, tokenizer, labels))
@@ -125,8 +123,8 @@ def make(base: Base, out: Path, recipe: Recipe, report: Progress) -> Trained:
     (out / "labels.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     for path in CARD.iterdir():
         shutil.copyfile(path, out / path.name)
-    for state in states:
-        state.unlink(missing_ok=True)
+    for state in out.glob(STATE_FILES.format("[0-9]*")):  # also of a training of more runs
+        state.unlink()
     write_sums(out)
     return Trained(out, tuple(runs), figures, settings)
 

@@ -1,5 +1,6 @@
 """Fine-tuning of the token classifier."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -100,7 +101,7 @@ def train(
         config: how.
         progress: told the steps.
         state: file where the training is saved now and then, and goes on from if it is there and of
-            the same texts and config.
+            the same texts, config and weights to start from.
         everyday: tokens of everyday words, for `batches`.
         n_known: tokens, from the first on, that the base knew.
     """
@@ -124,6 +125,7 @@ def train(
     average = AveragedModel(model, multi_avg_fn=_moving_average(config.average))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
     made_of = {**asdict(config), "texts": len(texts), "tokens": sum(len(t.ids) for t in texts)}
+    made_of["start"] = _digest(model)
     if state is not None and state.is_file():
         losses = _resume(state, parts, made_of)
     known = model.bert.embeddings.word_embeddings.weight.detach()[:n_known]
@@ -162,6 +164,14 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
             mean.lerp_(new, 1 - kept)
 
     return torch.no_grad()(update)
+
+
+def _digest(model: nn.Module) -> str:
+    """Return the hash of a model's weights."""
+    told = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        told.update(tensor.contiguous().numpy())
+    return told.hexdigest()
 
 
 def _save(path: Path, parts: dict[str, Any], made_of: dict[str, Any], losses: list[float]) -> None:
