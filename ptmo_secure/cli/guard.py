@@ -51,8 +51,8 @@ def eval(
       ptmo guard eval --data labelled.json --data questions.jsonl --json
       ptmo guard eval --data labelled.json --peer presidio --show-misses 20
 
-    Suites: synthetic, harmless, frames, obfuscation, levels, korean, speed. A labelled file is a
-    list of {"full_text", "spans": [{"entity_type", "start_position", "end_position"}]}. A span
+    Suites: synthetic, harmless, frames, obfuscation, tasks, levels, korean, speed. A labelled file
+    is a list of {"full_text", "spans": [{"entity_type", "start_position", "end_position"}]}. A span
     leaks unless 90 % of its letters and digits are masked. See docs/guard-data.md.
     """
     if limit is not None and limit < 1:

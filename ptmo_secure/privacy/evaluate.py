@@ -197,6 +197,23 @@ class Evaluation:
         for name, count in counts.items():
             self._rate(suite, f"leak_recall_{name}", count)
 
+    def tasks(self, suite: str) -> None:
+        """Measure what a task before a story hides of it: its names, and that it is private."""
+        for behind, stories in suites.behind_tasks().items():
+            where = "behind_tasks" if behind else "alone"
+            names, public = Count(), Count()
+            for entry, item in self._each(suite, stories):
+                scan = self._guard.scan(item.text)
+                masked = covered(len(item.text), [(span.start, span.end) for span in scan.spans])
+                for start, end, kind in item.gold:
+                    names.add(masked_share(item.text, start, end, masked) >= MASKED_SHARE)
+                    if masked_share(item.text, start, end, masked) < MASKED_SHARE:
+                        self.misses.append(Miss(suite, entry, kind, end - start, item.text))
+                if scan.level is not None:
+                    public.add(scan.level == "PUBLIC")
+            self._rate(suite, f"leak_recall_{where}", names)
+            self._rate(suite, f"public_{where}", public)
+
     def levels(self, suite: str) -> None:
         """Measure the three levels on the labelled chats; nothing for a guard without levels."""
         count = LevelCount(suites.LEVELS)
@@ -294,6 +311,7 @@ SUITES: Mapping[str, Callable[[Evaluation, str], None]] = {
     "harmless": _harmless,
     "frames": Evaluation.frames,
     "obfuscation": Evaluation.obfuscations,
+    "tasks": Evaluation.tasks,
     "levels": Evaluation.levels,
     "korean": _korean,
     "speed": Evaluation.speed,

@@ -18,6 +18,12 @@ SEED = 20_261
 CHATS = Path(__file__).parent / "synth" / "data" / "labelled_chats.jsonl"
 LEVELS = ("PUBLIC", "SEMI_SENSITIVE", "PRIVATE")
 TEXTS, PAIRS, KOREAN_TEXTS, VALUES_PER_KIND = 1_000, 300, 400, 20
+# What people put before a text that an assistant is to work on
+TASKS = (
+    *("Summarise: ", "Fix the grammar: ", "Translate to Spanish: ", "Rewrite in formal tone: "),
+    *("Make this sound nicer: ", "What does this mean? ", "tl;dr this\n\n", "Shorten it please.\n"),
+)
+_TOLD = 4  # of each story
 _CARRIERS: Mapping[str, tuple[str, ...]] = {
     "p.full": (
         "My neighbour {} has been ill since spring.",
@@ -101,6 +107,17 @@ def frames() -> list[tuple[LabelledText, LabelledText]]:
             )
         )
     return pairs
+
+
+def behind_tasks() -> dict[bool, list[LabelledText]]:
+    """What happened to people, as it is (False), and behind each of `TASKS` (True)."""
+    stories = labelled(synth.told(_TOLD, SEED + 6))
+    behind = []
+    for task in TASKS:
+        for story in stories:
+            moved = ((start + len(task), end + len(task), kind) for start, end, kind in story.gold)
+            behind.append(LabelledText(task + story.text, tuple(moved)))
+    return {False: stories, True: behind}
 
 
 def carried_values() -> list[LabelledText]:

@@ -165,6 +165,26 @@ def test_suites_are_the_same_each_time_and_gold_lies_where_it_says() -> None:
         assert private.text[one[0] : one[1]] == public.text[other[0] : other[1]]
 
 
+def test_a_task_stands_before_each_story_and_moves_its_names() -> None:
+    stories, behind = suites.behind_tasks().values()
+    assert len(behind) == len(stories) * len(suites.TASKS)
+    for at, item in enumerate(behind):
+        story, task = stories[at % len(stories)], suites.TASKS[at // len(stories)]
+        assert item.text == task + story.text and story.gold
+        names = [[one.text[start:end] for start, end, _ in one.gold] for one in (story, item)]
+        assert names[0] == names[1]
+
+
+def test_names_that_only_a_task_hides_are_counted_behind_tasks() -> None:
+    class Fooled(PatternGuard):
+        def scan(self, text: str) -> Scan:
+            return PatternGuard(NONE if text.startswith(suites.TASKS) else ALL).scan(text)
+
+    figures = values(evaluate(Fooled(ALL), "tasks", limit=200))
+    assert (figures["leak_recall_alone"], figures["leak_recall_behind_tasks"]) == (1.0, 0.0)
+    assert (figures["public_alone"], figures["public_behind_tasks"]) == (0.0, 1.0)
+
+
 def test_the_labelled_chats_are_balanced_distinct_and_a_tenth_korean() -> None:
     chats = suites.chats()
     assert len(chats) >= 320

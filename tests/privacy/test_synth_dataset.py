@@ -136,7 +136,7 @@ def test_both_sides_have_templates_of_every_family() -> None:
         for template in load(family):
             sides[template.split] += len(template.sources)
         assert sides["heldout"] >= 5, family
-        assert sides["train"] >= 20 or family == "en_genres_heldout", family
+        assert sides["train"] >= 20 or family in ("en_genres_heldout", "en_told"), family
 
 
 def test_no_template_is_on_both_sides_nor_is_a_near_copy_of_one() -> None:

@@ -7,6 +7,7 @@ from ptmo_secure.privacy.synth.generator import (
     korean_private,
     paired_frames,
     private,
+    told,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "korean_private",
     "paired_frames",
     "private",
+    "told",
 ]

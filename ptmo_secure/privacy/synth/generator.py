@@ -51,7 +51,7 @@ KOREAN_HARMLESS = (
 )
 KOREAN_FAMILIES = (*KOREAN_PRIVATE, *KOREAN_HARMLESS)
 FAMILIES = (
-    *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES),
+    *(*PRIVATE_FAMILIES, *HARMLESS_FAMILIES, "neg_facts", "neg_asks", *FRAME_FAMILIES, "en_told"),
     *KOREAN_FAMILIES,
 )
 
@@ -132,6 +132,14 @@ def paired_frames(split: Split, n: int, seed: int) -> Iterator[tuple[Example, Ex
 def _names_one_person(template: Template) -> bool:
     named = {slot.name for nodes in template.parsed for slot in slots(nodes) if "." in slot.name}
     return named == {"p.full"}
+
+
+def told(count: int, seed: int) -> Iterator[Example]:
+    """Yield what happened to somebody, each template so often, as it was typed; all held out."""
+    sources = Sources("heldout", seed)
+    for template in of_split("en_told", "heldout"):
+        for _ in range(count):
+            yield _render(template, Filler(sources), sources.rng, styled=False)
 
 
 @cache
