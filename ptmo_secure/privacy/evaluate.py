@@ -206,9 +206,11 @@ class Evaluation:
                 scan = self._guard.scan(item.text)
                 masked = covered(len(item.text), [(span.start, span.end) for span in scan.spans])
                 for start, end, kind in item.gold:
-                    names.add(masked_share(item.text, start, end, masked) >= MASKED_SHARE)
-                    if masked_share(item.text, start, end, masked) < MASKED_SHARE:
-                        self.misses.append(Miss(suite, entry, kind, end - start, item.text))
+                    kept = masked_share(item.text, start, end, masked) >= MASKED_SHARE
+                    names.add(kept)
+                    if not kept:
+                        missed = item.text[start:end]
+                        self.misses.append(Miss(suite, entry, kind, end - start, missed))
                 if scan.level is not None:
                     public.add(scan.level == "PUBLIC")
             self._rate(suite, f"leak_recall_{where}", names)
