@@ -5,7 +5,8 @@ r"""The little language of the templates.
 {slot#1}    one value for all places with this number
 {^은/는}     the Korean particle that fits the syllable before it
 [a|b|]      one of the alternatives; they nest, and may be empty
-\n \t \[    newline, tab, and a backslash before any character that should stand for itself
+\n \t \s    newline, tab, a space at the end of a line
+\[          a backslash before any other character makes it stand for itself
 """
 
 import random
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from ptmo_secure.privacy.synth.example import Piece
 
 Fill = Callable[[str], Piece]
-_ESCAPES = {"n": "\n", "t": "\t"}
+_ESCAPES = {"n": "\n", "t": "\t", "s": " "}
 
 
 @dataclass(frozen=True, slots=True)
