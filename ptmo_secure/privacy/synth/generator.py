@@ -20,10 +20,12 @@ PRIVATE_FAMILIES = (
     *("en_context", "en_narrative", "en_press", "en_talk", "en_cards", "en_genres_heldout"),
     *("en_world", "en_office", "en_life", "en_data", "en_short"),
     *("en_reviews", "en_headlines", "en_signatures", "en_chatter", "en_codes"),
+    "en_encounters",
 )
 _ASKED = (
     *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),
-    *("neg_work", "neg_code", "neg_plain", "neg_machine"),
+    *("neg_work", "neg_code", "neg_plain", "neg_machine", "neg_lessons"),
+    *("neg_makebelieve", "neg_curious", "neg_samples"),
 )
 _SUMS = ("neg_sums", "neg_stories")
 HARMLESS_FAMILIES = (*_ASKED, *_SUMS)
@@ -39,6 +41,7 @@ KOREAN_PRIVATE = (
     "ko_data",
     "ko_names",
     "ko_prose",
+    "ko_encounters",
 )
 KOREAN_HARMLESS = (
     "ko_harmless",
@@ -47,6 +50,7 @@ KOREAN_HARMLESS = (
     "ko_stories",
     "ko_first_person",
     "ko_plain",
+    "ko_everyday",
 )
 KOREAN_FAMILIES = (*KOREAN_PRIVATE, *KOREAN_HARMLESS)
 FAMILIES = (
@@ -55,10 +59,10 @@ FAMILIES = (
 )
 
 _KOREAN_SHARE = 0.32
-_KOREAN_MIX = {KOREAN_PRIVATE: 0.5, KOREAN_HARMLESS: 0.4, (): 0.1}  # (): behind a task
+_KOREAN_MIX = {KOREAN_PRIVATE: 0.52, KOREAN_HARMLESS: 0.42, (): 0.06}  # (): behind a task
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
-_MIX = {"private": 0.44, "harmless": 0.28, "frames": 0.1, "joined": 0.1, "behind": 0.08}
+_MIX = {"private": 0.46, "harmless": 0.28, "frames": 0.11, "joined": 0.1, "behind": 0.05}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
 
 
@@ -190,7 +194,7 @@ def _joined(sources: Sources) -> Example:
     """Texts one after the other, as in a chat; one in five is long."""
     rng = sources.rng
     count = rng.randint(4, 12) if rng.random() < 0.2 else 2
-    parts = [rng.choice((_private, _harmless, _framed, _behind))(sources) for _ in range(count)]
+    parts = [rng.choice((_private, _harmless, _framed))(sources) for _ in range(count)]
     return concatenate(parts, rng.choice(_SEPARATORS))
 
 
