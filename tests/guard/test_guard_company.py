@@ -11,9 +11,17 @@ from tee_sim.guard.normalise.view import View
 from tee_sim.guard.reading import model_spans
 
 
+# Of words, words and full names in Hangul, small words, capitals; of any model, not the shipped one's
+COUNTS = (0.1, 0.07, 0.05, 0.8, 0.05)
+ALONE = (0.55, 0.55, 0.55, 0.9, 0.3)
+
+
 @pytest.fixture(scope="module")
 def classifier():
-    return open_model()
+    opened = open_model()
+    opened._thresholds[:] = np.array(COUNTS)[:, None]
+    opened._alone[:] = ALONE
+    return opened
 
 
 def names_found(classifier, monkeypatch, sure, text="ann met bob", **known):

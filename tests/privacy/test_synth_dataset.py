@@ -130,12 +130,19 @@ def test_there_are_as_many_templates_as_promised() -> None:
     assert len(set(LOCALES["train"])) >= 12
 
 
+# Their writers were told what earlier guards got wrong, so these texts judge none
+TRAINED_ALONE = (
+    *("en_encounters", "neg_lessons", "neg_makebelieve", "neg_curious", "neg_samples"),
+    *("ko_encounters", "ko_everyday"),
+)
+
+
 def test_both_sides_have_templates_of_every_family() -> None:
     for family in generator.FAMILIES:
         sides: Counter[str] = Counter()  # of wordings: a template has its paraphrases with it
         for template in load(family):
             sides[template.split] += len(template.sources)
-        assert sides["heldout"] >= 5, family
+        assert sides["heldout"] >= 5 or family in TRAINED_ALONE, family
         assert sides["train"] >= 20 or family in ("en_genres_heldout", "en_told"), family
 
 
