@@ -22,10 +22,14 @@ PRIVATE_FAMILIES = (
     *("en_reviews", "en_headlines", "en_signatures", "en_chatter", "en_codes"),
     "en_encounters",
 )
+# For training alone; more of them makes a guard that finds fewer names as well
+_LATER_ASKED = {
+    **{"neg_machine": 0.6, "neg_lessons": 0.35, "neg_makebelieve": 0.35},
+    **{"neg_curious": 0.35, "neg_samples": 0.35},
+}
 _ASKED = (
     *("neg_questions", "neg_tasks", "neg_mixed", "neg_school", "neg_fiction", "neg_world"),
-    *("neg_work", "neg_code", "neg_plain", "neg_machine", "neg_lessons"),
-    *("neg_makebelieve", "neg_curious", "neg_samples"),
+    *("neg_work", "neg_code", "neg_plain", *_LATER_ASKED),
 )
 _SUMS = ("neg_sums", "neg_stories")
 HARMLESS_FAMILIES = (*_ASKED, *_SUMS)
@@ -59,10 +63,10 @@ FAMILIES = (
 )
 
 _KOREAN_SHARE = 0.32
-_KOREAN_MIX = {KOREAN_PRIVATE: 0.52, KOREAN_HARMLESS: 0.42, (): 0.06}  # (): behind a task
+_KOREAN_MIX = {KOREAN_PRIVATE: 0.54, KOREAN_HARMLESS: 0.42, (): 0.04}  # (): behind a task
 _LONG_SUMS = 0.6
 # How often each kind of text is drawn, of the English ones
-_MIX = {"private": 0.46, "harmless": 0.28, "frames": 0.11, "joined": 0.1, "behind": 0.05}
+_MIX = {"private": 0.47, "harmless": 0.28, "frames": 0.12, "joined": 0.09, "behind": 0.04}
 _SEPARATORS = (" ", " ", "\n", "\n\n", " - ", ". ")
 
 
@@ -156,7 +160,7 @@ def _harmless(sources: Sources) -> Example:
         if family == "neg_sums" and rng.random() < _LONG_SUMS:
             return _story(sources)
         return render(pick(family, sources), Filler(sources), rng)
-    sizes = [len(of_split(family, sources.split)) for family in _ASKED]
+    sizes = [len(of_split(name, sources.split)) * _LATER_ASKED.get(name, 1) for name in _ASKED]
     family = rng.choices(_ASKED, sizes)[0]
     count = 2 if rng.random() < _ASKED_TWICE else 1
     asked = [render(pick(family, sources), Filler(sources), rng) for _ in range(count)]
