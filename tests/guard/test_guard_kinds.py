@@ -38,6 +38,16 @@ FOUND = [
         "4 Privet Lane, Apt 5B, Boston, MA 02118",
     ),
     ("ADDRESS", "i live at 77 mulberry street in town", "77 mulberry street"),
+    (
+        "ADDRESS",
+        "send it to the corner of Al\u0161ova 408 and Vedeni Greens\nThanks",
+        "the corner of Al\u0161ova 408 and Vedeni Greens",
+    ),
+    (
+        "ADDRESS",
+        "at the junction of 15 Elm St. and Third Avenue",
+        "the junction of 15 Elm St. and Third Avenue",
+    ),
     ("ADDRESS", "PO Box 1234", "PO Box 1234"),
     ("ADDRESS", "PSC 0413, Box 8144\nAPO AA 42323", "PSC 0413, Box 8144\nAPO AA 42323"),
     ("ADDRESS", "my postcode is SW1A 2AB", "SW1A 2AB"),
