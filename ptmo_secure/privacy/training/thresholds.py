@@ -16,10 +16,10 @@ LEAK_COST = {"en": 4.0, "ko": 8.0}
 WHO_COST = 8.0
 WHO = ("PERSON", "ORG", "LOCATION", "ADDRESS", "DATE", "AGE")
 # What one word of a text must reach for any to count, if nothing else is private
-ALONE = {"en": 0.8, "ko": 0.55}
+ALONE = {"en": 0.8, "ko": 0.65}
 # In a text that writes names with capitals: what a small word must reach for a name, in company and
 # for any word to count; and a capital within a sentence
-FORMS = {"small": 0.35, "small_alone": 0.9, "capital": 0.08, "capital_alone": 0.6}
+FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.07, "capital_alone": 0.42}
 _LEAST_TOKENS = 30  # of a kind, to choose by
 _USUAL = 0.5
 
