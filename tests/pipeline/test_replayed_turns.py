@@ -97,7 +97,7 @@ def test_of_a_mixed_turn_the_clouds_own_words_are_told_and_not_the_devices(make)
 @pytest.mark.parametrize(
     ("answer", "query"),
     [
-        ("You could visit Berlin or Amsterdam.", "What should I see in Amsterdam?"),
+        ("You could visit Amsterdam or Berlin.", "What should I see in Berlin?"),
         ("Bill Gates and Paul Allen founded it in 1975.", "When was Paul Allen born?"),
         ("It was painted by Leonardo da Vinci in Milan.", "Where was Leonardo da Vinci born?"),
     ],

@@ -314,5 +314,5 @@ def test_an_agent_with_ordinary_tools_gets_its_cloud(make):
         "tool_4",
         "get_weather",
         "create_issue",
-        "tool_5",
+        "spotify_play",
     ]

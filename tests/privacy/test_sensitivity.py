@@ -69,12 +69,12 @@ def test_whatever_way_a_secret_is_told_the_score_stays(classifier, text):
 
 
 def test_the_explanation_names_span_rule_severity_and_reason(classifier):
-    found = classifier.classify("My password is secret123 and Ivan thinks I am gay.")
+    found = classifier.classify("My password is secret123 and Ivan knows that I am a Muslim.")
     assert found.reasons == (
         "SECRET at 15-24, by rule, severity 0.75",
         "PERSON at 29-33, by model, severity 0.50",
-        "DEMOGRAPHIC at 46-49, by model, severity 0.30",
-        "topic sexuality",
+        "DEMOGRAPHIC at 52-58, by model, severity 0.30",
+        "topic religion",
         "PRIVATE: no request is left without what is private",
     )
     assert found.kinds == {"SECRET": 1, "PERSON": 1, "DEMOGRAPHIC": 1}

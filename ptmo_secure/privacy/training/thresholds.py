@@ -13,13 +13,13 @@ from ptmo_secure.privacy.training.batches import IGNORED, Tagged
 GRID = (0.06, 0.08, *(round(0.05 * step, 2) for step in range(2, 17)))  # the rest 0.1 to 0.8
 # Of a private token that is overlooked, in false alarms; of one of a kind by which people are found
 LEAK_COST = {"en": 4.0, "ko": 8.0}
-WHO_COST = 8.0
+WHO_COST = 7.0
 WHO = ("PERSON", "ORG", "LOCATION", "ADDRESS", "DATE", "AGE")
 # What one word of a text must reach for any to count, if nothing else is private
 ALONE = {"en": 0.8, "ko": 0.65}
 # In a text that writes names with capitals: what a small word must reach for a name, in company and
 # for any word to count; and a capital within a sentence
-FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.07, "capital_alone": 0.42}
+FORMS = {"small": 0.8, "small_alone": 0.9, "capital": 0.08, "capital_alone": 0.42}
 _LEAST_TOKENS = 30  # of a kind, to choose by
 _USUAL = 0.5
 
@@ -56,7 +56,8 @@ def choose(
             if label_class != IGNORED:
                 private = 1.0 - float(probabilities[row, 0])
                 seen[int(likeliest[row])].append((private, label_class != 0))
-    costs = [WHO_COST if kind in WHO else LEAK_COST[language] for kind in kinds]
+    cost = LEAK_COST[language]
+    costs = [max(WHO_COST, cost) if kind in WHO else cost for kind in kinds]
     return {kind: _best(seen[index], costs[index]) for index, kind in enumerate(kinds)}
 
 
