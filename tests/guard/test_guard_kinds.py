@@ -2,6 +2,7 @@
 
 import pytest
 
+from tee_sim.guard.addresses import find_addresses
 from tee_sim.guard.rules import Rule, load, search
 from tee_sim.guard.scoring import scan_text
 
@@ -198,6 +199,10 @@ def test_a_value_in_its_frame_is_found_whole(kind, text, value):
 
 
 HARMLESS = [
+    "What is happening at the intersection of AI and Healthcare in 2025?",
+    "What is the junction of Line 1 and Line 2?",
+    "There is a lamp in the corner of 3 tables and Chairs stand around.",
+    "The corner of Art and Science in the 1500s",
     "What happened in Berlin 1945?",
     "Did the fair in Paris 2024 cost 5000 euros?",
     "Answer in Words 10,000 times",
@@ -327,3 +332,8 @@ def test_the_tables_cover_every_kind_that_has_a_rule():
     model_only = {"DATE", "DEMOGRAPHIC"}
     kinds = {row.kind for row in RECOGNIZERS}
     assert kinds - model_only == elsewhere | {kind for kind, _, _ in FOUND}
+
+
+def test_a_corner_ends_with_its_sentence():
+    text = "Meet me at the corner of 12 Elm St. and King Road. How do magnets work?"
+    assert max(end for _, end in find_addresses(text)) == text.index(". How")
