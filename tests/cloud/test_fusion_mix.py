@@ -79,6 +79,17 @@ def test_the_completion_keeps_what_is_listed_and_exceeds_nowhere_else_what_is_li
             assert others.max() <= listed[-1] * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("smaller", [21.0, 30.0, 200.0])
+def test_a_ceiling_holds_where_the_devices_probabilities_are_of_very_different_size(smaller):
+    scores = np.array([0.0, *[-11.0] * 23, -11.0 - smaller, -13.0 - smaller])
+    device = scores - np.log(np.exp(scores).sum())
+    cloud = np.array([0.0] * 25 + [-1.0])
+    cloud -= np.log(np.exp(cloud).sum())
+    top = CloudTop(np.array([1]), cloud[[1]], float(cloud[1]))
+    completed = complete(join(DeviceView.of(device), top))
+    assert np.delete(completed, 1).max() <= cloud[1] + 1e-9
+
+
 @PROPER
 @given(pairs())
 def test_the_tail_has_the_devices_shape_below_the_ceiling(pair):

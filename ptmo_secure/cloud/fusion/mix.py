@@ -175,7 +175,10 @@ def _capped(weights: Floats, rest: float, ceiling: float) -> npt.NDArray[np.int6
     likeliest = likeliest[np.argsort(-weights[likeliest], kind="stable")]
     w = weights[likeliest]
     left = rest - ceiling * np.arange(count)
-    others = np.maximum(total - np.concatenate([[0.0], np.cumsum(w[:-1])]), w)
+    behind = weights.copy()
+    behind[likeliest] = 0.0
+    # Summed from the smallest on: what is left of a total has lost the digits of the small ones
+    others = behind.sum() + np.cumsum(w[::-1])[::-1]
     over = left * w > ceiling * others
     return likeliest if over.all() else likeliest[: int(np.argmin(over))]
 
