@@ -97,6 +97,7 @@ def _read(
         if _is_one(value, kind):
             told = "DEMOGRAPHIC" if kind in _SECRETS and value.isalpha() else kind
             if kind in _SECRETS and text[end : end + 1] in ("", " ", "\n"):
+                # The sentence's own signs stand behind it
                 end = start + len(re.sub(r"(?:[.,]|\s[-\u2013\u2014]){1,3}\Z", "", text[start:end]))
             yield (*view.original(low + start, low + end), told)
 
