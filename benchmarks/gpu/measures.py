@@ -71,18 +71,15 @@ def lora_fused(device: Device, layer: str) -> Measured:
 
 
 def attention_permuted(device: Device, context: str) -> Measured:
-    """store_kv and attention. A device's side of `permute` is the angles: each KV head its own.
+    """The layer's input, store_kv and attention.
 
-    `with_tables_made`: the ratio where these angles are computed in every layer, a launch more.
+    A device's side of `permute` is the angles: each KV head its own, made with the layer's input.
     """
-    plain, permuted, made = (
+    permuted, plain = (
         device.attention("int8", int(context), store=True, angles=angles)
-        for angles in ("shared", "per-head", "per-head-made")
+        for angles in ("per-head", "shared")
     )
-    found = _times(device, permuted, plain, "permuted_us", "plain_us")
-    more = _times(device, made, plain, "made_us", "plain_us")
-    parts = {**found.detail, "with_tables_made": more.value}
-    return Measured(found.value, found.rounds, parts)
+    return _times(device, permuted, plain, "permuted_us", "plain_us")
 
 
 def attention_sealed(device: Device, context: str) -> Measured:

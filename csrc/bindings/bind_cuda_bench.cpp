@@ -31,8 +31,7 @@ const std::map<std::string, cuda::KvElement> kElements = {{"int8", cuda::KvEleme
                                                           {"int4", cuda::KvElement::kInt4},
                                                           {"fp16", cuda::KvElement::kF16}};
 const std::map<std::string, cuda::Angles> kAngles = {{"shared", cuda::Angles::kShared},
-                                                     {"per-head", cuda::Angles::kPerHead},
-                                                     {"per-head-made", cuda::Angles::kPerHeadMade}};
+                                                     {"per-head", cuda::Angles::kPerHead}};
 
 // What every bench offers to Python.
 template <typename Bench> py::class_<Bench> bench_class(py::module_& m, const char* name) {

@@ -101,9 +101,10 @@ void DeviceDecoder::send_and_run_layers(Chunk& chunk, const AttentionRestore& re
   chunk.other = b.x[1].data();
   chunk.add(nullptr, nullptr);               // left by a recording that broke off
   if (weights_.layers[0].inv_freq.empty()) { // not permuted: the model's tables serve all layers
-    rotary_tables(chunk, weights_.inv_freq, 0);
+    check_call(fill_rotary_table(angles(chunk, weights_.inv_freq, 0), stream_), "rotary angles");
     if (config_.has_local_layers())
-      rotary_tables(chunk, weights_.inv_freq_local, 1);
+      check_call(fill_rotary_table(angles(chunk, weights_.inv_freq_local, 1), stream_),
+                 "rotary angles");
   }
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
@@ -122,21 +123,20 @@ void DeviceDecoder::send_and_run_layers(Chunk& chunk, const AttentionRestore& re
   }
 }
 
-void DeviceDecoder::rotary_tables(const Chunk& chunk, const DeviceArray<float>& inv_freq,
-                                  int table) {
-  const RotaryTableJob job{
-      chunk.rows,      static_cast<int>(inv_freq.size()), chunk.positions,
-      inv_freq.data(), b_->cosine[table].data(),          b_->sine[table].data()};
-  check_call(fill_rotary_table(job, stream_), "the rotary table");
+RotaryTableJob DeviceDecoder::angles(const Chunk& chunk, const DeviceArray<float>& inv_freq,
+                                     int table) const {
+  return {chunk.rows,      static_cast<int>(inv_freq.size()), chunk.positions,
+          inv_freq.data(), b_->cosine[table].data(),          b_->sine[table].data()};
 }
 
 void DeviceDecoder::attention_layer(Chunk& chunk, int layer, const AttentionRestore& restore) {
   Buffers& b = *b_;
   const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
-  project(chunk, layer, chunk.normed(w.attn_norm.data(), config_, 2),
-          {{Linear::kQ, b.q.data()}, {Linear::kK, b.k.data()}, {Linear::kV, b.v.data()}});
+  PrepareJob input = chunk.normed(w.attn_norm.data(), config_, 2);
   if (!w.inv_freq.empty()) // permuted: every layer has angles of its own
-    rotary_tables(chunk, w.inv_freq, 0);
+    input.angles = angles(chunk, w.inv_freq, 0);
+  project(chunk, layer, input,
+          {{Linear::kQ, b.q.data()}, {Linear::kK, b.k.data()}, {Linear::kV, b.v.data()}});
   store(chunk, layer);
   attend(chunk, layer);
   if (restore.buffer != nullptr) {

@@ -67,7 +67,7 @@ private:
   // Launches kernels with a group's keys; while a graph is recorded, with zeros.
   template <typename Launch>
   void with_keys(const Chunk& chunk, const KeyGroup& group, Launch launch);
-  void rotary_tables(const Chunk& chunk, const DeviceArray<float>& inv_freq, int table);
+  RotaryTableJob angles(const Chunk& chunk, const DeviceArray<float>& inv_freq, int table) const;
   // Logits of `count` outputs from `first` on: to where they are wanted on the device, or into the
   // host's buffer, from which take_logits() brings them there.
   void head(const Chunk& chunk, int first, int count);

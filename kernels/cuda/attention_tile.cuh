@@ -29,8 +29,7 @@
 
 namespace ptmo::cuda {
 
-constexpr int kGroupQueries = 4; // queries of one tensor-core product
-constexpr uint32_t kAllLanes = 0xffffffffu;
+constexpr int kGroupQueries = 4;         // queries of one tensor-core product
 constexpr float kNothingSeen = -FLT_MAX; // the largest score of no rows: differences stay numbers
 
 // `a` = rows, four bytes of each; out[i] = byte i of the four rows.

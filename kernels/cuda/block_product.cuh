@@ -5,6 +5,8 @@
 // stand in neighbouring columns, which one lane holds.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda_kernels.h"
 #include "ptx.cuh"
 
@@ -26,21 +28,28 @@ template <WeightType kType> struct WeightTile {
   static constexpr int kLoads = kInt4 ? 1 : 2;
   uint4 words[kLoads];
 
-  // `codes`: of this panel and tile. Bytes that are read once when `kOnce`.
-  template <bool kOnce> __device__ __forceinline__ void load(const uint8_t* codes, int lane) {
+  // `codes`: the lane's 16 bytes of this panel and tile.
+  __device__ __forceinline__ void load(const uint8_t* codes) {
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const uint8_t* at = codes + i * kTileBytes + lane * 16;
-      words[i] = kOnce ? load_once(at) : *reinterpret_cast<const uint4*>(at);
-    }
+    for (int i = 0; i < kLoads; ++i)
+      words[i] = *reinterpret_cast<const uint4*>(codes + i * kTileBytes);
   }
-  // INT4 codes come out 16 times as large, in the upper half of a byte.
+  // From memory, where they are read once; what is not `wanted` stays as it is.
+  __device__ __forceinline__ void load_once(const uint8_t* codes, bool wanted) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i)
+      load_once_if(wanted, codes + i * kTileBytes, words[i]);
+  }
+  // Symmetric INT4 codes come out 16 times as large, their sign in a byte's.
   __device__ __forceinline__ AFragment block(int b) const {
     if constexpr (kInt4) {
       const uint32_t low = b == 0 ? words[0].x : words[0].z,
                      high = b == 0 ? words[0].y : words[0].w;
-      constexpr uint32_t kUpper = 0xf0f0f0f0u;
-      return {{low << 4 & kUpper, high << 4 & kUpper, low & kUpper, high & kUpper}};
+      constexpr uint32_t kLower = 0x0f0f0f0fu, kUpper = 0xf0f0f0f0u;
+      if constexpr (kType == WeightType::kInt4)
+        return {{low & kLower, high & kLower, low >> 4 & kLower, high >> 4 & kLower}};
+      else
+        return {{low << 4 & kUpper, high << 4 & kUpper, low & kUpper, high & kUpper}};
     } else {
       const uint4& w = words[b];
       return {{w.x, w.y, w.z, w.w}};
@@ -56,61 +65,88 @@ struct InputTile {
   }
 };
 
+// fp16 scales (and mins) of a lane's two rows for one group of columns, as they lie.
 template <WeightType kType>
-__device__ __forceinline__ CFragment block_product(const AFragment& a, const BFragment& b) {
-  const CFragment zero{{kMagicBits, kMagicBits, kMagicBits, kMagicBits}};
-  return kType == WeightType::kInt4 ? mma_u8(a, b, zero) : mma_s8(a, b, zero);
-}
+using ScaleBits = std::conditional_t<kType == WeightType::kInt4, uint2, uint32_t>;
 
-// The scales (and mins) of a lane's two rows for one group of columns.
 template <WeightType kType> struct RowScales {
   float scale[2], min[2];
 
-  // `unit`: where the group's fp16 values for this g stand.
-  __device__ __forceinline__ void load(const uint16_t* unit) {
-    constexpr float kFactor = kType == WeightType::kInt8 ? 1.0f : 0.0625f; // see WeightTile::block
+  __device__ __forceinline__ void unpack(const ScaleBits<kType>& bits) {
     if constexpr (kType == WeightType::kInt4) {
-      const uint2 v = *reinterpret_cast<const uint2*>(unit);
-      scale[0] = from_half(static_cast<uint16_t>(v.x)) * kFactor;
-      scale[1] = from_half(static_cast<uint16_t>(v.x >> 16)) * kFactor;
-      min[0] = from_half(static_cast<uint16_t>(v.y));
-      min[1] = from_half(static_cast<uint16_t>(v.y >> 16));
+      to_floats(bits.x, 1.0f, scale);
+      to_floats(bits.y, 1.0f, min);
     } else {
-      const uint32_t v = *reinterpret_cast<const uint32_t*>(unit);
-      scale[0] = from_half(static_cast<uint16_t>(v)) * kFactor;
-      scale[1] = from_half(static_cast<uint16_t>(v >> 16)) * kFactor;
+      to_floats(bits, kType == WeightType::kInt8 ? 1.0f : 0.0625f, scale); // see WeightTile::block
     }
+  }
+
+private:
+  __device__ __forceinline__ static void to_floats(uint32_t halves, float factor, float (&out)[2]) {
+    out[0] = from_half(static_cast<uint16_t>(halves)) * factor;
+    out[1] = from_half(static_cast<uint16_t>(halves >> 16)) * factor;
   }
 };
 
 // Sums of a lane for 8 columns of the product: two rows by two tokens, or by one with two planes.
+//
+// How an exact sum of integers becomes a float: of one plane with the magic, one operation of the
+// floating-point pipe; of two as 256 * high + low and a conversion, two operations in place of
+// three, of the integer pipe. (Attention takes the other three: there that pipe has the cipher.)
 template <WeightType kType, int kPlanes> struct Sums {
   static constexpr int kTokens = 2 / kPlanes;
   float at[2][kTokens] = {};
 
-  // Adds block b of a tile. Of token t's activations, input[t] has each block's scale and scale *
-  // sum of codes.
-  __device__ __forceinline__ void add(const CFragment& c, const RowScales<kType>& w,
-                                      const float4 (&input)[kTokens], int b) {
+  // The product of one block, as add() takes it.
+  __device__ __forceinline__ static CFragment multiply(const AFragment& a, const BFragment& b) {
+    constexpr int32_t kStart = kPlanes == 1 ? kMagicBits : 0;
+    const CFragment start{{kStart, kStart, kStart, kStart}};
+    return kType == WeightType::kInt4 ? mma_u8(a, b, start) : mma_s8(a, b, start);
+  }
+
+  // Adds a tile: the products of its two blocks. `w`: of each block, or of both where they are of
+  // one group. Of token t's activations, input[t] has each block's scale and scale * sum of codes.
+  template <int kGroups>
+  __device__ __forceinline__ void add(const CFragment (&c)[2], const RowScales<kType> (&w)[kGroups],
+                                      const float4 (&input)[kTokens]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
-        const float scale = b == 0 ? input[t].x : input[t].z,
-                    sum = b == 0 ? input[t].y : input[t].w;
-        const float product = kPlanes == 1 ? from_magic(c.r[2 * row + t])
-                                           : __fmaf_rn(256.0f, from_magic(c.r[2 * row]),
-                                                       from_magic(c.r[2 * row + 1]));
-        at[row][t] = __fmaf_rn(w.scale[row] * scale, product, at[row][t]);
-        if constexpr (kType == WeightType::kInt4)
-          at[row][t] = __fmaf_rn(w.min[row], sum, at[row][t]);
+        const float4& in = input[t];
+        float& sum = at[row][t];
+        const float first = product(c[0], row, t), second = product(c[1], row, t);
+        if constexpr (kGroups == 1) {
+          sum = __fmaf_rn(w[0].scale[row], __fmaf_rn(in.z, second, in.x * first), sum);
+          if constexpr (kType == WeightType::kInt4)
+            sum = __fmaf_rn(w[0].min[row], in.y + in.w, sum);
+        } else {
+          sum = __fmaf_rn(w[0].scale[row] * in.x, first, sum);
+          sum = __fmaf_rn(w[1].scale[row] * in.z, second, sum);
+          if constexpr (kType == WeightType::kInt4)
+            sum = __fmaf_rn(w[1].min[row], in.w, __fmaf_rn(w[0].min[row], in.y, sum));
+        }
       }
     }
   }
+
+private:
+  __device__ __forceinline__ static float product(const CFragment& c, int row, int t) {
+    return kPlanes == 1 ? from_magic(c.r[2 * row + t])
+                        : static_cast<float>(256 * c.r[2 * row] + c.r[2 * row + 1]);
+  }
 };
 
-// The low-rank updates of y[token, row], added to `y` in order.
-__device__ __forceinline__ float add_low_rank(const MatmulJob& job, int row, int token, float y) {
+// Byte j of four signed ones, put into the last bits of 2^23 + 128: a conversion would take the
+// device four times as long.
+__device__ __forceinline__ float byte_to_float(uint32_t bytes, int j) {
+  const uint32_t bits = __byte_perm(bytes ^ 0x80808080u, 0x4B000000u, 0x7440u | j);
+  return __int_as_float(static_cast<int>(bits)) - 8388736.0f;
+}
+
+// What y[token, row] gets beside the product: bias and low-rank updates, in order.
+__device__ __forceinline__ float beside_product(const MatmulJob& job, int row, int token) {
+  float y = job.bias == nullptr ? 0.0f : job.bias[row];
   for (int i = 0; i < job.term_count; ++i) {
     const DeviceLowRankTerm& term = job.terms[i];
     const int at = token - term.first;
@@ -119,29 +155,28 @@ __device__ __forceinline__ float add_low_rank(const MatmulJob& job, int row, int
     for (int chunk = 0; chunk < term.chunks; ++chunk) {
       const size_t place = static_cast<size_t>(row) * term.chunks + chunk;
       const uint4 codes = *reinterpret_cast<const uint4*>(term.b + place * kernels::kRankChunk);
-      const float* u =
-          term.u + (static_cast<size_t>(at) * term.chunks + chunk) * kernels::kRankChunk;
+      const auto* u = reinterpret_cast<const float4*>(
+          term.u + (static_cast<size_t>(at) * term.chunks + chunk) * kernels::kRankChunk);
       const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
       float sum = 0.0f;
 #pragma unroll
-      for (int r = 0; r < kernels::kRankChunk; ++r)
-        sum = __fmaf_rn(static_cast<float>(static_cast<int8_t>(words[r / 4] >> 8 * (r % 4))), u[r],
-                        sum);
+      for (int r = 0; r < kernels::kRankChunk / 4; ++r) {
+        const float4 of = u[r];
+        const float values[4] = {of.x, of.y, of.z, of.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          sum = __fmaf_rn(byte_to_float(words[r], j), values[j], sum);
+      }
       y = __fmaf_rn(from_half(term.b_scales[place]), sum, y);
     }
   }
   return y;
 }
 
-// Bias, updates, and where y goes.
-__device__ __forceinline__ void finish(const MatmulJob& job, int row, int token, float sum) {
-  if (row >= job.w.rows || token >= job.x.tokens)
-    return;
-  if (job.bias != nullptr)
-    sum += job.bias[row];
-  sum = add_low_rank(job, row, token, sum);
-  float* y = job.y + static_cast<size_t>(token) * job.y_stride + row;
-  *y = job.add ? *y + sum : sum;
+// Where y[token, row] goes; null: outside the product.
+__device__ __forceinline__ float* place_of(const MatmulJob& job, int row, int token) {
+  const bool there = row < job.w.rows && token < job.x.tokens;
+  return there ? job.y + static_cast<size_t>(token) * job.y_stride + row : nullptr;
 }
 
 } // namespace ptmo::cuda

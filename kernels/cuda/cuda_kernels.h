@@ -15,7 +15,7 @@ struct DeviceMatrix {
   WeightType type;
   int rows, cols, group;
   const uint8_t* codes;   // 16-byte aligned
-  const uint16_t* scales; // 8-byte aligned
+  const uint16_t* scales; // 16-byte aligned
 };
 
 // Integer activations of `tokens` rows, per block of 32 columns x ~= scale * c (kernels.h): c =
@@ -175,10 +175,12 @@ struct PrepareJob {
   float2* scales;
   const DeviceShrink* shrinks; // in device memory
   int shrink_count, units;     // units: shrink_units() or more
+  RotaryTableJob angles;       // filled on the way, for store_kv; no tokens: none
 };
 
 // Makes the input of matrix products: the values, quantised as kernels.h has it, and what the
-// adapters' A make of them. Bits of a token do not depend on the others.
+// adapters' A make of them. Bits of a token do not depend on the others. Without tokens it does
+// nothing.
 cudaError_t prepare_input(const PrepareJob& job, cudaStream_t stream);
 
 // out[t] = scale * row tokens[t] of W; zeros where W has no such row.

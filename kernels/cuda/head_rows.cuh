@@ -13,7 +13,6 @@
 namespace ptmo::cuda {
 
 constexpr int kRowWarps = 8; // of a block
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 __device__ __forceinline__ float warp_max(float x) {
   for (int with = kWarpLanes / 2; with > 0; with /= 2)

@@ -11,7 +11,6 @@ namespace ptmo::cuda {
 constexpr int kInputWarps = 8, kInputThreads = kInputWarps * kWarpLanes;
 constexpr int kInputStep =
     kInputThreads * 4; // columns that a block computes at a time, four a thread
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Four {
   float at[4];

@@ -10,6 +10,7 @@
 #include "block_product.cuh"
 #include "input_values.cuh"
 #include "launch.cuh"
+#include "rotary_table.cuh"
 
 namespace ptmo::cuda {
 namespace {
@@ -203,17 +204,15 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
     const Piece piece{codes, scales, from * kTileColumns, to * kTileColumns,
                       (piece_tiles + 1) * kTileColumns};
     for (int begin = from + warp;; begin += kInputWarps * kAhead) {
-      Weights weights[kAhead]; // asked for before the codes are computed: they do not wait
-      RowScales<WeightType::kInt8> row_scales[kAhead][2];
+      Weights weights[kAhead] = {}; // asked for before the codes are computed: they do not wait
+      ScaleBits<WeightType::kInt8> scale_bits[kAhead][2] = {};
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const int tile = begin + i * kInputWarps;
-        if (tile >= to)
-          break;
-        weights[i].template load<true>(a + static_cast<size_t>(tile) * kTileStep, lane);
+        weights[i].load_once(a + static_cast<size_t>(tile) * kTileStep + lane * 16, tile < to);
 #pragma unroll
         for (int b = 0; b < 2; ++b)
-          row_scales[i][b].load(a_scales + static_cast<size_t>(2 * tile + b) * 16);
+          load_if(tile < to, a_scales + static_cast<size_t>(2 * tile + b) * 16, scale_bits[i][b]);
       }
       if (begin == from + warp) {
         __syncthreads(); // the rows are known, and all have left the last piece
@@ -226,22 +225,24 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
         if (tile >= to)
           break;
         const int at = tile - from;
-        InputTile input{make_uint4(0, 0, 0, 0)};
-        if (g < unit.tokens * kPlanes)
-          input.words = *reinterpret_cast<const uint4*>(codes + g * piece.stride +
-                                                        at * kTileColumns + p * 16);
+        // Columns and tokens past the last repeat it: theirs are sums of their own.
+        const int column = min(g, unit.tokens * kPlanes - 1);
+        const InputTile input{*reinterpret_cast<const uint4*>(codes + column * piece.stride +
+                                                              at * kTileColumns + p * 16)};
         float4 both[kLaneTokens]; // scales of both blocks; there are no mins to take their sums
 #pragma unroll
         for (int t = 0; t < kLaneTokens; ++t) {
-          const int token = p * kLaneTokens + t;
+          const int token = min(p * kLaneTokens + t, unit.tokens - 1);
           const float* of_token = scales + token * (piece.stride / kBlock) + 2 * at;
-          both[t] = token < unit.tokens ? float4{of_token[0], 0.0f, of_token[1], 0.0f}
-                                        : float4{0.0f, 0.0f, 0.0f, 0.0f};
+          both[t] = float4{of_token[0], 0.0f, of_token[1], 0.0f};
         }
+        RowScales<WeightType::kInt8> row_scales[2];
 #pragma unroll
         for (int b = 0; b < 2; ++b)
-          sums.add(block_product<WeightType::kInt8>(weights[i].block(b), input.block(b)),
-                   row_scales[i][b], both, b);
+          row_scales[b].unpack(scale_bits[i][b]);
+        sums.add({sums.multiply(weights[i].block(0), input.block(0)),
+                  sums.multiply(weights[i].block(1), input.block(1))},
+                 row_scales, both);
       }
       if (begin + kInputWarps * kAhead >= to)
         break;
@@ -268,16 +269,19 @@ __device__ void shrink(const PrepareJob& job, int index, bool fused, float* norm
   }
 }
 
-// Blocks first write the codes, `parts` a token, then multiply by A.
+// Blocks first write the codes, `parts` a token, then multiply by A, then fill the angles.
 template <int kPlanes>
 __global__ void __launch_bounds__(kInputThreads)
-    prepare(const __grid_constant__ PrepareJob job, int parts) {
+    prepare(const __grid_constant__ PrepareJob job, int parts, int units) {
   PTMO_SHARED(float, norm_sums, 2 * kInputWarps);
   const int block = static_cast<int>(blockIdx.x), writers = job.tokens * parts;
   if (block < writers)
     write<kPlanes>(job, block / parts, block % parts, parts, norm_sums);
-  else
+  else if (block < writers + units)
     shrink<kPlanes>(job, block - writers, true, norm_sums);
+  else
+    fill_angle(job.angles,
+               (block - writers - units) * kInputThreads + static_cast<int>(threadIdx.x));
 }
 
 template <int kPlanes>
@@ -290,9 +294,10 @@ template <int kPlanes> cudaError_t launch_planes(const PrepareJob& job, cudaStre
   const int parts =
       job.tokens >= kSplitTokens ? 1 : (padded(job.cols) + kInputStep - 1) / kInputStep;
   const bool fused = job.tokens <= kFusedTokens;
-  const cudaError_t error =
-      launch(prepare<kPlanes>, dim3(job.tokens * parts + (fused ? job.units : 0)),
-             dim3(kInputThreads), stream, job, parts);
+  const int units = fused ? job.units : 0;
+  const int of_angles = (job.angles.tokens * job.angles.width + kInputThreads - 1) / kInputThreads;
+  const cudaError_t error = launch(prepare<kPlanes>, dim3(job.tokens * parts + units + of_angles),
+                                   dim3(kInputThreads), stream, job, parts, units);
   if (error != cudaSuccess || fused || job.units == 0)
     return error;
   return launch(shrink_codes<kPlanes>, dim3(job.units), dim3(kInputThreads), stream, job);

@@ -11,6 +11,8 @@
 
 namespace ptmo::cuda {
 
+constexpr uint32_t kAllLanes = 0xffffffffu; // of a warp, in its exchanges
+
 // Fragments of one product C[16, 8] += A[16, 32] B[32, 8] of 8-bit integers, spread over a warp.
 // With g = lane / 4 and p = lane % 4, a register of four bytes holds
 //   a[0], a[1]: A[g or g + 8][4p..4p+3];   a[2], a[3]: the same rows, columns 16 + 4p..
@@ -75,13 +77,24 @@ template <int Left> __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
 }
 
+// Loads of what is `wanted`, asked for where they stand; else the value stays. The condition is the
+// instruction's own: around it, the compiler would move registers in each case.
+__device__ __forceinline__ void load_if(bool wanted, const void* p, uint32_t& v) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p ld.global.nc.u32 %0, [%1];\n}"
+               : "+r"(v)
+               : "l"(p), "r"(static_cast<int>(wanted)));
+}
+__device__ __forceinline__ void load_if(bool wanted, const void* p, uint2& v) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\n@p ld.global.nc.v2.u32 {%0,%1}, [%2];\n}"
+               : "+r"(v.x), "+r"(v.y)
+               : "l"(p), "r"(static_cast<int>(wanted)));
+}
 // 16 bytes that are read once: they leave the caches to what is read again.
-__device__ __forceinline__ uint4 load_once(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
+__device__ __forceinline__ void load_once_if(bool wanted, const void* p, uint4& v) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+               "@p ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+               : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+               : "l"(p), "r"(static_cast<int>(wanted)));
 }
 
 __device__ __forceinline__ float from_half(uint16_t h) {

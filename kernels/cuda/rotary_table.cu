@@ -1,7 +1,6 @@
-// The cosines and sines of a chunk's positions.
-#include "../rotary.h"
-#include "cuda_kernels.h"
+// The cosines and sines of a chunk's positions, in a launch of their own.
 #include "launch.cuh"
+#include "rotary_table.cuh"
 
 namespace ptmo::cuda {
 namespace {
@@ -9,14 +8,7 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) fill_table(const __grid_constant__ RotaryTableJob job) {
-  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (i >= job.tokens * job.width)
-    return;
-  const float angle =
-      static_cast<float>(job.positions[i / job.width]) * job.inv_freq[i % job.width];
-  const kernels::CosSin at = kernels::cosine_and_sine(angle);
-  job.cosine[i] = at.cosine;
-  job.sine[i] = at.sine;
+  fill_angle(job, static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x));
 }
 
 } // namespace

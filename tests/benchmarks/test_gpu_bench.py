@@ -61,7 +61,7 @@ class FakeCuda(ModuleType):
         cost = 2.0 if shape["element"] == "fp16" else 1.0
         cost *= 1.2 if shape.get("sealed") else 1.0
         return FakeBench(
-            cost + {"per-head": 0.02, "per-head-made": 0.5}.get(shape.get("angles"), 0)
+            cost + {"per-head": 0.02}.get(shape.get("angles"), 0)
         )
 
 
@@ -135,7 +135,6 @@ def test_without_torch_ours_are_judged_and_the_peers_rows_say_why_not(
     assert place["lora_fused", "14336x4096"].measured == pytest.approx(1.3 / 1.25)
     assert place["lora_fused", "14336x4096"].detail["unfused"] == pytest.approx(2.0)
     assert place["attention_permuted", "2048"].measured == pytest.approx(1.02)
-    assert place["attention_permuted", "2048"].detail["with_tables_made"] == pytest.approx(1.5)
     assert place["attention_sealed", "8192"].measured == pytest.approx(1.2)
     assert place["attention_int8", "32768"].measured == pytest.approx(0.5)
     streams = capsys.readouterr()
@@ -335,5 +334,5 @@ def test_on_a_device_attention_takes_time(element: str, sealed: bool) -> None:
     cuda, why = gpu_device.find_module()
     assert cuda is not None, why
     device = gpu_device.Device(cuda, peers.NO_TORCH)
-    for how in ({}, {"store": True, "angles": "per-head-made"}):
+    for how in ({}, {"store": True, "angles": "per-head"}):
         assert device.attention(element, 2048, sealed=sealed, **how).milliseconds() > 0

@@ -27,6 +27,7 @@ struct Preparation {
   std::vector<Shrink> shrinks;
   std::vector<int32_t> rows;
   int spare_units = 0; // of a launch that was recorded for more work
+  bool angles = false; // the launch fills a table of kAngles by the way
 
   int tokens() const {
     return static_cast<int>(rows.empty() ? x.size() / static_cast<size_t>(cols) : rows.size());
@@ -34,6 +35,7 @@ struct Preparation {
   int planes() const { return bits / 8; }
 };
 constexpr float kNormEps = 1e-5f;
+constexpr int kAngles = 300; // of each of two tokens: more than a block has threads
 
 struct Prepared {
   std::vector<int8_t> codes;
@@ -61,10 +63,28 @@ inline const float* or_null(const DeviceArray<float>& v) {
   return v.size() == 0 ? nullptr : v.data();
 }
 
+// The angles against the launch that makes nothing else.
+inline void check_angles(const DeviceArray<int32_t>& positions, const DeviceArray<float>& inv_freq,
+                         const Guarded<float>& cosine, const Guarded<float>& sine) {
+  const Guarded<float> want_cosine(2 * kAngles), want_sine(2 * kAngles);
+  cuda::fill_rotary_table(
+      {2, kAngles, positions.data(), inv_freq.data(), want_cosine.data(), want_sine.data()},
+      nullptr);
+  cosine.check();
+  sine.check();
+  CHECK(same_bits(cosine.values(), want_cosine.values()));
+  CHECK(same_bits(sine.values(), want_sine.values()));
+}
+
 inline Prepared prepare(const Preparation& p) {
   const DeviceArray<float> x(p.x), up(p.up), weight(p.weight), added(p.added),
       added_weight(p.added_weight);
   const DeviceArray<int32_t> rows(p.rows);
+  std::vector<float> frequencies(kAngles);
+  for (int i = 0; i < kAngles; ++i)
+    frequencies[static_cast<size_t>(i)] = 0.37f * static_cast<float>(i);
+  const DeviceArray<float> inv_freq(frequencies);
+  const DeviceArray<int32_t> positions({1, 70001});
   std::vector<DeviceWeights> factors;
   for (const Shrink& s : p.shrinks)
     factors.emplace_back(s.a);
@@ -84,14 +104,19 @@ inline Prepared prepare(const Preparation& p) {
     }
     const DeviceArray<cuda::DeviceShrink> shrinks(list);
     const int count = static_cast<int>(list.size());
+    const Guarded<float> cosine(2 * kAngles), sine(2 * kAngles);
+    const cuda::RotaryTableJob angles{p.angles ? 2 : 0, kAngles,       positions.data(),
+                                      inv_freq.data(),  cosine.data(), sine.data()};
     CHECK_EQ(cuda::prepare_input(
                  {p.kind, p.tokens(), p.cols, p.planes(), p.rows.empty() ? nullptr : rows.data(),
                   x.data(), or_null(up), or_null(weight), kNormEps, or_null(added),
                   or_null(added_weight), sum.data(), values.data(), codes.data(), scales.data(),
                   shrinks.data(), count,
-                  cuda::shrink_units(list.data(), count, p.planes()) + p.spare_units},
+                  cuda::shrink_units(list.data(), count, p.planes()) + p.spare_units, angles},
                  nullptr),
              cudaSuccess);
+    if (p.angles)
+      check_angles(positions, inv_freq, cosine, sine);
     codes.check();
     scales.check();
     values.check();

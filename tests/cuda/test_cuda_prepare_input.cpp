@@ -62,6 +62,17 @@ TEST(the_residual_is_added_first_and_normed_where_the_model_does) {
   }
 }
 
+TEST(angles_are_filled_on_the_way_and_change_nothing_else) {
+  Random random(8);
+  for (const int tokens : {2, 20, 70}) { // in one launch, in two, whole tokens to a block
+    Preparation p = random_preparation(random, InputKind::kNorm, tokens, 96, 16);
+    p.shrinks = {random_shrink(random, 16, 96, 0, tokens)};
+    const Prepared without = prepare(p);
+    p.angles = true;
+    CHECK(prepare(p).bytes() == without.bytes());
+  }
+}
+
 TEST(chosen_rows_are_read) {
   Random random(5);
   Preparation p = random_preparation(random, InputKind::kNorm, 6, 96, 16);

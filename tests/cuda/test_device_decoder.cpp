@@ -34,31 +34,35 @@ TEST(a_sealed_cache_gives_the_very_same_logits_however_tokens_come) {
   }
 }
 
-TEST(many_sealed_sequences_decode_together_as_alone) {
+TEST(many_sealed_sequences_decode_together_as_plain_ones_and_as_alone) {
   constexpr int kSequences = 19; // more keys than a launch has room for
   const TinyModel model = integer_model(83, llama_config(16));
-  Device device(model, KvType::kInt8, 64);
-  std::vector<std::unique_ptr<KvSession>> sessions;
-  std::vector<Sequence> batch;
+  Device device(model, KvType::kInt8, 128);
   std::vector<std::vector<int32_t>> tokens;
-  std::vector<float> together(kSequences * kVocab);
-  for (int i = 0; i < kSequences; ++i) {
-    sessions.push_back(device.open(i % 5 != 4));
-    tokens.push_back(tokens_of(i, 1 + i % 4 * 5));
-  }
   for (int i = 0; i < kSequences; ++i)
-    batch.push_back({sessions[static_cast<size_t>(i)].get(), tokens[static_cast<size_t>(i)].data(),
-                     static_cast<int>(tokens[static_cast<size_t>(i)].size()), Logits::kLast,
-                     together.data() + i * kVocab});
-  device.decoder.forward(batch.data(), kSequences, {});
+    tokens.push_back(tokens_of(i, 1 + i % 4 * 5));
+  const auto together = [&](bool seal) {
+    std::vector<std::unique_ptr<KvSession>> sessions;
+    std::vector<Sequence> batch;
+    std::vector<float> logits(kSequences * kVocab);
+    for (size_t i = 0; i < kSequences; ++i) {
+      sessions.push_back(device.open(seal && i % 5 != 4));
+      batch.push_back({sessions[i].get(), tokens[i].data(), static_cast<int>(tokens[i].size()),
+                       Logits::kLast, logits.data() + i * kVocab});
+    }
+    device.decoder.forward(batch.data(), kSequences, {});
+    return logits;
+  };
+  const std::vector<float> sealed = together(true);
+  CHECK(same_bits(sealed, together(false)));
   for (int i = 0; i < kSequences; ++i) {
     const auto alone = device.open(true);
     const std::vector<float> all = device.feed(*alone, tokens[static_cast<size_t>(i)], 300);
     const std::vector<float> want(all.end() - kVocab, all.end());
-    const std::vector<float> got(together.begin() + i * kVocab,
-                                 together.begin() + (i + 1) * kVocab);
+    const std::vector<float> got(sealed.begin() + i * kVocab, sealed.begin() + (i + 1) * kVocab);
     set_context("sequence ", i);
-    CHECK_NEAR(difference(got, want), 0.0, 1e-4); // sums of other shapes, in other orders
+    // Sums of another shape have another order; a code at a half then falls to the other side.
+    CHECK_NEAR(difference(got, want), 0.0, 1e-2);
   }
 }
 

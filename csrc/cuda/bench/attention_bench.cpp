@@ -68,12 +68,39 @@ DeviceAttentionBench::DeviceAttentionBench(const AttentionShape& shape, const At
   cosine_ = DeviceArray<float>(cosine, stream_);
   sine_ = DeviceArray<float>(sine, stream_);
   positions_ = DeviceArray<int32_t>({s.context - 1}, stream_);
-  out_ = DeviceArray<float>(static_cast<size_t>(s.n_heads) * dim);
+  const size_t hidden = static_cast<size_t>(s.n_heads) * dim;
+  out_ = DeviceArray<float>(hidden);
+  hidden_ = DeviceArray<float>(random_floats(hidden), stream_);
+  norm_ = DeviceArray<float>(random_floats(hidden), stream_);
+  input_codes_ = DeviceArray<int8_t>(2 * static_cast<size_t>(padded(static_cast<int>(hidden))));
+  input_scales_ = DeviceArray<float2>(input_codes_.size() / 2 / kBlock);
   write_rows();
 
   call_bytes_ = layer_bytes + (what_.sealed ? 8 * context : 0) +
                 2 * static_cast<size_t>(s.n_heads) * dim * sizeof(float);
   record([this](int turn) { call(turn % layers_); }, layers_);
+}
+
+// The projections' input, which nobody reads here; on its way the angles, where `permute` has them.
+void DeviceAttentionBench::make_input() const {
+  PrepareJob job{};
+  job.kind = InputKind::kNorm;
+  job.tokens = 1;
+  job.cols = static_cast<int>(hidden_.size());
+  job.planes = 2;
+  job.x = hidden_.data();
+  job.weight = norm_.data();
+  job.eps = 1e-6f;
+  job.codes = input_codes_.data();
+  job.scales = input_scales_.data();
+  if (what_.angles == Angles::kPerHead)
+    job.angles = {1,
+                  static_cast<int>(inv_freq_.size()),
+                  positions_.data(),
+                  inv_freq_.data(),
+                  cosine_.data(),
+                  sine_.data()};
+  check_call(prepare_input(job, stream_), "a layer's input");
 }
 
 void DeviceAttentionBench::store(int layer, int first, int tokens) const {
@@ -109,13 +136,10 @@ void DeviceAttentionBench::write_rows() {
 }
 
 void DeviceAttentionBench::call(int layer) {
-  if (what_.angles == Angles::kPerHeadMade)
-    check_call(fill_rotary_table({1, static_cast<int>(inv_freq_.size()), positions_.data(),
-                                  inv_freq_.data(), cosine_.data(), sine_.data()},
-                                 stream_),
-               "the rotary table");
-  if (what_.store)
+  if (what_.store) {
+    make_input();
     store(layer, shape_.context - 1, 1);
+  }
   AttentionJob job{};
   job.cache = cache_;
   job.layer = layer;

@@ -13,17 +13,16 @@ struct AttentionShape {
   int page_rows = 32;
 };
 
-// What `permute` adds to the device's side of attention: angles of each KV head's own. The order of
-// the elements themselves is the weights' affair and changes no work.
+// What `permute` adds to the device's side of attention: angles of each KV head's own, in every
+// layer. The order of the elements themselves is the weights' affair and changes no work.
 enum class Angles {
-  kShared,      // one table for all heads, made before
-  kPerHead,     // one for each KV head, made before
-  kPerHeadMade, // the same, and made in each call, as a decoder does for each layer
+  kShared,  // one table for all heads, made before
+  kPerHead, // one for each KV head, made with the layer's input where rows are stored
 };
 
 struct AttentionCall {
   bool sealed;
-  bool store; // the token's rows are stored first
+  bool store; // first the layer's input is made, as a decoder does, and the token's rows stored
   Angles angles;
 };
 
@@ -36,6 +35,7 @@ public:
 private:
   size_t page_bytes() const { return cache_.head_offset(layers_, 0); }
   const SealKeys* keys() const { return what_.sealed ? &keys_ : nullptr; }
+  void make_input() const;
   void store(int layer, int first, int tokens) const;
   void write_rows();
   void call(int layer);
@@ -51,6 +51,9 @@ private:
   DeviceArray<DeviceSequence> sequence_;
   DeviceArray<float> q_, k_, v_, inv_freq_, cosine_, sine_, scratch_, out_;
   DeviceArray<int32_t> positions_;
+  DeviceArray<float> hidden_, norm_; // [n_heads * dim], what the layer's input is made of
+  DeviceArray<int8_t> input_codes_;
+  DeviceArray<float2> input_scales_;
 };
 
 } // namespace ptmo::cuda

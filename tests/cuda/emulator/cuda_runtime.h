@@ -146,6 +146,9 @@ inline int __dp4a(int a, int b, int c) {
     c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
   return c;
 }
+inline int min(int a, int b) {
+  return a < b ? a : b;
+}
 inline float __int_as_float(int x) {
   float out;
   std::memcpy(&out, &x, sizeof(out));

@@ -78,10 +78,12 @@ template <int Left> void wait_copies() {
   cuda_emulator::wait_copies(Left);
 }
 
-inline uint4 load_once(const void* p) {
-  uint4 v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
+template <typename T> void load_if(bool wanted, const void* p, T& v) {
+  if (wanted)
+    std::memcpy(&v, p, sizeof(v));
+}
+inline void load_once_if(bool wanted, const void* p, uint4& v) {
+  load_if(wanted, p, v);
 }
 
 inline float from_half(uint16_t h) {
