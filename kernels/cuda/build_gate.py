@@ -33,9 +33,10 @@ FLAGS = [
     f"-I{ROOT}/csrc",
 ]
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
-#Threads, shared bytes and blocks of a multiprocessor(the toolkit's cuda_occupancy.h).
+# Threads, shared bytes and blocks of a multiprocessor (the toolkit's cuda_occupancy.h).
 MULTIPROCESSORS = {"87": (1536, 164 * 1024, 16), "90a": (2048, 228 * 1024, 32)}
-ASYNCHRONOUS = {"matmul_many.cu", "attention_decode.cu", "attention_prefill.cu"}  # must have cp.async
+# These must have cp.async.
+ASYNCHRONOUS = {"matmul_many.cu", "attention_decode.cu", "attention_prefill.cu"}
 
 
 @dataclass
@@ -195,7 +196,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
         compiled = {
-arch: [
+            arch: [
                 pool.submit(compile_source, options.nvcc, source, arch, folder)
                 for source in SOURCES
             ]
@@ -207,8 +208,7 @@ arch: [
             if source.name in ASYNCHRONOUS and "87" in options.arch
         }
         for arch, reports in compiled.items():
-            kernels = {
-k: v for report in reports for k, v in report.result().items()}
+            kernels = {k: v for report in reports for k, v in report.result().items()}
             found += problems(arch, kernels, limits)
             print_table(arch, kernels, limits)
         found += [

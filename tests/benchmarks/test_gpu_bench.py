@@ -60,9 +60,7 @@ class FakeCuda(ModuleType):
         self.attentions.append(shape)
         cost = 2.0 if shape["element"] == "fp16" else 1.0
         cost *= 1.2 if shape.get("sealed") else 1.0
-        return FakeBench(
-            cost + {"per-head": 0.02}.get(shape.get("angles"), 0)
-        )
+        return FakeBench(cost + {"per-head": 0.02}.get(shape.get("angles"), 0))
 
 
 class FakePeers(peers.TorchPeers):
@@ -205,7 +203,7 @@ def test_the_device_is_asked_for_the_shapes_that_the_floors_name(cuda: FakeCuda)
     assert {(each["n_heads"], each["n_kv_heads"], each["dim"]) for each in cuda.attentions} == {
         (32, 8, 128)
     }
-    assert [each["context"] for each in cuda.attentions] == [8192, 8192, *[2048] * 3, *[32768] * 3]
+    assert [each["context"] for each in cuda.attentions] == [8192, 8192, *[2048] * 2, *[32768] * 2]
 
 
 def test_beside_torch_a_ratio_is_the_peers_time_over_ours(cuda: FakeCuda) -> None:
