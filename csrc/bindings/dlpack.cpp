@@ -53,7 +53,7 @@ BorrowedTensor::BorrowedTensor(const py::object& object, const char* name, DlTyp
   require(py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__"), name,
           " is no tensor that DLPack knows");
   const auto [kind, id] = device_of(object, name);
-  require((kind == kDlCuda || kind == kDlCudaManaged) && id == this_device(), name,
+  require((kind == kDlCuda || kind == kDlCudaManaged) && id == stream.device(), name,
           " is not on the engine's CUDA device");
   // The owner lets our stream wait for its own.
   const auto ours = reinterpret_cast<uintptr_t>(static_cast<cudaStream_t>(stream));

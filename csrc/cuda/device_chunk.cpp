@@ -170,9 +170,9 @@ void DeviceDecoder::plan(const Batch& batch, Chunk& chunk) {
   secure_wipe(tokens.data(), tokens.size() * sizeof(tokens[0]));
 
   size_t scratch = 0;
-  for (const KeyGroup& group : chunk.groups)
-    if (group.longest > 0)
-      scratch = std::max(scratch, attention_scratch_floats(decode_job(chunk, 0, group)));
+  for (const KeyGroup& group : chunk.groups) // a layer with a window has fewer partials than others
+    for (int layer = 0; group.longest > 0 && layer < config_.n_layers; ++layer)
+      scratch = std::max(scratch, attention_scratch_floats(decode_job(chunk, layer, group)));
   b_->scratch.reserve(scratch);
   if (chunk.logits_in == LogitsIn::kHost)
     b_->host_logits.reserve(static_cast<size_t>(std::min(chunk.logit_rows(), kLogitRows)) *

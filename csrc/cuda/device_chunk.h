@@ -148,7 +148,7 @@ struct DeviceDecoder::Step {
   Step(std::vector<uint64_t> of, const Stream& stream) : launches(std::move(of)), graph(stream) {}
   const std::vector<uint64_t> launches;
   Graph graph;
-  bool refused = false; // it could not be recorded
+  int failures = 0; // recordings that broke off
 };
 
 } // namespace ptmo::cuda

@@ -9,6 +9,8 @@ namespace ptmo::cuda {
 namespace {
 
 constexpr size_t kSteps = 32; // shapes that are remembered: 16 sizes of a batch, two lengths
+// Another thread that waits for the whole device breaks a recording, too: one failure says little.
+constexpr int kMostFailures = 3;
 
 // The keys leave a graph as soon as it is on its way, or has failed: a launch has its own copy.
 class KeysInGraph {
@@ -73,7 +75,7 @@ void DeviceDecoder::record(Chunk& chunk, Step& step) {
       check_call(zero(traces(chunk), stream_), "zeroing");
     });
   } catch (const std::runtime_error&) {
-    step.refused = true;
+    ++step.failures;
   }
 }
 
@@ -94,11 +96,11 @@ bool DeviceDecoder::compute_recorded(Chunk& chunk, const AttentionRestore& resto
   }
   std::rotate(steps_.begin(), at, std::next(at));
   Step& step = *steps_.front();
-  if (!step.graph.recorded() && !step.refused)
-    record(chunk, step);
-  if (step.refused)
-    return false;
   Graph& graph = step.graph;
+  if (!graph.recorded() && step.failures < kMostFailures)
+    record(chunk, step);
+  if (!graph.recorded())
+    return false;
   {
     const KeysInGraph forgotten(graph);
     for (size_t i = 0; i < chunk.groups.size(); ++i)

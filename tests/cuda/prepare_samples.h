@@ -192,8 +192,13 @@ inline void check_values(const Preparation& p, const Prepared& got) {
     if (p.kind != InputKind::kPlain)
       (p.kind == InputKind::kSilu ? kernels::reference().swiglu : kernels::reference().geglu)(
           sum.data(), p.up.data() + row, p.cols, want.data());
-    for (size_t c = 0; c < cols; ++c)
-      CHECK(same(got.values[at + c], want[c]));
+    // Of a gate's steps expf alone may differ, a GPU's from the host's by three units at most.
+    for (size_t c = 0; c < cols; ++c) {
+      if (p.kind == InputKind::kPlain || !std::isfinite(want[c]))
+        CHECK(same(got.values[at + c], want[c]));
+      else
+        CHECK_NEAR(got.values[at + c], want[c], 12.0 * kEps * std::fabs(want[c]) + 0x1p-148);
+    }
   }
 }
 

@@ -34,6 +34,20 @@ TEST(a_sealed_cache_gives_the_very_same_logits_however_tokens_come) {
   }
 }
 
+// The first layer sees seven rows, the second all: its partials take more room.
+TEST(a_long_sequence_decodes_behind_a_layer_with_a_window) {
+  ModelConfig config = gemma3_config(16, 7);
+  config.context_length = 600;
+  const TinyModel model = integer_model(84, config);
+  const std::vector<int32_t> tokens = tokens_of(6, 520);
+  Device device(model, KvType::kInt8, 64, 70);
+  const auto prompt = device.open(true), stepped = device.open(true);
+  const std::vector<float> all = device.feed(*prompt, tokens, 520);
+  device.feed(*stepped, {tokens.begin(), tokens.end() - 1}, 519);
+  const std::vector<float> got = device.feed(*stepped, {tokens.back()}, 1);
+  CHECK_NEAR(difference(got, {all.end() - kVocab, all.end()}), 0.0, 1e-2);
+}
+
 TEST(many_sealed_sequences_decode_together_as_plain_ones_and_as_alone) {
   constexpr int kSequences = 19; // more keys than a launch has room for
   const TinyModel model = integer_model(83, llama_config(16));

@@ -249,6 +249,18 @@ TEST(a_graph_that_fails_takes_its_session_back_and_leaves_no_key) {
   CHECK(same_bits(out, {want.end() - kVocab, want.end()}));
 }
 
+TEST(a_recording_that_broke_off_is_tried_again) {
+  const TinyModel model = integer_model(611, llama_config(32));
+  Pair pair(model, KvType::kInt8);
+  pair.open(true);
+  fail_after(DeviceCall::kInstantiate, 0);
+  CHECK(!pair.step(0));
+  CHECK(!pair.step(1));
+  fail_after(DeviceCall::kInstantiate, -1);
+  CHECK(pair.step(2));
+  CHECK(pair.step(3));
+}
+
 TEST(a_step_that_cannot_be_recorded_is_launched_one_by_one) {
   const TinyModel model = integer_model(610, llama_config(32));
   Pair pair(model, KvType::kInt8);
@@ -257,7 +269,7 @@ TEST(a_step_that_cannot_be_recorded_is_launched_one_by_one) {
   for (int i = 0; i < 4; ++i)
     CHECK(!pair.step(i));
   fail_after(DeviceCall::kInstantiate, -1);
-  CHECK(!pair.step(5)); // nor is it tried again
+  CHECK(!pair.step(5)); // nor is it tried for ever
 }
 
 } // namespace ptmo::test

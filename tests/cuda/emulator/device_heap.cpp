@@ -1,6 +1,8 @@
 #include "device_heap.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 #include <sys/mman.h>
@@ -19,6 +21,9 @@ uint8_t* take(size_t bytes) {
   return bytes <= kRoom && posix_memalign(&block, kAlignment, bytes) == 0
              ? static_cast<uint8_t*>(block)
              : nullptr;
+}
+bool intact(const uint8_t*, size_t) {
+  return true; // who leaves a block is seen at once
 }
 void give_back(uint8_t* block, size_t) {
   std::free(block);
@@ -46,15 +51,16 @@ Heap& heap() {
   return all;
 }
 
+// Behind each block, for writes that leave it.
+constexpr size_t kGuard = 64;
+constexpr uint8_t kGuardByte = 0xa5;
+
 size_t padded(size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return (bytes + kGuard + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-uint8_t* take(size_t bytes) {
-  if (bytes > kRoom)
-    return nullptr;
+uint8_t* place(size_t bytes) {
   Heap& h = heap();
-  bytes = padded(bytes);
   const auto found = h.free.find(bytes); // engines ask for the same sizes again
   if (found != h.free.end()) {
     uint8_t* block = found->second;
@@ -66,6 +72,19 @@ uint8_t* take(size_t bytes) {
   uint8_t* block = h.start + h.used;
   h.used += bytes;
   return block;
+}
+uint8_t* take(size_t bytes) {
+  uint8_t* block = bytes <= kRoom ? place(padded(bytes)) : nullptr;
+  if (block != nullptr) {
+    const DeviceAccess open;
+    std::memset(block + bytes, kGuardByte, kGuard);
+  }
+  return block;
+}
+bool intact(const uint8_t* block, size_t bytes) {
+  const DeviceAccess open;
+  return std::all_of(block + bytes, block + bytes + kGuard,
+                     [](uint8_t byte) { return byte == kGuardByte; });
 }
 void give_back(uint8_t* block, size_t bytes) {
   heap().free.emplace(padded(bytes), block);
@@ -100,6 +119,8 @@ void release(uint8_t* block) {
   const auto found = device_memory().find(block);
   if (found == device_memory().end())
     throw std::runtime_error("memory is freed that is not allocated");
+  if (!intact(block, found->second))
+    throw std::runtime_error("a kernel wrote behind a block of device memory");
   give_back(block, found->second);
   device_memory().erase(found);
 }

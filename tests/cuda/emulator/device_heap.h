@@ -1,7 +1,8 @@
 // The emulated device's memory: the host reaches it no more than a GPU's. It is open only while the
 // device works, so that a pointer followed on the wrong side ends the program.
 //
-// Under AddressSanitizer it is the host's heap instead, where each block has its exact size.
+// A write just behind a block is found when the block is freed; it ends the program too. Under
+// AddressSanitizer it is the host's heap instead, where each block has its exact size.
 #pragma once
 
 #include <cstddef>
