@@ -6,6 +6,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 BENCH_PYTHON ?= $(PY)
+TEST_PYTHON ?= $(PY)
 BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
 
 NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
@@ -126,8 +127,9 @@ test-slow: setup build-tests  ## the full counts and the long fuzzing
 build-cuda: setup  ## compile the CUDA kernels for Orin and Hopper, hold them to their resources
 	$(PY) kernels/cuda/build_gate.py
 
+# TEST_PYTHON is a Python whose torch has CUDA, and that has CuPy (CONTRIBUTING.md).
 test-gpu: setup  ## the tests that need a CUDA device; one line says why where they cannot run
-	$(PY) tests/gpu/run.py
+	$(PY) tests/gpu/run.py --python $(TEST_PYTHON)
 
 test-asan: setup  ## the C++ tests under AddressSanitizer and UBSan
 	$(CMAKE) -S . -B build/asan $(CMAKE_FLAGS) -DCMAKE_BUILD_TYPE=RelWithDebInfo \

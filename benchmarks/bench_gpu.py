@@ -5,14 +5,17 @@
     python benchmarks/bench_gpu.py --from out/gpu.json --markdown
 
 Exits 0 when no floor was missed, and where there is no CUDA device, which it says; 1 when a floor
-was missed or measured in too few rounds to be judged, when a kernel failed, or when a run without
---only left a ratio unmeasured, and says which; 2 on bad input. Where torch does not see the device,
+was missed or measured in too few rounds to be judged, when a kernel failed, when a run without
+--only left a ratio unmeasured, and says which, or when there is a device and no module that can use
+it; 2 on bad input. Where torch does not see the device,
 the ratios to its kernels are not measured, and their rows say so.
 """
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from floors import GPU_BY_NAME
@@ -39,10 +42,18 @@ from script import ArgumentParser, command_line, run
 
 from ptmo_secure.cli import output
 from ptmo_secure.config import at_least, choices
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import EngineError, InputError
 from ptmo_secure.results import to_json
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "kernels" / "cuda"))
+
+import cuda_toolkit
+
 NO_DEVICE = "bench_gpu: nothing was measured, there is no CUDA device to measure on: {why}"
+NO_MODULE = (
+    "there is a CUDA device, and no module to measure it with ({why}); `make bench-gpu` builds it, "
+    "for the Python that BENCH_PYTHON names"
+)
 
 
 def measure(device: Device, names: Sequence[str]) -> list[GpuRow]:
@@ -87,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
         description="Ratios of the CUDA kernels, beside their floors and goals.",
         epilog="Exits 0 when no floor was missed, and where there is no CUDA device; 1 when one "
         f"was missed, or measured in fewer than {ROUNDS} rounds and so not judged, when a kernel "
-        "failed, or when without --only a ratio was not measured; 2 on bad input.",
+        "failed, when without --only a ratio was not measured, or when there is a device and no "
+        "module that can use it; 2 on bad input.",
     )
     names = ",".join(GPU_BY_NAME)
     made.add_argument("--only", metavar="LIST", help=f"any of {names} [default: all]")
@@ -104,14 +116,19 @@ def main(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
     names = choices("ratio", given.only, tuple(GPU_BY_NAME)) if given.only is not None else None
     rounds = at_least("rounds", given.rounds, 1)
+    if given.output:
+        _check_writable(given.output)
     if given.source:
         made, rows = read_result(given.source)
         rows = [row for row in rows if names is None or row.metric in names]
     else:
-        cuda, why = find_module()
-        if cuda is None:
+        devices, why = cuda_toolkit.usable_devices()
+        if not devices:
             print(NO_DEVICE.format(why=why))
             return 0
+        cuda, why = find_module()
+        if cuda is None:
+            raise EngineError(NO_MODULE.format(why=why))
         device = Device(cuda, find_torch(), rounds)
         picked = [*(names if names is not None else GPU_BY_NAME)]
         config = {"only": picked, "rounds": rounds, "runs": device.runs}
@@ -120,8 +137,6 @@ def main(arguments: list[str]) -> int:
         config["load_average_before"] = os.getloadavg()[0]
         rows = measure(device, picked)
         made = to_result(command_line(__file__, arguments), config, device.ceilings, rows)
-    if given.output:
-        _write(given.output, to_json(made))
     if given.markdown:
         print(markdown(made, rows))
     else:
@@ -129,14 +144,27 @@ def main(arguments: list[str]) -> int:
     found = faults(rows, whole=names is None and is_whole(rows))
     for fault in found:
         output.note(fault)
+    if given.output:  # last: what was measured is on the screen if the disk is full
+        with _writing(given.output):
+            given.output.write_text(to_json(made) + "\n")
     return 1 if found else 0
 
 
-def _write(path: Path, text: str) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        path.write_text(text + "\n")
+        yield
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Raise InputError now instead of after an hour; an earlier result stays as it is."""
+    with _writing(path):
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
 
 
 if __name__ == "__main__":

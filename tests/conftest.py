@@ -2,8 +2,14 @@
 
 The tests run two files at a time (Makefile), so a second thread of a BLAS or of torch only takes a
 core from the other file; such threads wait by spinning, which then costs more than it gains.
+
+Tests marked `gpu` run where the CUDA engine is built and a device is there, and skip elsewhere; the
+reason and the count stand in the summary. With PTMO_DEVICE_EXPECTED set, as `make test-gpu` sets it
+once it has seen a device, having to skip is an error.
 """
 
+import functools
+import importlib
 import os
 from pathlib import Path
 
@@ -24,6 +30,30 @@ LONGEST = (
 )
 
 
+@functools.cache
+def why_no_device():
+    """Return None where the CUDA engine can be used, else the reason why not."""
+    try:
+        module = importlib.import_module("ptmo_secure._cuda")
+    except ImportError as error:
+        return f"the CUDA engine is not built ({error})"
+    count, why = module.devices()
+    return None if count else f"no usable CUDA device ({why or 'none is there'})"
+
+
+def skip_without_a_device(items):
+    ours = [item for item in items if item.get_closest_marker("gpu")]
+    if not ours or why_no_device() is None:
+        return
+    if os.environ.get("PTMO_DEVICE_EXPECTED"):
+        pytest.exit(f"a device was expected: {why_no_device()}", returncode=1)
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason=f"GPU: {why_no_device()}"))
+
+
+@pytest.hookimpl(
+    trylast=True
+)  # after `-m`: where no test of a device is wanted, none is looked for
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
 
@@ -32,6 +62,13 @@ def pytest_collection_modifyitems(items):
         return next((i for i, long in enumerate(LONGEST) if name.startswith(long)), len(LONGEST))
 
     items.sort(key=place)
+    skip_without_a_device(items)
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.stats.get("skipped", [])
+    if skipped := [report for report in reports if "'Skipped: GPU: " in str(report.longrepr)]:
+        terminalreporter.write_line(f"GPU: {len(skipped)} tests not run: {why_no_device()}")
 
 
 @pytest.fixture(scope="session", autouse=True)

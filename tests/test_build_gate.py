@@ -15,6 +15,11 @@ ptxas info    : Function properties for _ZN4ptmo4cuda3aKeILi{n}EEEvv
     {stack} bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads
 ptxas info    : Used {registers} registers, used 1 barriers, {shared} bytes smem, 368 bytes cmem[0]
 """
+WAITS = "cp.async.commit_group;\n\tcp.async.wait_group 0;"
+COPIES = (
+    "cp.async.cg.shared.global [%r1], [%rd2], 16, %r3;",
+    "cp.async.ca.shared.global [%r1], 8;",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +29,10 @@ def gate() -> ModuleType:
     spec = importlib.util.spec_from_file_location("build_gate", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["build_gate"] = module  # where dataclasses look
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(path.parent))
+        patched.setitem(sys.modules, "build_gate", module)  # where dataclasses look
+        spec.loader.exec_module(module)
     return module
 
 
@@ -81,6 +88,76 @@ def test_kernels_without_a_row_and_rows_without_a_kernel_fail(gate: ModuleType) 
         "sm_87: old stands in the table and in no source",
         "sm_87: new has no row in the table",
     ]
+
+
+def ptx(**bodies: str) -> str:
+    """A PTX text of these kernels."""
+    entries = [
+        f".visible .entry {name}(\n\t.param .u64 p\n)\n{{\n\t{body}\n\tret;\n}}\n"
+        for name, body in bodies.items()
+    ]
+    return ".version 9.0\n.target sm_87\n" + "".join(entries)
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_is_a_kernels_own_and_waits_are_none(gate: ModuleType, copy: str) -> None:
+    text = ptx(copying=f"{copy}\n\t{WAITS}", waiting=WAITS, noted=f"// {copy}", plain="")
+    blocking = {name: taken.blocking for name, taken in gate.read_ptx(text).items()}
+    assert blocking == {"copying": 0, "waiting": 1, "noted": 1, "plain": 1}
+    function = f".func helper()\n{{\n\t{copy}\n\tret;\n}}\n"
+    assert gate.read_ptx(ptx(plain="") + function)["plain"].blocking == 1
+
+
+def test_one_instantiation_without_copies_is_enough_to_fail(
+    gate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "kernel_name", lambda mangled: mangled.rstrip("0123456789"))
+    names = ("matmul_many", "split_rows", "attention_block")
+    sound = {f"{name}{n}": f"{COPIES[0]} {WAITS}" for name in names for n in (1, 2)}
+    assert gate.blocking("87", gate.read_ptx(ptx(**sound, matmul_few1=""))) == []
+    said = "sm_87: split_rows has no asynchronous copies, or an instantiation without"
+    kernels = gate.read_ptx(ptx(**{**sound, "split_rows2": WAITS}))
+    assert gate.blocking("87", kernels) == [said]
+    del kernels["split_rows"]  # under another name nobody would look at it
+    assert gate.blocking("87", kernels) == [said]
+
+
+def test_a_kernel_name_in_two_files_counts_with_the_larger(gate: ModuleType) -> None:
+    first = {"a": gate.Resources(registers=64, stack=8), "b": gate.Resources(registers=1)}
+    second = {"a": gate.Resources(registers=32, shared=128)}
+    assert gate.together([first, second]) == {
+        "a": gate.Resources(registers=64, shared=128, stack=8),
+        "b": gate.Resources(registers=1),
+    }
+
+
+def test_the_compiler_is_found_off_path_and_named_with_its_release(
+    gate: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.6, V12.6.68'\n")
+    nvcc.chmod(0o755)
+    used = []
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(gate, "SOURCES", [Path("a.cu")])
+    monkeypatch.setattr(gate, "compile_source", lambda nvcc, *_: used.append(nvcc) or {})
+    monkeypatch.setattr(sys, "argv", ["build_gate.py", "--arch", "87"])
+    assert gate.main() == 1  # no kernels
+    assert used == [str(nvcc)]
+    assert capsys.readouterr().out.startswith("compiled by nvcc V12.6.68\n")
+    nvcc.unlink()
+    monkeypatch.setattr(gate.cuda_toolkit, "TOOLKIT", tmp_path)
+    with pytest.raises(SystemExit, match="error: no CUDA compiler"):
+        gate.main()
+    monkeypatch.setattr(sys, "argv", ["build_gate.py", "--nvcc", "no-such-compiler"])
+    with pytest.raises(SystemExit, match="--nvcc no-such-compiler is no program"):
+        gate.main()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""How a GPU's scripts find the device and its tools, and what is built for it; without a GPU."""
+"""How a GPU's scripts find their tools, and what is built for a device; without a GPU."""
 
-import importlib
-import importlib.util
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,66 +11,39 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.gpu_scripts import ROOT, devices, program, without_toolkit
 
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """tests/gpu/device_build.py on a machine without any toolkit."""
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
-    module = importlib.import_module("device_build")
-    monkeypatch.setattr(module, "TOOLKIT", tmp_path / "toolkit")
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CUDACXX", raising=False)
-    monkeypatch.delenv("CUDA_HOME", raising=False)
-    return module
-
-
-@pytest.fixture
-def runner(build: ModuleType) -> ModuleType:
-    """tests/gpu/run.py."""
-    spec = importlib.util.spec_from_file_location("gpu_runner", ROOT / "tests" / "gpu" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def program(path: Path, text: str = "exit 0") -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def devices(monkeypatch: pytest.MonkeyPatch, build: ModuleType, count: int) -> None:
-    monkeypatch.setattr(build, "usable_devices", lambda: (count, "" if count else "none is there"))
+    """tests/gpu/device_build.py."""
+    return without_toolkit(monkeypatch, tmp_path)
 
 
 def test_the_compiler_is_found_where_jetpack_has_it(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert build.nvcc() is None
+    assert build.cuda_toolkit.nvcc() is None
     jetpack = program(tmp_path / "toolkit" / "bin" / "nvcc")
-    assert build.nvcc() == jetpack
+    assert build.cuda_toolkit.nvcc() == jetpack
     at_home = program(tmp_path / "home" / "bin" / "nvcc")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
-    assert build.nvcc() == at_home
+    assert build.cuda_toolkit.nvcc() == at_home
     on_path = program(tmp_path / "path" / "nvcc")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert build.nvcc() == on_path
+    assert build.cuda_toolkit.nvcc() == on_path
     monkeypatch.setenv("CUDACXX", jetpack)
-    assert build.nvcc() == jetpack
+    assert build.cuda_toolkit.nvcc() == jetpack
     monkeypatch.setenv("CUDACXX", "no-such-compiler")
     with pytest.raises(SystemExit, match="CUDACXX=no-such-compiler is no program"):
-        build.nvcc()
+        build.cuda_toolkit.nvcc()
 
 
 def test_compute_sanitizer_is_found_beside_the_compiler(build: ModuleType, tmp_path: Path) -> None:
     program(tmp_path / "toolkit" / "bin" / "nvcc")
-    assert build.compute_sanitizer() is None
+    assert build.cuda_toolkit.compute_sanitizer() is None
     beside = program(tmp_path / "toolkit" / "bin" / "compute-sanitizer")
-    assert build.compute_sanitizer() == beside
+    assert build.cuda_toolkit.compute_sanitizer() == beside
 
 
 def test_compute_sanitizer_is_found_behind_a_link_to_the_compiler(
@@ -82,7 +54,7 @@ def test_compute_sanitizer_is_found_behind_a_link_to_the_compiler(
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "nvcc").symlink_to(real)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert build.compute_sanitizer() == beside
+    assert build.cuda_toolkit.compute_sanitizer() == beside
 
 
 def test_a_device_is_built_for_in_a_folder_of_its_own_and_takes_the_modules_place(
@@ -123,53 +95,43 @@ def test_without_a_device_nothing_is_built_for_the_benchmark(
 
 
 def test_a_device_without_a_compiler_is_an_error_in_one_line(
-    build: ModuleType,
-    runner: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices(monkeypatch, build, 1)
-    assert runner.main([]) == 1
-    streams = capsys.readouterr()
-    assert streams.out == ""
-    assert streams.err == f"error: {build.NO_COMPILER}\n"
     monkeypatch.setattr(sys, "argv", ["device_build.py", "--python", sys.executable])
     with pytest.raises(SystemExit, match="no CUDA compiler"):
         build.main()
 
 
-def test_without_a_device_one_line_counts_what_was_not_run(
-    build: ModuleType,
-    runner: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    devices(monkeypatch, build, 0)
-    monkeypatch.setattr(runner, "cases_in_python", lambda: 7)
-    assert runner.main([]) == 0
-    line = capsys.readouterr().out
-    assert re.fullmatch(
-        r"test-gpu skipped: none is there; not run: \d+ C\+\+ cases, 7 Python tests\n", line
-    )
+def test_ci_compiles_for_a_device_where_path_names_no_compiler(tmp_path: Path) -> None:
+    for name in (".ci/run", "kernels/cuda/cuda_toolkit.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("make", ".venv/bin/python"):
+        program(tmp_path / "path" / name, f'echo {name} "$@"')
+    (tmp_path / ".venv").symlink_to(tmp_path / "path" / ".venv")
+    for name in ("bash", "dirname", "uname", "id"):
+        (tmp_path / "path" / name).symlink_to(str(shutil.which(name)))
+    program(tmp_path / "home" / "bin" / "nvcc")
+    environment = {"PATH": str(tmp_path / "path"), "PYTHON": sys.executable}
 
+    def lines(**more: str) -> list[str]:
+        done = subprocess.run(
+            [str(tmp_path / ".ci" / "run")],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [*done.stdout.splitlines(), f"exit {done.returncode}"]
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 1), (["--without-sanitizers"], 0)])
-def test_sanitizers_that_are_not_there_fail_unless_they_are_done_without(
-    build: ModuleType,
-    runner: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    code: int,
-) -> None:
-    devices(monkeypatch, build, 1)
-    program(tmp_path / "toolkit" / "bin" / "nvcc")
-    monkeypatch.setattr(build, "build", lambda *_: True)
-    monkeypatch.setattr(runner, "run", lambda *_, **__: True)
-    monkeypatch.setenv("PTMO_DEVICE_EXPECTED", "")  # the runner sets it; put back afterwards
-    assert runner.main(arguments) == code
-    assert capsys.readouterr().out.splitlines()[-1].startswith("NOT RUN: compute-sanitizer (memch")
+    assert lines(CUDA_HOME=str(tmp_path / "home")) == [
+        "make build-cuda",
+        ".venv/bin/python tests/gpu/run.py --build-only",
+        "make test",
+        "exit 0",
+    ]
+    assert lines(CUDACXX="no-such-compiler") == ["exit 1"]
 
 
 def test_make_bench_gpu_asks_the_driver_and_builds_for_the_python_that_measures() -> None:

@@ -26,11 +26,11 @@ class Timed(Protocol):
 
 
 def find_module() -> tuple[Any, str]:
-    """Our module for the device, or None and why there is nothing to measure on."""
+    """Our module for the device, or None and why it cannot be used."""
     try:
         cuda = importlib.import_module("ptmo_secure._cuda")
     except ModuleNotFoundError:
-        return None, "this build has no CUDA module"
+        return None, "this Python has no module ptmo_secure._cuda"
     except ImportError as error:  # it is there, and a library that it needs is not
         return None, str(error)
     count, why = cuda.devices()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-CALLS = 32  # of a replay at least, as csrc/cuda/bench has it
+CALLS = 128  # of a replay at least, as csrc/cuda/bench has it
 SQUARE = 8192  # of the product that shows the device's bf16 rate
 NO_TORCH = "no torch with CUDA"
 

@@ -2,23 +2,27 @@
 
 Fails where a kernel spills registers, has a stack, takes more registers or shared memory than its
 row of the table "Resources of the CUDA kernels" allows, fills less of a multiprocessor than the row
-says, has no row, or has a row but is not there, and where the code for sm_87 lacks asynchronous
-copies. Prints what each kernel takes.
+says, has no row, or has a row but is not there, and where one that is to copy asynchronously does
+not. Prints what each kernel takes, and which nvcc says so: registers are its choice.
 
     python kernels/cuda/build_gate.py
     python kernels/cuda/build_gate.py --arch 87 --nvcc /opt/cuda/bin/nvcc
 """
 
 import argparse
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import cuda_toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "kernels" / "cuda").glob("*.cu"))
@@ -35,8 +39,11 @@ FLAGS = [
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 # Threads, shared bytes and blocks of a multiprocessor (the toolkit's cuda_occupancy.h).
 MULTIPROCESSORS = {"87": (1536, 164 * 1024, 16), "90a": (2048, 228 * 1024, 32)}
-# These must have cp.async.
-ASYNCHRONOUS = {"matmul_many.cu", "attention_decode.cu", "attention_prefill.cu"}
+# Kernels whose copies into shared memory are to be asynchronous, in every instantiation.
+ASYNCHRONOUS = ("attention_block", "matmul_many", "split_rows")
+COPY = re.compile(
+    r"^[^/\n]*\bcp\.async\.c[ag]\.shared", re.MULTILINE
+)  # cp.async.wait_group is none
 
 
 @dataclass
@@ -48,9 +55,10 @@ class Resources:
     shared: int = 0
     spilled: int = 0
     stack: int = 0
+    blocking: int = 0  # 1: has no asynchronous copies
 
     def widen(self, other: "Resources") -> None:
-        for name in ("threads", "registers", "shared", "spilled", "stack"):
+        for name in ("threads", "registers", "shared", "spilled", "stack", "blocking"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
@@ -63,14 +71,18 @@ class Row(Resources):
 
 def run(command: list[str]) -> str:
     """Return what a compiler says on stderr; end the program with its message if it fails."""
-    done = subprocess.run(  # noqa: S603 - no shell
-        command, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell
+            command, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        sys.exit(f"error: {command[0]} does not start: {error.strerror}")
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\n{done.stderr.strip()}")
     return done.stdout + done.stderr
 
 
+@functools.cache
 def kernel_name(mangled: str) -> str:
     """Return a kernel's own name, without its template arguments."""
     plain = run(["c++filt", mangled]).strip()
@@ -99,19 +111,35 @@ def read_report(report: str) -> dict[str, Resources]:
     return kernels
 
 
+def read_ptx(text: str) -> dict[str, Resources]:
+    """Read which kernels have an instantiation that copies nothing asynchronously."""
+    kernels: dict[str, Resources] = {}
+    _, *entries = re.split(r"\.entry (\w+)", text)
+    for mangled, body in zip(entries[::2], entries[1::2], strict=True):
+        copies = COPY.search(body.split(".func")[0])  # a function that follows is not the kernel's
+        taken = Resources(blocking=0 if copies else 1)
+        kernels.setdefault(kernel_name(mangled), Resources()).widen(taken)
+    return kernels
+
+
+def together(reports: Iterable[dict[str, Resources]]) -> dict[str, Resources]:
+    """What several reports say of each kernel; a name may stand in more than one."""
+    kernels: dict[str, Resources] = {}
+    for report in reports:
+        for name, taken in report.items():
+            kernels.setdefault(name, Resources()).widen(taken)
+    return kernels
+
+
 def compile_source(nvcc: str, source: Path, arch: str, folder: Path) -> dict[str, Resources]:
-    target = f"arch=compute_{arch},code=sm_{arch}"
-    out = folder / f"{source.stem}.{arch}.cubin"
-    report = run(
-        [nvcc, *FLAGS, "-gencode", target, "-Xptxas", "-v", "-cubin", "-o", str(out), str(source)]
-    )
-    return read_report(report)
-
-
-def has_async_copies(nvcc: str, source: Path, folder: Path) -> bool:
-    out = folder / f"{source.stem}.ptx"
-    run([nvcc, *FLAGS, "-arch=compute_87", "-ptx", "-o", str(out), str(source)])
-    return "cp.async" in out.read_text()
+    kept = folder / arch / source.stem
+    kept.mkdir(parents=True)
+    target = ["-gencode", f"arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
+    keep = ["--keep", "--keep-dir", str(kept)]  # the PTX that the cubin is made of
+    out = str(kept / "kernels.cubin")
+    report = run([nvcc, *FLAGS, *target, *keep, "-cubin", "-o", out, str(source)])
+    (ptx,) = kept.glob("*.ptx")
+    return together([read_report(report), read_ptx(ptx.read_text(encoding="utf-8"))])
 
 
 def allowed(text: str) -> dict[str, Row]:
@@ -153,6 +181,15 @@ def problems(arch: str, kernels: dict[str, Resources], limits: dict[str, Row]) -
     return found
 
 
+def blocking(arch: str, kernels: dict[str, Resources]) -> list[str]:
+    """Kernels that are to copy asynchronously and do not, a line each."""
+    return [
+        f"sm_{arch}: {name} has no asynchronous copies, or an instantiation without"
+        for name in ASYNCHRONOUS
+        if name not in kernels or kernels[name].blocking
+    ]
+
+
 def excesses(arch: str, taken: Resources, limit: Row) -> list[str]:
     """What a kernel has that its row does not allow. A stack lies in the device's memory."""
     found = []
@@ -187,35 +224,27 @@ def print_table(arch: str, kernels: dict[str, Resources], limits: dict[str, Row]
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--arch", nargs="+", default=["87", "90a"], help="compute capabilities")
-    parser.add_argument("--nvcc", default=shutil.which("nvcc"), help="the compiler")
+    parser.add_argument("--nvcc", help="the compiler [default: as CMake finds it]")
     options = parser.parse_args()
-    if options.nvcc is None:
-        sys.exit("error: nvcc not found: install the CUDA toolkit, or say --nvcc PATH")
+    nvcc = options.nvcc or cuda_toolkit.nvcc()
+    if nvcc is None:
+        sys.exit(f"error: {cuda_toolkit.NO_COMPILER}, or in --nvcc")
+    if shutil.which(nvcc) is None:
+        sys.exit(f"error: --nvcc {nvcc} is no program")
     limits = allowed(TABLE.read_text(encoding="utf-8"))
+    print(f"compiled by nvcc {cuda_toolkit.release(nvcc)}")
     found = []
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
-        folder = Path(name)
         compiled = {
             arch: [
-                pool.submit(compile_source, options.nvcc, source, arch, folder)
-                for source in SOURCES
+                pool.submit(compile_source, nvcc, source, arch, Path(name)) for source in SOURCES
             ]
             for arch in options.arch
         }
-        asynchronous = {
-            source.name: pool.submit(has_async_copies, options.nvcc, source, folder)
-            for source in SOURCES
-            if source.name in ASYNCHRONOUS and "87" in options.arch
-        }
         for arch, reports in compiled.items():
-            kernels = {k: v for report in reports for k, v in report.result().items()}
-            found += problems(arch, kernels, limits)
+            kernels = together(report.result() for report in reports)
+            found += problems(arch, kernels, limits) + blocking(arch, kernels)
             print_table(arch, kernels, limits)
-        found += [
-            f"sm_87: {name} has no asynchronous copies"
-            for name, answer in asynchronous.items()
-            if not answer.result()
-        ]
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     print("gate failed" if found else "gate passed")

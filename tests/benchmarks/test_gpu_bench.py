@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import bench_gpu
@@ -13,73 +13,22 @@ from gpu import device as gpu_device
 from gpu import measures, peers, rows
 from ratios.measured import Measured
 
-from ptmo_secure.errors import InputError
+from ptmo_secure.errors import EngineError, InputError
+from tests.benchmarks.gpu_fakes import FakeBench, FakeCuda, FakePeers
 
 ALL_ROWS = sum(len(metric.variants) for metric in GPU_METRICS)
 
 
-class FakeBench:
-    """Calls of a known time over known bytes."""
-
-    def __init__(self, milliseconds: float, call_bytes: int = 0, flops: int = 0) -> None:
-        self._milliseconds = milliseconds
-        self.call_bytes = call_bytes
-        self.flops = flops
-
-    def milliseconds(self) -> float:
-        return self._milliseconds
-
-
-class FakeCuda(ModuleType):
-    """The module `_cuda` of a device that takes 1 ms for 1 GB, and keeps what it is asked for."""
-
-    def __init__(self, count: int = 1) -> None:
-        super().__init__("ptmo_secure._cuda")
-        self.count = count
-        self.matmuls: list[dict[str, Any]] = []
-        self.attentions: list[dict[str, Any]] = []
-
-    def devices(self) -> tuple[int, str]:
-        return self.count, "" if self.count else "no CUDA-capable device is detected"
-
-    def cache_bytes(self) -> int:
-        return 100 << 20
-
-    def device_name(self) -> str:
-        return "Fake H1"
-
-    def CopyBench(self, bytes: int) -> FakeBench:
-        return FakeBench(1.0, 1_000_000_000)
-
-    def MatmulBench(self, **shape: Any) -> FakeBench:
-        self.matmuls.append(shape)
-        slower = {"matmul": 1.0, "input-matmul": 1.25, "fused-update": 1.3, "unfused-update": 2.5}
-        return FakeBench(slower[shape["call"]], 700_000_000)
-
-    def AttentionBench(self, **shape: Any) -> FakeBench:
-        self.attentions.append(shape)
-        cost = 2.0 if shape["element"] == "fp16" else 1.0
-        cost *= 1.2 if shape.get("sealed") else 1.0
-        return FakeBench(cost + {"per-head": 0.02}.get(shape.get("angles"), 0))
-
-
-class FakePeers(peers.TorchPeers):
-    """torch's kernels at three times our time."""
-
-    def linear(self, layer: str, tokens: int, working_set: int) -> FakeBench:
-        return FakeBench(3.0)
-
-    def int4(self, layer: str, group: int, working_set: int) -> FakeBench:
-        raise RuntimeError("not here\nat all")
-
-    def square_product(self) -> FakeBench:
-        return FakeBench(1.0, flops=10**12)
+def driver_sees(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    answer = (count, "" if count else "the CUDA driver sees no device")
+    monkeypatch.setattr(bench_gpu.cuda_toolkit, "usable_devices", lambda: answer)
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     made = FakeCuda()
     monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", made)
+    driver_sees(monkeypatch, 1)
     monkeypatch.setattr(bench_gpu, "find_torch", lambda: peers.NO_TORCH)
     return made
 
@@ -92,28 +41,75 @@ def test_every_metric_has_something_that_measures_it() -> None:
     assert list(measures.MEASURES) == list(GPU_BY_NAME)
 
 
+@pytest.mark.parametrize("module", [FakeCuda(count=0), None])
 def test_without_a_device_it_says_so_and_succeeds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    module: FakeCuda | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", FakeCuda(count=0))
+    monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", module)
+    driver_sees(monkeypatch, 0)
     path = tmp_path / "gpu.json"
     assert bench_gpu.main(["--output", str(path)]) == 0
     assert capsys.readouterr().out == (
         "bench_gpu: nothing was measured, there is no CUDA device to measure on: "
-        "no CUDA-capable device is detected\n"
+        "the CUDA driver sees no device\n"
     )
     assert not path.exists()
 
 
-def test_without_the_module_it_says_so_and_succeeds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [(None, "no module ptmo_secure._cuda"), (FakeCuda(count=0), "no CUDA-capable device")],
+)
+def test_a_device_without_a_module_that_can_use_it_fails_and_says_what_to_do(
+    module: FakeCuda | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", None)  # importing it fails
-    assert bench_gpu.main([]) == 0
-    assert capsys.readouterr().out == (
-        "bench_gpu: nothing was measured, there is no CUDA device to measure on: "
-        "this build has no CUDA module\n"
-    )
+    monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", module)  # importing None fails
+    driver_sees(monkeypatch, 1)
+    with pytest.raises(EngineError, match=f"{why}.*; `make bench-gpu` builds it"):  # exit code 1
+        bench_gpu.main([])
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_gpu, "measure", lambda *_: pytest.fail("it was measured"))
+    for path in (tmp_path, tmp_path / "no-such-folder" / "gpu.json"):
+        with pytest.raises(InputError, match=f"cannot write {path}: "):
+            bench_gpu.main(["--output", str(path)])
+
+
+def test_a_measurement_that_breaks_off_leaves_an_earlier_result_alone(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_gpu, "measure", interrupted)
+    earlier, new = tmp_path / "earlier.json", tmp_path / "new.json"
+    earlier.write_text("measured before")
+    for path in (earlier, new):
+        with pytest.raises(KeyboardInterrupt):
+            bench_gpu.main(["--output", str(path)])
+    assert earlier.read_text() == "measured before"
+    assert not new.exists()
+
+
+def test_the_table_is_printed_even_if_the_file_can_no_longer_be_written(
+    cuda: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        bench_gpu.main(["--only", "attention_int8", "--output", str(tmp_path / "gpu.json")])
+    assert "attention_int8" in capsys.readouterr().out
 
 
 def test_without_torch_ours_are_judged_and_the_peers_rows_say_why_not(

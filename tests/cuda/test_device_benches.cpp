@@ -27,7 +27,7 @@ bool finite_and_not_zero(const std::vector<float>& values) {
 TEST(a_copy_moves_each_byte_twice) {
   cuda::CopyBench bench(5000);
   CHECK_EQ(bench.call_bytes(), 10000u);
-  CHECK(bench.calls() >= 32);
+  CHECK_EQ(bench.calls(), 4);
   CHECK(bench.milliseconds() >= 0.0);
 }
 
@@ -36,7 +36,7 @@ TEST(a_product_takes_every_matrix_of_the_rotation_in_turn) {
     const cuda::MatmulShape shape{WeightType::kInt4, 48, 256, group, 1, 1};
     const size_t bytes = 48 * 256 / 2 + 48 * (256 / group) * 4; // codes; scales and mins
     DeviceMatmulBench bench(shape, MatmulCall::kMatmul, 5 * bytes);
-    CHECK(bench.calls() >= 32 && bench.calls() % 5 == 0);
+    CHECK(bench.calls() >= 128 && bench.calls() % 5 == 0);
     CHECK(bench.working_set_bytes() >= 5 * bytes);
     CHECK_EQ(bench.call_bytes(), bytes + 256 + 256 / 32 * 8 + 48 * 4);
     CHECK(finite_and_not_zero(bench.output()));

@@ -1,13 +1,14 @@
 """Run every test that needs a GPU, or say in one line why none ran: `make test-gpu`.
 
     python tests/gpu/run.py
+    python tests/gpu/run.py --python .venv-gpu/bin/python  # step 3 with this one's libraries
 
 Without a usable device nothing is built, and that is no error. With one:
 
 1. the C++ tests of the CUDA engine (tests/cuda), built for this device and run on it
    (ctest -L gpu);
 2. a part of them under compute-sanitizer: memcheck, racecheck, initcheck and synccheck, once each;
-3. `pytest -m gpu`, on a `_cuda` module built here.
+3. `pytest -m gpu`, on a `_cuda` module built here; its last lines say what was skipped, and why.
 
 A compiler that is missing is an error, and so is compute-sanitizer, unless `--without-sanitizers`
 does without it. `--build-only` stops before the first thing that needs a device, and builds for
@@ -19,10 +20,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
 
 import device_build as build
-from device_build import BUILD, ROOT, run, tool
+from device_build import BUILD, ROOT, cuda_toolkit, run, tool
 
+RESULTS = BUILD / "python_tests.xml"
 TARGETS = ["gpu_tests", "_cuda"]
 ARCHS_WITHOUT_A_DEVICE = "87;90a"
 SANITIZERS: dict[str, dict[str, str]] = {  # the tool, and what it wants in the environment
@@ -54,14 +59,41 @@ def cases_in_cpp() -> int:
     return len(re.findall(r"^TEST\(", text, re.MULTILINE))
 
 
-def cases_in_python() -> int:
+def marked_files() -> list[str]:
+    """Files with tests marked gpu: a Python for them need not have what all the others import."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [p for p in paths if "pytest.mark.gpu" in p.read_text(encoding="utf-8")]
+    return [str(path.relative_to(ROOT)) for path in marked]
+
+
+def cases_in_python(python: str) -> int:
     """Python tests that a device would run, by pytest's own count."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "tests/gpu"]
+    command = [python, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *marked_files()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = re.search(r"^(\d+)(?:/\d+)? tests? collected", done.stdout, re.MULTILINE)
     if found is None:
-        sys.exit(f"error: pytest could not collect tests/gpu:\n{done.stdout}{done.stderr}")
+        build.stop(f"pytest could not collect the tests:\n{done.stdout}{done.stderr}")
     return int(found.group(1))
+
+
+def check_packages(python: str) -> None:
+    """End the program where this Python cannot run the tests at all."""
+    command = [python, "-c", "import pytest, pytest_timeout, ptmo_secure._native"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or ["it does not start"])[-1]
+        build.stop(f"{python} cannot run the tests ({why}): run `make setup`, or say --python")
+
+
+def skipped(results: Path) -> Counter[str]:
+    """Tests that pytest skipped, by file and reason."""
+    if not results.is_file():
+        return Counter()
+    found: Counter[str] = Counter()
+    for case in ElementTree.parse(results).iter("testcase"):
+        for skip in case.iter("skipped"):
+            found[f"{case.get('classname', '')}: {skip.get('message', '')}"] += 1
+    return found
 
 
 def sanitize(checker: str) -> bool:
@@ -74,22 +106,27 @@ def sanitize(checker: str) -> bool:
     return passed
 
 
-def test(without_sanitizers: bool) -> bool:
+def test(python: str, without_sanitizers: bool) -> bool:
     """Build for the device that is there, and run everything."""
-    if not build.build("native", TARGETS):
+    if not build.build("native", TARGETS, python):
         return False
     os.environ["PTMO_DEVICE_EXPECTED"] = "1"  # from here on, a test that finds none fails
     # Verbose: programs that pass say too what they skipped, and how much memory they searched.
     tests = ["--test-dir", str(BUILD), "-L", "gpu", "--verbose", "--no-tests=error"]
     passed = run("the C++ tests on the device", [tool("ctest"), *tests])
-    checker = None if without_sanitizers else build.compute_sanitizer()
+    checker = None if without_sanitizers else cuda_toolkit.compute_sanitizer()
     if checker is not None:
         passed &= sanitize(checker)
     run("the real model, for the tests that need it", [tool("ptmo"), "model", "pull"])
-    passed &= run("the Python tests on the device", [sys.executable, "-m", "pytest", "-m", "gpu"])
-    if checker is None:  # last, where it is read
+    RESULTS.unlink(missing_ok=True)  # an earlier run's
+    tests = ["-m", "pytest", "-m", "gpu", f"--junitxml={RESULTS}", *marked_files()]
+    passed &= run("the Python tests on the device", [python, *tests])
+    missing = []  # last, where it is read
+    if checker is None:
         why = "--without-sanitizers" if without_sanitizers else "neither beside nvcc nor on PATH"
-        print(f"\nNOT RUN: compute-sanitizer ({', '.join(SANITIZERS)}): {why}")
+        missing.append(f"compute-sanitizer ({', '.join(SANITIZERS)}): {why}")
+    missing += [f"{count} of {what}" for what, count in sorted(skipped(RESULTS).items())]
+    print("", *(f"NOT RUN: {line}" for line in missing), sep="\n")
     return passed and (checker is not None or without_sanitizers)
 
 
@@ -99,19 +136,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--without-sanitizers", action="store_true", help="do without compute-sanitizer"
     )
+    parser.add_argument("--python", default=sys.executable, help="the Python of the Python tests")
     options = parser.parse_args(arguments)
-    devices, why = build.usable_devices()
+    python = build.interpreter(options.python)
+    devices, why = cuda_toolkit.usable_devices()
+    if not options.build_only:
+        check_packages(python)
     if not devices and not options.build_only:
         print(f"test-gpu skipped: {why}; not run: {cases_in_cpp()} C++ cases, "
-              f"{cases_in_python()} Python tests")  # fmt: skip
+              f"{cases_in_python(python)} Python tests")  # fmt: skip
         return 0
-    if build.nvcc() is None:
-        print(f"error: {build.NO_COMPILER}", file=sys.stderr)
+    if cuda_toolkit.nvcc() is None:
+        print(f"error: {cuda_toolkit.NO_COMPILER}", file=sys.stderr)
         return 1
     if options.build_only:
-        passed = build.build("native" if devices else ARCHS_WITHOUT_A_DEVICE, TARGETS)
+        passed = build.build("native" if devices else ARCHS_WITHOUT_A_DEVICE, TARGETS, python)
     else:
-        passed = test(options.without_sanitizers)
+        passed = test(python, options.without_sanitizers)
     return 0 if passed else 1
 
 

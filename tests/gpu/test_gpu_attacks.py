@@ -7,7 +7,8 @@ from ptmo_secure.attacks.kv import PublicModel, capture_prompts, default_attacks
 from ptmo_secure.engine.engine import Engine
 from tests.attacks.test_kv_real_model import MODEL, best, source  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.gpu
+# The processor's own part, the longest, takes many minutes on an Orin.
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 
 CACHES = ("int8", "int4")
 

@@ -14,7 +14,8 @@ from tests.engine.test_real_model import (  # noqa: F401 - two of these are fixt
     windows,
 )
 
-pytestmark = pytest.mark.gpu
+# The processor's own part, the longest, takes many minutes on an Orin.
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 
 NEW_TOKENS = 64
 

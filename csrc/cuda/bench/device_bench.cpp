@@ -9,7 +9,9 @@
 namespace ptmo::cuda {
 namespace {
 
-constexpr int kCalls = 32; // of a replay at least: one launch of a graph is then little beside it
+// Of a replay at least: the launch of the graph, some microseconds between the events, is then
+// below a hundredth of calls of that length. A copy takes a hundred times as long.
+constexpr int kCalls = 128, kCopies = 4;
 constexpr size_t kRandomBytes = size_t{4} << 20;
 
 } // namespace
@@ -35,7 +37,11 @@ double TimedGraph::replay() {
 }
 
 void DeviceBench::record(const std::function<void(int turn)>& call, int rotation) {
-  calls_ = (kCalls + rotation - 1) / rotation * rotation;
+  record_calls(call, (kCalls + rotation - 1) / rotation * rotation);
+}
+
+void DeviceBench::record_calls(const std::function<void(int turn)>& call, int calls) {
+  calls_ = calls;
   call(0);
   stream_.wait();
   graph_.record([&] {
@@ -67,13 +73,13 @@ void fill_random(uint8_t* device, size_t bytes, const Stream& stream) {
 CopyBench::CopyBench(size_t bytes) : from_(bytes), to_(bytes) {
   fill_random(from_.data(), bytes, stream_);
   call_bytes_ = working_set_bytes_ = 2 * bytes;
-  record(
+  record_calls(
       [this](int) {
         check_call(cudaMemcpyAsync(to_.data(), from_.data(), from_.size(), cudaMemcpyDeviceToDevice,
                                    stream_),
                    "copying");
       },
-      1);
+      kCopies);
 }
 
 } // namespace ptmo::cuda

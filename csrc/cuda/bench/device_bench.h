@@ -44,6 +44,7 @@ protected:
   // Records enough calls for a replay of some `bytes`, and all of the rotation's at least. The
   // first runs alone before: code that is loaded while a graph is recorded may break the recording.
   void record(const std::function<void(int turn)>& call, int rotation);
+  void record_calls(const std::function<void(int turn)>& call, int calls);
 
   Stream stream_;
   TimedGraph graph_;
