@@ -242,6 +242,8 @@ void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
   job.sum = chunk.take_sum(job);
   check_call(prepare_input(job, stream_), "a layer's input");
   const LayerOnDevice& w = weights_.layers[static_cast<size_t>(layer)];
+  MatmulJob product{
+      {chunk.rows, job.cols, job.planes, b.codes.data(), b.scales.data()}, false, 0, {}};
   for (const auto& [linear, y] : products) {
     const DeviceMatrix& m = w.linears[static_cast<size_t>(linear)].view();
     const Range& terms = chunk.terms_of(layer, linear);
@@ -249,16 +251,10 @@ void DeviceDecoder::project(Chunk& chunk, int layer, PrepareJob job,
                         : linear == Linear::kK ? w.k_bias.data()
                         : linear == Linear::kV ? w.v_bias.data()
                                                : nullptr;
-    const MatmulJob product{m,
-                            {chunk.rows, job.cols, job.planes, b.codes.data(), b.scales.data()},
-                            bias,
-                            chunk.terms + terms.first,
-                            terms.count,
-                            y,
-                            static_cast<size_t>(m.rows),
-                            false};
-    check_call(matmul(product, stream_), "a linear layer");
+    product.parts[product.count++] = {m,           bias, chunk.terms + terms.first,
+                                      terms.count, y,    static_cast<size_t>(m.rows)};
   }
+  check_call(matmul(product, stream_), "a layer's products");
 }
 
 void DeviceDecoder::head(const Chunk& chunk, int first, int count) {
@@ -272,14 +268,10 @@ void DeviceDecoder::head(const Chunk& chunk, int first, int count) {
   check_call(prepare_input(job, stream_), "the head's input");
   const bool on_host = chunk.logits_in == LogitsIn::kHost;
   float* logits = on_host ? b.logits.data() : chunk.outputs[static_cast<size_t>(first)].logits;
-  const MatmulJob product{weights_.output().view(),
-                          {count, config_.d_model, 2, b.codes.data(), b.scales.data()},
-                          nullptr,
-                          nullptr,
-                          0,
-                          logits,
-                          vocab,
-                          false};
+  const MatmulJob product{{count, config_.d_model, 2, b.codes.data(), b.scales.data()},
+                          false,
+                          1,
+                          {{weights_.output().view(), nullptr, nullptr, 0, logits, vocab}}};
   check_call(matmul(product, stream_), "the head");
   if (on_host)
     check_call(cudaMemcpyAsync(b.host_logits.data(), b.logits.data(),

@@ -145,10 +145,10 @@ __device__ __forceinline__ float byte_to_float(uint32_t bytes, int j) {
 }
 
 // What y[token, row] gets beside the product: bias and low-rank updates, in order.
-__device__ __forceinline__ float beside_product(const MatmulJob& job, int row, int token) {
-  float y = job.bias == nullptr ? 0.0f : job.bias[row];
-  for (int i = 0; i < job.term_count; ++i) {
-    const DeviceLowRankTerm& term = job.terms[i];
+__device__ __forceinline__ float beside_product(const MatmulPart& part, int row, int token) {
+  float y = part.bias == nullptr ? 0.0f : part.bias[row];
+  for (int i = 0; i < part.term_count; ++i) {
+    const DeviceLowRankTerm& term = part.terms[i];
     const int at = token - term.first;
     if (at < 0 || at >= term.count)
       continue;
@@ -174,9 +174,9 @@ __device__ __forceinline__ float beside_product(const MatmulJob& job, int row, i
 }
 
 // Where y[token, row] goes; null: outside the product.
-__device__ __forceinline__ float* place_of(const MatmulJob& job, int row, int token) {
-  const bool there = row < job.w.rows && token < job.x.tokens;
-  return there ? job.y + static_cast<size_t>(token) * job.y_stride + row : nullptr;
+__device__ __forceinline__ float* place_of(const MatmulPart& part, int tokens, int row, int token) {
+  const bool there = row < part.w.rows && token < tokens;
+  return there ? part.y + static_cast<size_t>(token) * part.y_stride + row : nullptr;
 }
 
 } // namespace ptmo::cuda

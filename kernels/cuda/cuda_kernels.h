@@ -35,20 +35,28 @@ struct DeviceLowRankTerm {
   int filler = 0; // padding would take what stood in the host's memory to the device
 };
 
-struct MatmulJob {
+// A matrix, and where its product goes.
+struct MatmulPart {
   DeviceMatrix w;
-  DeviceInput x;
   const float* bias;              // [rows] or null
   const DeviceLowRankTerm* terms; // in device memory
   int term_count;
   float* y; // [tokens, y_stride]
   size_t y_stride;
-  bool add; // y += instead of y =
 };
 
-// y[t, n] (+)= sum_k W[n, k] x[t, k] + bias[n] + sum over terms, in order, of sum_r B[n, r] u[t,
-// r]. Sums of a block of 32 columns are exact integers; how blocks are added depends on the shape,
-// not on the place of a row or of a token.
+constexpr int kMostParts = 3; // W_q, W_k and W_v
+struct MatmulJob {
+  DeviceInput x;
+  bool add; // y += instead of y =
+  int count;
+  MatmulPart parts[kMostParts];
+};
+
+// Of each part: y[t, n] (+)= sum_k W[n, k] x[t, k] + bias[n] + sum over terms, in order, of sum_r
+// B[n, r] u[t, r]. Neighbours of one type and group go in one launch. Sums of a block of 32 columns
+// are exact integers; how blocks are added depends on the shape, not on the place of a row or of a
+// token, nor on the other parts.
 cudaError_t matmul(const MatmulJob& job, cudaStream_t stream);
 
 // cosine, sine [tokens, width] of the angles positions[t] * inv_freq[i], in float32 as the models

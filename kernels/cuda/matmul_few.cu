@@ -39,6 +39,10 @@ template <WeightType kType, int kSpan> struct WarpTiles {
   }
 };
 
+__host__ __device__ int few_blocks(const MatmulPart& part) {
+  return kernels::panels(part.w.rows);
+}
+
 // Columns and tokens past the last repeat it: the product's columns do not meet, and theirs go
 // nowhere.
 template <WeightType kType, int kPlanes, int kGroups, int kSpan>
@@ -51,7 +55,9 @@ __global__ void __launch_bounds__(kFewThreads, kGroups == 4 && kPlanes == 1 ? 1 
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpLanes,
             warp = __shfl_sync(kAllLanes, thread / kWarpLanes, 0); // known to be the warp's own
   const int g = lane / 4, p = lane % 4;
-  const Panel panel(job, static_cast<int>(blockIdx.x));
+  const BlockOfPart block(job, static_cast<int>(blockIdx.x), few_blocks);
+  const MatmulPart& part = job.parts[block.part];
+  const Panel panel(part.w, block.index);
   const int tiles = (panel.tiles - warp + kFewWarps - 1) / kFewWarps; // of the warp
   const int columns = job.x.tokens * kPlanes;
 
@@ -68,8 +74,8 @@ __global__ void __launch_bounds__(kFewThreads, kGroups == 4 && kPlanes == 1 ? 1 
   for (int i = 0; i < kOutputs; ++i) {
     const int at = thread + i * kFewThreads;
     const int row = panel.first_row + at % kPanelRows, token = at / kPanelRows;
-    const float* y = place_of(job, row, token);
-    beside[i] = y == nullptr ? 0.0f : beside_product(job, row, token);
+    const float* y = place_of(part, job.x.tokens, row, token);
+    beside[i] = y == nullptr ? 0.0f : beside_product(part, row, token);
     before[i] = y == nullptr || !job.add ? 0.0f : *y;
   }
 
@@ -135,7 +141,7 @@ __global__ void __launch_bounds__(kFewThreads, kGroups == 4 && kPlanes == 1 ? 1 
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) {
     const int at = thread + i * kFewThreads;
-    float* y = place_of(job, panel.first_row + at % kPanelRows, at / kPanelRows);
+    float* y = place_of(part, job.x.tokens, panel.first_row + at % kPanelRows, at / kPanelRows);
     if (y == nullptr)
       continue;
     float sum = 0.0f;
@@ -148,7 +154,7 @@ __global__ void __launch_bounds__(kFewThreads, kGroups == 4 && kPlanes == 1 ? 1 
 
 template <WeightType kType, int kPlanes, int kGroups, int kSpan>
 cudaError_t launch_few(const MatmulJob& job, cudaStream_t stream) {
-  return launch(matmul_few<kType, kPlanes, kGroups, kSpan>, dim3(kernels::panels(job.w.rows)),
+  return launch(matmul_few<kType, kPlanes, kGroups, kSpan>, dim3(blocks_of(job, few_blocks)),
                 dim3(kFewThreads), stream, job);
 }
 
@@ -168,8 +174,19 @@ cudaError_t matmul_few_columns(const MatmulJob& job, cudaStream_t stream) {
 }
 
 cudaError_t matmul(const MatmulJob& job, cudaStream_t stream) {
-  return job.x.tokens * job.x.planes <= kFewColumns ? matmul_few_columns(job, stream)
-                                                    : matmul_many_columns(job, stream);
+  const auto alike = [&](int a, int b) {
+    const DeviceMatrix &v = job.parts[a].w, &w = job.parts[b].w;
+    return v.type == w.type && (v.type == WeightType::kInt8 || v.group == w.group);
+  };
+  cudaError_t error = cudaSuccess;
+  for (int first = 0, i = 0; i < job.count && error == cudaSuccess; first = i) {
+    MatmulJob together{job.x, job.add, 0, {}};
+    for (; i < job.count && alike(first, i); ++i)
+      together.parts[together.count++] = job.parts[i];
+    error = job.x.tokens * job.x.planes <= kFewColumns ? matmul_few_columns(together, stream)
+                                                       : matmul_many_columns(together, stream);
+  }
+  return error;
 }
 
 } // namespace ptmo::cuda

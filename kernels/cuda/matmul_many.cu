@@ -24,8 +24,18 @@ template <WeightType kType, int kPlanes, int kSpan> struct ManyStage {
   static constexpr int kBytes = kScaleOffset + kTokens * 16;
 };
 
+__host__ __device__ int many_blocks(const MatmulPart& part) {
+  return (kernels::panels(part.w.rows) + kManyPanels - 1) / kManyPanels;
+}
+
+// Blocks that a multiprocessor is to have at once: one with all scales and mins apart spills
+// with 4.
+template <WeightType kType, int kPlanes, int kSpan> constexpr int many_at_once() {
+  return kType == WeightType::kInt4 && kPlanes == 1 && kSpan == 1 ? 3 : 4;
+}
+
 template <WeightType kType, int kPlanes, int kSpan>
-__global__ void __launch_bounds__(kManyThreads, 4)
+__global__ void __launch_bounds__(kManyThreads, many_at_once<kType, kPlanes, kSpan>())
     matmul_many(const __grid_constant__ MatmulJob job) {
   using Stage = ManyStage<kType, kPlanes, kSpan>;
   using Panel = MatmulPanel<kType, kSpan>;
@@ -34,32 +44,34 @@ __global__ void __launch_bounds__(kManyThreads, 4)
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpLanes,
             warp = __shfl_sync(kAllLanes, thread / kWarpLanes, 0);
   const int g = lane / 4, p = lane % 4;
-  const int first_panel = static_cast<int>(blockIdx.x) * kManyPanels;
+  const BlockOfPart block(job, static_cast<int>(blockIdx.x), many_blocks);
+  const MatmulPart& part = job.parts[block.part];
+  const int first_panel = block.index * kManyPanels;
   const int first_token = static_cast<int>(blockIdx.y) * Stage::kTokens;
   const int tiles = tiles_of(job.x.cols), width = tiles * kTileColumns;
-  const int panels = kernels::panels(job.w.rows), columns = job.x.tokens * kPlanes;
+  const int panels = kernels::panels(part.w.rows), columns = job.x.tokens * kPlanes;
   PTMO_SHARED(uint8_t, shared, kManyStages* Stage::kBytes);
 
   // Where a thread's 16 bytes of each kind come from in tile 0. A warp fetches a panel: its codes,
   // 16 bytes a lane, and its scales, which lie one behind the other.
   static_assert(kManyWarps == kManyPanels && kManyThreads % 4 == 0);
   const bool has_panel = first_panel + warp < panels;
-  const Panel panel(job, has_panel ? first_panel + warp : 0);
+  const Panel panel(part.w, has_panel ? first_panel + warp : 0);
   const bool fetches_scales = lane * 16 < Stage::kScaleBytes;
   constexpr int kColumnsAtOnce = kManyThreads / 4, kInputs = kManyColumns / kColumnsAtOnce;
-  const int8_t* inputs[kInputs];
+  const int8_t* const input = job.x.codes + static_cast<size_t>(first_token) * kPlanes * width;
+  int inputs[kInputs]; // offsets: a register less than a pointer
   bool has_input[kInputs];
 #pragma unroll
   for (int i = 0; i < kInputs; ++i) {
-    const int column = first_token * kPlanes + thread / 4 + i * kColumnsAtOnce;
-    has_input[i] = column < columns;
-    inputs[i] =
-        job.x.codes + static_cast<size_t>(has_input[i] ? column : 0) * width + thread % 4 * 16;
+    const int column = thread / 4 + i * kColumnsAtOnce;
+    has_input[i] = first_token * kPlanes + column < columns;
+    inputs[i] = (has_input[i] ? column : 0) * width + thread % 4 * 16;
   }
-  const int token_of = first_token + thread;
-  const bool has_token = token_of < job.x.tokens, fetches_token = thread < Stage::kTokens;
-  const float2* input_scales =
-      job.x.scales + static_cast<size_t>(fetches_token && has_token ? token_of : 0) * 2 * tiles;
+  const bool fetches_token = thread < Stage::kTokens,
+             has_token = first_token + thread < job.x.tokens;
+  const float2* const input_scales = job.x.scales + static_cast<size_t>(first_token) * 2 * tiles;
+  const int of_token = (fetches_token && has_token ? thread : 0) * 2 * tiles;
   const auto fetch = [&](int tile) {
     if (tile < tiles) {
       uint8_t* stage = shared + tile % kManyStages * Stage::kBytes;
@@ -73,9 +85,10 @@ __global__ void __launch_bounds__(kManyThreads, 4)
 #pragma unroll
       for (int i = 0; i < kInputs; ++i)
         copy16_async(stage + Stage::kCodes + (thread + i * kManyThreads) * 16,
-                     inputs[i] + static_cast<size_t>(tile) * kTileColumns, has_input[i]);
+                     input + (inputs[i] + tile * kTileColumns), has_input[i]);
       if (fetches_token)
-        copy16_async(stage + Stage::kScaleOffset + thread * 16, input_scales + 2 * tile, has_token);
+        copy16_async(stage + Stage::kScaleOffset + thread * 16,
+                     input_scales + (of_token + 2 * tile), has_token);
     }
     commit_copies(); // an empty group too: each tile is one
   };
@@ -106,8 +119,8 @@ __global__ void __launch_bounds__(kManyThreads, 4)
 #pragma unroll
     for (int n = 0; n < kWarpGroups; ++n) {
       const int column = (warp_group + n) * kProductColumns;
-      const InputTile input{*reinterpret_cast<const uint4*>(stage + Stage::kCodes +
-                                                            (column + g) * kTileColumns + p * 16)};
+      const InputTile x{*reinterpret_cast<const uint4*>(stage + Stage::kCodes +
+                                                        (column + g) * kTileColumns + p * 16)};
       float4 both[kTokens];
 #pragma unroll
       for (int t = 0; t < kTokens; ++t)
@@ -115,9 +128,8 @@ __global__ void __launch_bounds__(kManyThreads, 4)
                                                    (column / kPlanes + p * kTokens + t) * 16);
 #pragma unroll
       for (int m = 0; m < kWarpPanels; ++m)
-        sums[m][n].add(
-            {Acc::multiply(a[m][0], input.block(0)), Acc::multiply(a[m][1], input.block(1))},
-            row_scales[m], both);
+        sums[m][n].add({Acc::multiply(a[m][0], x.block(0)), Acc::multiply(a[m][1], x.block(1))},
+                       row_scales[m], both);
     }
   }
   wait_copies<0>();
@@ -132,8 +144,9 @@ __global__ void __launch_bounds__(kManyThreads, 4)
         for (int half = 0; half < 2; ++half) {
           const int row = (first_panel + warp_panel + m) * kPanelRows + 8 * half + g;
           const int token = first_token + (warp_group + n) * 4 * kTokens + p * kTokens + t;
-          if (float* y = place_of(job, row, token))
-            *y = (job.add ? *y : 0.0f) + (sums[m][n].at[half][t] + beside_product(job, row, token));
+          if (float* y = place_of(part, job.x.tokens, row, token))
+            *y =
+                (job.add ? *y : 0.0f) + (sums[m][n].at[half][t] + beside_product(part, row, token));
         }
       }
     }
@@ -143,8 +156,7 @@ __global__ void __launch_bounds__(kManyThreads, 4)
 template <WeightType kType, int kPlanes, int kSpan>
 cudaError_t launch_many(const MatmulJob& job, cudaStream_t stream) {
   using Stage = ManyStage<kType, kPlanes, kSpan>;
-  const int panels = kernels::panels(job.w.rows);
-  const dim3 grid((panels + kManyPanels - 1) / kManyPanels,
+  const dim3 grid(blocks_of(job, many_blocks),
                   (job.x.tokens + Stage::kTokens - 1) / Stage::kTokens);
   return launch(matmul_many<kType, kPlanes, kSpan>, grid, dim3(kManyThreads), stream, job);
 }

@@ -20,11 +20,11 @@ template <WeightType kType, int kSpan> struct MatmulPanel {
   int first_row, tiles;
   const uint8_t *codes, *scales;
 
-  __device__ __forceinline__ MatmulPanel(const MatmulJob& job, int panel)
-      : first_row(panel * kPanelRows), tiles(tiles_of(job.x.cols)),
-        codes(job.w.codes + static_cast<size_t>(panel) * tiles * kCodeBytes),
-        scales(reinterpret_cast<const uint8_t*>(job.w.scales) +
-               static_cast<size_t>(panel) * groups_of(kType, job.x.cols, kSpan * kBlock) *
+  __device__ __forceinline__ MatmulPanel(const DeviceMatrix& w, int panel)
+      : first_row(panel * kPanelRows), tiles(tiles_of(w.cols)),
+        codes(w.codes + static_cast<size_t>(panel) * tiles * kCodeBytes),
+        scales(reinterpret_cast<const uint8_t*>(w.scales) +
+               static_cast<size_t>(panel) * groups_of(kType, w.cols, kSpan * kBlock) *
                    kScaleBytes) {}
   __device__ __forceinline__ const uint8_t* codes_of(int tile) const {
     return codes + static_cast<size_t>(tile) * kCodeBytes;
@@ -34,18 +34,39 @@ template <WeightType kType, int kSpan> struct MatmulPanel {
   }
 };
 
-// use(type, planes, span) with those of a job, each an integral_constant.
+// The part that a block works on, when each has as many blocks as of(part) says, and which of them
+// it is.
+struct BlockOfPart {
+  int part, index;
+
+  template <typename Count>
+  __device__ __forceinline__ BlockOfPart(const MatmulJob& job, int block, const Count& of)
+      : part(0), index(block) {
+    for (int blocks = of(job.parts[0]); index >= blocks; blocks = of(job.parts[part])) {
+      index -= blocks;
+      ++part;
+    }
+  }
+};
+template <typename Count> int blocks_of(const MatmulJob& job, const Count& of) {
+  int blocks = 0;
+  for (int i = 0; i < job.count; ++i)
+    blocks += of(job.parts[i]);
+  return blocks;
+}
+
+// use(type, planes, span) with those of a job, whose parts are alike, each an integral_constant.
 template <typename Use> cudaError_t with_shape(const MatmulJob& job, const Use& use) {
   const auto with_planes = [&](auto type, auto span) {
     return job.x.planes == 1 ? use(type, std::integral_constant<int, 1>{}, span)
                              : use(type, std::integral_constant<int, 2>{}, span);
   };
   const auto with_span = [&](auto type) {
-    return job.w.group == 128  ? with_planes(type, std::integral_constant<int, 4>{})
-           : job.w.group == 64 ? with_planes(type, std::integral_constant<int, 2>{})
-                               : with_planes(type, std::integral_constant<int, 1>{});
+    return job.parts[0].w.group == 128  ? with_planes(type, std::integral_constant<int, 4>{})
+           : job.parts[0].w.group == 64 ? with_planes(type, std::integral_constant<int, 2>{})
+                                        : with_planes(type, std::integral_constant<int, 1>{});
   };
-  switch (job.w.type) {
+  switch (job.parts[0].w.type) {
   case WeightType::kInt4:
     return with_span(std::integral_constant<WeightType, WeightType::kInt4>{});
   case WeightType::kInt4Symmetric:
@@ -56,6 +77,7 @@ template <typename Use> cudaError_t with_shape(const MatmulJob& job, const Use& 
   }
 }
 
+// Parts of one type and group.
 cudaError_t matmul_few_columns(const MatmulJob& job, cudaStream_t stream);
 cudaError_t matmul_many_columns(const MatmulJob& job, cudaStream_t stream);
 

@@ -231,7 +231,7 @@ inline void check_updates(const Preparation& p, const Prepared& got, const Input
                        p.cols, p.bits);
       const DeviceActivations input(one, 1);
       const DeviceArray<float> y(s.a.rows, Writer::kKernel);
-      cuda::matmul({a.matrix, input.input, nullptr, nullptr, 0, y.data(), y.size(), false},
+      cuda::matmul({input.input, false, 1, {{a.matrix, nullptr, nullptr, 0, y.data(), y.size()}}},
                    nullptr);
       for (int r = 0; r < width; ++r) {
         const float u = got.u[i][static_cast<size_t>(t) * width + r];

@@ -86,14 +86,11 @@ void check_product(const Product& c, int bits) {
     std::fill_n(out.data(), out.size(), kPoison);
     for (int t = 0; t < tokens && c.add; ++t)
       std::fill_n(out.data() + stride * t, rows, 1.5f);
-    const cuda::MatmulJob job{weights.matrix,
-                              input.input,
-                              c.bias.empty() ? nullptr : bias.data(),
-                              terms.data(),
-                              static_cast<int>(terms.size()),
-                              out.data(),
-                              stride,
-                              c.add};
+    const cuda::MatmulJob job{input.input,
+                              c.add,
+                              1,
+                              {{weights.matrix, c.bias.empty() ? nullptr : bias.data(),
+                                terms.data(), static_cast<int>(terms.size()), out.data(), stride}}};
     CHECK_EQ(cuda::matmul(job, nullptr), cudaSuccess);
     return out.values();
   });
@@ -190,13 +187,64 @@ TEST(columns_permuted_inside_their_blocks_leave_every_bit) {
           const DeviceWeights weights(m);
           const DeviceActivations input(in, tokens);
           const DeviceArray<float> out(static_cast<size_t>(tokens) * 33, Writer::kKernel);
-          cuda::matmul({weights.matrix, input.input, nullptr, nullptr, 0, out.data(), 33, false},
-                       nullptr);
+          cuda::matmul(
+              {input.input, false, 1, {{weights.matrix, nullptr, nullptr, 0, out.data(), 33}}},
+              nullptr);
           return out.values();
         };
         set_context("type ", static_cast<int>(type.type), " group ", type.group, " tokens ", tokens,
                     " bits ", bits);
         CHECK(same_bits(product(w, x), product(moved, moved_x)));
+      }
+    }
+  }
+}
+
+// W_q, W_k and W_v: of one shape or not, each has the bits that it has alone.
+TEST(parts_of_one_input_have_the_bits_they_have_alone) {
+  Random random(5);
+  const struct {
+    WeightType type;
+    int group, rows;
+  } kinds[] = {{WeightType::kInt4, 32, 40},
+               {WeightType::kInt4, 32, 16},
+               {WeightType::kInt4, 64, 17},
+               {WeightType::kInt8, 32, 65},
+               {WeightType::kInt8, 32, 33}};
+  std::vector<DeviceWeights> weights;
+  for (const auto& kind : kinds)
+    weights.emplace_back(random_matrix(random, kind.type, kind.rows, 192, kind.group));
+  for (const int tokens : {1, 9, 40}) {
+    const Inputs in(kernels::reference(), random.normals(static_cast<size_t>(tokens) * 192), 192,
+                    16);
+    const DeviceActivations input(in, tokens);
+    const DeviceArray<float> bias(random.normals(65));
+    const LowRank update(random, 65, 16, 0, tokens);
+    const DeviceArray<cuda::DeviceLowRankTerm> terms(std::vector{update.term()});
+    const auto part = [&](size_t i, float* y) {
+      const bool more = i % 2 == 0; // bias and update
+      return cuda::MatmulPart{weights[i].matrix,
+                              more ? bias.data() : nullptr,
+                              terms.data(),
+                              more ? 1 : 0,
+                              y,
+                              static_cast<size_t>(kinds[i].rows)};
+    };
+    const auto output = [&](size_t i) {
+      return DeviceArray<float>(static_cast<size_t>(tokens) * kinds[i].rows, Writer::kKernel);
+    };
+    for (size_t first = 0; first + 3 <= std::size(kinds); ++first) {
+      const DeviceArray<float> y[] = {output(first), output(first + 1), output(first + 2)};
+      cuda::MatmulJob job{input.input, false, 0, {}};
+      for (size_t i = 0; i < 3; ++i)
+        job.parts[job.count++] = part(first + i, y[i].data());
+      CHECK_EQ(cuda::matmul(job, nullptr), cudaSuccess);
+      for (size_t i = 0; i < 3; ++i) {
+        const DeviceArray<float> alone = output(first + i);
+        CHECK_EQ(cuda::matmul({input.input, false, 1, {part(first + i, alone.data())}}, nullptr),
+                 cudaSuccess);
+        set_context("tokens ", tokens, " part ", first + i);
+        CHECK(same_bits(y[i].values(), alone.values()));
       }
     }
   }

@@ -146,13 +146,15 @@ DeviceMatrix DeviceMatmulBench::matrix(int set, WeightType type, int rows, int c
 void DeviceMatmulBench::multiply(const DeviceMatrix& w, const DeviceInput& x, float* y, bool add,
                                  int set) const {
   MatmulJob job{};
-  job.w = w;
   job.x = x;
-  job.terms = update_ ? terms_.data() + set : nullptr;
-  job.term_count = update_ ? 1 : 0;
-  job.y = y;
-  job.y_stride = static_cast<size_t>(w.rows);
   job.add = add;
+  job.count = 1;
+  job.parts[0] = {w,
+                  nullptr,
+                  update_ ? terms_.data() + set : nullptr,
+                  update_ ? 1 : 0,
+                  y,
+                  static_cast<size_t>(w.rows)};
   check_call(matmul(job, stream_), "a matrix product");
 }
 
