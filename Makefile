@@ -10,7 +10,7 @@ TEST_PYTHON ?= $(PY)
 BUILD_TOOLS := setuptools wheel pybind11 cmake ninja
 
 NATIVE_FILES := setup.py pyproject.toml constraints.txt $(wildcard CMakeLists.txt) \
-                $(shell find csrc kernels -type f 2>/dev/null) tee_sim/gather.cpp
+                $(shell find cmake csrc kernels -type f 2>/dev/null) tee_sim/gather.cpp
 CXX_FILES    := $(shell find csrc kernels tee_sim tests/csrc tests/cuda -type f \( -name '*.h' -o -name '*.hpp' \
                 -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 CMAKE_FLAGS   = -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja \

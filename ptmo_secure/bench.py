@@ -31,8 +31,8 @@ SAMPLE_TEXT = (
     "Anna counted 14 boats, 3 of them new; none flew a flag. 'Later,' she said, 'we will row.' "
 )
 
-
 _ADAPTER_RANK = 16
+_COPY_BYTES = 256 << 20  # several times the last cache of any device
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class BenchmarkResult:
     tee_ms_per_token: float  # waited for those, on this machine
     sim_tee_ms_per_token: float  # what those would take on the cost model's device
     read_bytes_per_token: int  # weights, and the cache's rows on average
-    read_bandwidth_gbps: float  # of the machine, at that many bytes and with those threads
+    # Of the machine, at that many bytes and with those threads; of a CUDA device what a copy moves
+    read_bandwidth_gbps: float
     bandwidth_fraction: float  # bytes read a second while decoding / the machine's
 
     def as_json(self) -> dict[str, object]:
@@ -149,7 +150,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> list[Ben
                 bandwidth: dict[int, list[float]] = {size: [] for size in sizes}
                 for _ in range(config.rounds):
                     for size, measured in bandwidth.items():
-                        measured.append(read_bandwidth(size, threads))
+                        measured.append(peak_bandwidth(config.device, size, threads))
                     for i, setting in enumerate(group):
                         report(done, total, f"{setting.label}: {context} + {config.decode_tokens}")
                         samples[i].append(
@@ -222,6 +223,19 @@ def read_bandwidth(size: int, threads: int) -> float:
     return _native.read_bandwidth(size, threads)
 
 
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, at which the CUDA device copies a large buffer."""
+    from ptmo_secure.engine.native_setup import cuda_module
+
+    copy = cuda_module().CopyBench(_COPY_BYTES)
+    return 1e3 * float(copy.call_bytes) / float(copy.milliseconds())
+
+
+def peak_bandwidth(device: str, size: int, threads: int) -> float:
+    """What decoding on this device is set against, in bytes per second."""
+    return copy_bandwidth() if device == "cuda" else read_bandwidth(size, threads)
+
+
 def prompt_ids(text_ids: Sequence[int], length: int) -> list[int]:
     """`text_ids` repeated and cut to `length`."""
     return [text_ids[i % len(text_ids)] for i in range(length)]
@@ -237,6 +251,7 @@ def _open(config: BenchConfig, setting: Setting) -> "Engine":
         restore=setting.restore or "folded",
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
+        device=config.device,
         context_tokens=max(config.contexts) + config.decode_tokens,
     )
     for seed, name in enumerate(_adapter_names(max(config.adapters))):

@@ -141,6 +141,7 @@ def _open(config: BenchConfig, setting: Setting, context: int) -> "Engine":
         restore=setting.restore or "folded",
         kv_dtype=setting.kv_dtype,
         threads=setting.threads,
+        device=config.device,
         context_tokens=rows,
         cache_tokens=sum(config.batches) * (rows + _SPARE_ROWS),
     )

@@ -114,6 +114,7 @@ class BenchConfig:
         adapters: LoRA adapters stacked, 0 to 8: random ones of rank 16 on every linear layer.
         cost_model: prices of what is asked of the TEE, for the simulated time.
         inject_cost: spend that time at each call, so that the speeds hold it too.
+        device: what computes.
     """
 
     model: str = DEFAULT_MODEL
@@ -128,8 +129,10 @@ class BenchConfig:
     adapters: tuple[int, ...] = (0,)
     cost_model: CostModel = field(default_factory=lambda: cost_model(DEFAULT_COST_MODEL))
     inject_cost: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
+        choice("device", self.device, DEVICES)
         for name, values, allowed in (
             ("shield", self.shields, SHIELDS),
             ("restore", self.restores, RESTORES),

@@ -5,6 +5,7 @@ Security: reports versions, limits and kernel features; no user data.
 
 import ctypes
 import errno
+import importlib
 import os
 import platform
 import resource
@@ -47,6 +48,7 @@ def run_checks() -> list[Check]:
         ("memory", _memory),
         ("gpu", _gpu),
         ("native module", _native_module),
+        ("CUDA module", _cuda_module),
         ("memfd_secret", _memfd_secret),
         ("memlock limit", _memlock),
         ("seccomp", _seccomp),
@@ -114,6 +116,20 @@ def _native_module() -> tuple[Status, str]:
     slow = aes == "portable"
     status: Status = "warn" if slow or level == "reference" else "ok"
     return status, f"kernel level {level}; AES {'in software (slow)' if slow else aes}"
+
+
+def _cuda_module() -> tuple[Status, str]:
+    without: Status = "warn" if gpu_name() else "ok"
+    try:
+        module = importlib.import_module("ptmo_secure._cuda")
+    except ModuleNotFoundError:
+        return without, "not built; the engine runs on the CPU (docs/cuda.md)"
+    except ImportError as error:  # it is there, and a library that it needs is not
+        return "warn", f"does not load: {error}"
+    count, why = module.devices()
+    if count:
+        return "ok", f"code for {module.architectures}; runs on {module.device_name()}"
+    return without, f"code for {module.architectures}; not usable: {why}"
 
 
 def _memfd_secret() -> tuple[Status, str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ptmo_secure.config import usable_cpus
 
+_DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
+
 
 def envelope(
     command: str, config: Mapping[str, object], results: Sequence[Mapping[str, object]]
@@ -81,13 +83,14 @@ def ram_bytes() -> int | None:
 
 def gpu_name() -> str | None:
     """Name of the first NVIDIA GPU, or of the Jetson board."""
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+    for path in sorted(_DRIVER.glob("*/information")):
         for line in read_lines(path):
             key, _, value = line.partition(":")
             if key == "Model":
                 return value.strip()
-    board = "".join(read_lines("/proc/device-tree/model")).strip("\0 ")
-    return board or None
+    if "nvidia,tegra" not in "".join(read_lines("/proc/device-tree/compatible")):
+        return None  # other boards have device trees too
+    return "".join(read_lines("/proc/device-tree/model")).strip("\0 ") or None
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,9 @@
 """`ptmo bench`: what it measures, in which order, and the shape of its result."""
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -12,11 +14,12 @@ from ptmo_secure import bench, cli
 from ptmo_secure.bench import BenchmarkResult, prompt_ids, run_bench, settings
 from ptmo_secure.cli.bench import HEADINGS
 from ptmo_secure.config import BenchConfig
-from ptmo_secure.engine import registry
+from ptmo_secure.engine import native_setup, registry
 from ptmo_secure.errors import InputError
 from ptmo_secure.tee_cost import cost_model
 from tee_sim.client import CostLedger, Usage
 from tee_sim.protocol import Kind, KvCommand
+from tests.tiny_models import make_tiny_model
 
 KEYS = [
     *("shield", "restore", "kv_dtype", "threads", "adapters", "prompt_tokens", "decode_tokens"),
@@ -95,6 +98,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBenchEngine]:
     monkeypatch.setattr(bench, "read_bandwidth", lambda size, threads: 1e6 * size * threads)
     monkeypatch.setattr(FakeBenchEngine, "order", [])
     return opened
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), "Q4_1").path
 
 
 def test_shields_with_a_permutation_are_measured_once_per_restore() -> None:
@@ -188,6 +196,44 @@ def test_a_speed_is_the_median_of_its_rounds(
     assert (result.prefill_tps, result.decode_tps) == (8.0, 4.0)
 
 
+def test_a_cuda_device_is_set_against_what_it_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CopyBench:
+        call_bytes = 2 * 300
+
+        def __init__(self, size: int) -> None:
+            assert size == 256 << 20
+
+        def milliseconds(self) -> float:
+            return 0.5
+
+    monkeypatch.setattr(native_setup, "cuda_module", lambda: SimpleNamespace(CopyBench=CopyBench))
+    monkeypatch.setattr(bench, "read_bandwidth", lambda *_: pytest.fail("the host was measured"))
+    assert bench.peak_bandwidth("cuda", 1000, 2) == pytest.approx(1.2e6)
+
+
+@pytest.mark.parametrize("batch", [[], ["--batch", "1,2"]])
+def test_without_a_cuda_device_one_line_says_so(
+    model: Path,
+    batch: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # also where there is one
+    command = ["bench", "--model", str(model), "--contexts", "4", "--device", "cuda", *batch]
+    assert cli.main(command) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert re.fullmatch(r"error: device 'cuda': .*; use device='cpu'\n", streams.err)
+
+
+def test_what_a_cuda_device_cannot_do_is_refused_before_a_model_is_looked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["bench", "--model", "no-such", "--kv-dtype", "int8,fp32", "--device", "cuda"]
+    assert cli.main(command) == 2
+    assert "device 'cuda' has no fp32 cache" in capsys.readouterr().err
+
+
 def test_the_bandwidth_fraction_is_bytes_read_over_bytes_the_machine_reads(
     engines: dict[str, FakeBenchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +305,7 @@ def test_a_short_text_is_repeated_to_the_length_asked() -> None:
         ({"threads": (0,)}, "threads is 0"),
         ({"decode_tokens": 1}, "decode-tokens is 1"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"batches": (2,), "inject_cost": True}, "inject-cost is not measured together with batch"),
     ],
 )

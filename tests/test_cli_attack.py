@@ -10,6 +10,7 @@ from ptmo_secure import bench, cli
 from ptmo_secure.attacks.kv.matrix import ResultRow
 from ptmo_secure.bench import BenchmarkResult
 from ptmo_secure.cli import attack, demo, options
+from ptmo_secure.config import BenchConfig
 from ptmo_secure.hybrid import guarding
 
 KEYS = [
@@ -122,13 +123,38 @@ def test_the_demo_answers_attacks_and_ends_with_a_table(
     assert cli.main(["demo", "--threads", "2"]) == 0
     text = capsys.readouterr().out
     assert staged == ["smollm2-135m"]
-    assert calls == [("smollm2-135m", ("none", "permute", "seal"), ("folded",), ("int8",), 2)]
+    shields = ("none", "permute", "seal")
+    assert calls == [("smollm2-135m", shields, ("folded",), ("int8",), 2, "cpu")]
     positions = [text.index(f"{step}. The ") for step in (1, 3, 4)]
     assert positions == sorted(positions)
     assert text.count("Hello world") == len(demo.QUERIES)
     table = text[text.index("What each shield costs") :]
     for part in ("permute", "80.2", "99.8 %", "98.00 - 100.00 %", "0.00 - 0.74 %"):
         assert part in table
+
+
+def test_every_part_of_the_demo_runs_on_the_device_named(
+    staged: list[str],
+    calls: list[Call],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    used: list[object] = []
+    speeds = bench.run_bench(BenchConfig())
+
+    def load_engine(model: str, fields: dict[str, object]) -> FakeEngine:
+        used.append(fields["device"])
+        return FakeEngine()
+
+    def run_bench(config: BenchConfig, _: object) -> list[BenchmarkResult]:
+        used.append(config.device)
+        return speeds
+
+    monkeypatch.setattr(options, "load_engine", load_engine)
+    monkeypatch.setattr(bench, "run_bench", run_bench)
+    assert cli.main(["demo", "--device", "cuda", "--json"]) == 0
+    assert [*used, calls[0][-1]] == ["cuda"] * 3
+    assert json.loads(capsys.readouterr().out)["config"]["device"] == "cuda"
 
 
 def test_the_demo_as_json_is_one_object(

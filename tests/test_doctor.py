@@ -2,17 +2,28 @@
 
 import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ptmo_secure import cli, doctor
+from ptmo_secure import cli, doctor, results
 from ptmo_secure.doctor import Check, run_checks
 from ptmo_secure.results import envelope, machine_facts, to_json
 
 NAMES = [
-    *("python", "compiler", "cpu", "memory", "gpu", "native module", "memfd_secret"),
-    *("memlock limit", "seccomp", "ptrace scope", "swap", "model cache", "TEE core", "TEE guard"),
+    *("python", "compiler", "cpu", "memory", "gpu", "native module", "CUDA module"),
+    *(
+        "memfd_secret",
+        "memlock limit",
+        "seccomp",
+        "ptrace scope",
+        "swap",
+        "model cache",
+        "TEE core",
+        "TEE guard",
+    ),
 ]
 
 
@@ -47,6 +58,50 @@ def test_a_missing_native_module_is_a_failure(monkeypatch: pytest.MonkeyPatch) -
     found = {check.name: check for check in run_checks()}
     assert found["native module"].status == "fail"
     assert "pip install" in found["native module"].detail
+
+
+def cuda_check(monkeypatch: pytest.MonkeyPatch, module: object, gpu: str | None) -> Check:
+    monkeypatch.setattr(doctor, "gpu_name", lambda: gpu)
+    monkeypatch.setitem(sys.modules, "ptmo_secure._cuda", module)
+    return next(check for check in run_checks() if check.name == "CUDA module")
+
+
+def cuda_module(count: int, why: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        architectures="sm_87 sm_90a", devices=lambda: (count, why), device_name=lambda: "Orin"
+    )
+
+
+@pytest.mark.parametrize(("gpu", "status"), [(None, "ok"), ("Orin", "warn")])
+def test_a_cuda_module_that_is_not_built_or_not_usable_matters_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpu: str | None, status: doctor.Status
+) -> None:
+    found = cuda_check(monkeypatch, None, gpu)
+    assert (found.status, found.detail.split(";")[0]) == (status, "not built")
+    found = cuda_check(monkeypatch, cuda_module(0, "no CUDA driver is installed"), gpu)
+    assert found.status == status
+    assert found.detail == "code for sm_87 sm_90a; not usable: no CUDA driver is installed"
+
+
+def test_a_cuda_module_that_is_usable_says_what_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = cuda_check(monkeypatch, cuda_module(1, ""), "Orin")
+    assert found == Check("CUDA module", "ok", "code for sm_87 sm_90a; runs on Orin")
+
+
+@pytest.mark.parametrize(
+    ("compatible", "name"),
+    [
+        ("nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0", "NVIDIA Jetson AGX Orin"),
+        ("raspberrypi,5-model-b\0brcm,bcm2712\0", None),
+    ],
+)
+def test_a_board_is_a_gpu_only_if_it_is_a_jetson(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compatible: str, name: str | None
+) -> None:
+    files = {"compatible": compatible, "model": "NVIDIA Jetson AGX Orin\0"}
+    monkeypatch.setattr(results, "read_lines", lambda path: [files[Path(path).name]])
+    monkeypatch.setattr(results, "_DRIVER", tmp_path)
+    assert results.gpu_name() == name
 
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])

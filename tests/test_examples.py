@@ -27,6 +27,7 @@ DOCUMENTS = {
 }  # and how many examples each holds
 # Those that need a server, which their own tests start
 WITH_A_SERVER = {"docs/cloud.md": 1, "docs/fusion.md": 1, "docs/pipeline.md": 1}  # tests/cloud
+ON_A_DEVICE = {"docs/cuda.md": 2}  # tests/gpu
 EXAMPLES = [(name, at) for name, count in DOCUMENTS.items() for at in range(count)]
 
 
@@ -47,7 +48,7 @@ def test_every_python_example_of_a_document_is_run() -> None:
     documents = [ROOT / "README.md", *ROOT.glob("*/*.md"), ROOT / "CONTRIBUTING.md"]
     names = [str(path.relative_to(ROOT)) for path in documents]
     assert {name: len(examples(name)) for name in names if examples(name)} == (
-        DOCUMENTS | WITH_A_SERVER
+        DOCUMENTS | WITH_A_SERVER | ON_A_DEVICE
     )
 
 

@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "cuda/device_decoder.h"
+#include "cuda/usable.h"
 #include "decoder_methods.h"
 #include "dlpack.h"
 #include "kernels/cuda/cuda_kernels.h"
@@ -94,10 +95,9 @@ py::array read_ids(const py::object& ids) {
 
 // How many devices this process can use; why there is none, where there is none.
 std::pair<int, std::string> devices() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  return {error == cudaSuccess ? count : 0,
-          error == cudaSuccess ? std::string() : std::string(cudaGetErrorString(error))};
+  const py::gil_scoped_release release; // the first call starts the device
+  const UsableDevices found = usable_devices(PTMO_BUILT_FOR);
+  return {found.count, found.why_none};
 }
 
 } // namespace
@@ -108,6 +108,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "PTMO-Secure's engine on a CUDA device.";
   py::module_::import("ptmo_secure._native"); // the types that both modules know
   m.def("devices", &cuda::devices, "(usable CUDA devices, why there is none).");
+  m.attr("architectures") = PTMO_BUILT_FOR; // that it has code for: "sm_87 sm_90a"
   py::class_<cuda::DevicePages, PageArena>(m, "DevicePages")
       .def(py::init<const PageLayout&, int>(), py::arg("layout"), py::arg("capacity_pages"));
   py::class_<cuda::DeviceDecoder> decoder(m, "Decoder");

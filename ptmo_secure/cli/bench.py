@@ -81,6 +81,7 @@ def bench(
         typer.Option("--inject-cost", help="Spend the simulated time as well; not with --batch."),
     ] = False,
     model: options.Model = options.DEFAULT_MODEL,
+    device: options.Device = "cpu",
     json: options.Json = False,
 ) -> None:
     """Measure speed, bytes and TEE crossings per shield.
@@ -93,9 +94,11 @@ def bench(
       ptmo bench --adapters 0,1,3
       ptmo bench --shields permute,seal --restore tee --cost-model pessimistic --json
       ptmo bench --rounds 5 --json > bench.json
+      ptmo bench --device cuda --contexts 128,4096
 
     The rounds are interleaved, so that a machine that slows down slows every shield alike. "Of
-    bandwidth" is what decoding reads a second over what the same cores read from a plain buffer.
+    bandwidth" is what decoding reads a second over what the same cores read from a plain buffer, or
+    over what a CUDA device moves in a copy.
     "Sim TEE" is what the crossings and their bytes would take on a real TEE by the cost model; it
     is no part of the wall time unless injected.
     """
@@ -112,8 +115,11 @@ def bench(
         adapters=whole_numbers("adapters", adapters, low=0),
         cost_model=cost_model_of(cost_model),
         inject_cost=inject_cost,
+        device=device,
     )
-    title = f"{model}: medians of {rounds} interleaved rounds"
+    for element in config.kv_dtypes:
+        options.engine_fields("none", "folded", element, config.threads[0], device)
+    title = f"{model} on {device}: medians of {rounds} interleaved rounds"
     with output.json_only(json) as emit:
         from ptmo_secure.engine import registry
 

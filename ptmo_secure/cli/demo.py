@@ -25,6 +25,7 @@ SHIELDS = ("none", "permute", "seal")
 def demo(
     model: options.Model = options.DEFAULT_MODEL,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     json: options.Json = False,
 ) -> None:
     """Answer two queries, then steal the KV cache.
@@ -33,11 +34,12 @@ def demo(
     Examples:
       ptmo demo
       ptmo demo --threads 2 --json
+      ptmo demo --device cuda
 
     Fetches the model first if it is not here. Takes less than three minutes on two cores.
     """
     options.check_open(model)
-    fields = options.engine_fields("seal", "folded", "int8", threads)
+    fields = options.engine_fields("seal", "folded", "int8", threads, device)
     started = time.perf_counter()
     say = output.note if json else _say
     with output.json_only(json) as emit:
@@ -53,16 +55,20 @@ def demo(
             from ptmo_secure.bench import run_bench
 
             config = BenchConfig(
-                model, SHIELDS, ("folded",), ("int8",), (128,), (count,), decode_tokens=32, rounds=2
+                *(model, SHIELDS, ("folded",), ("int8",), (128,), (count,)),
+                decode_tokens=32,
+                rounds=2,
+                device=device,
             )
             speeds = run_bench(config, report)
 
         say("4. The attack: read the bytes of the KV pages, look tokens up in the public model.")
-        rows = attack.run(model, SHIELDS, ("folded",), ("int8",), threads)
+        rows = attack.run(model, SHIELDS, ("folded",), ("int8",), threads, device)
         best = {row.shield: row for row in rows if row.best}
 
         seconds = time.perf_counter() - started
-        emit(_result(model, count, seconds, answers, speeds, rows))
+        settings = {"model": model, "threads": count, "device": device, "shields": SHIELDS}
+        emit(_result(settings, seconds, answers, speeds, rows))
         if not json:
             _show(speeds, best)
             say(f"Done in {seconds:.0f} s. Next: ptmo ask --help, ptmo attack kv, ptmo bench.")
@@ -120,8 +126,7 @@ def _table(speeds: "list[BenchmarkResult]", best: "dict[str, ResultRow]") -> "Ta
 
 
 def _result(
-    model: str,
-    threads: int,
+    config: dict[str, object],
     seconds: float,
     answers: "list[Answer]",
     speeds: "list[BenchmarkResult]",
@@ -129,7 +134,6 @@ def _result(
 ) -> dict[str, Any]:
     from ptmo_secure.results import envelope
 
-    config: dict[str, object] = {"model": model, "threads": threads, "shields": SHIELDS}
     return {
         **envelope(output.command(), config, [row.as_json() for row in rows]),
         "answers": [answer.as_json() for answer in answers],

@@ -74,7 +74,9 @@ class EngineConfig:
         if self.device == "cuda" and self.activations != "int8":
             raise InputError("device 'cuda' has integer activations alone: use activations='int8'")
         if self.device == "cuda" and self.kv_dtype == "fp32":
-            raise InputError("device 'cuda' has no fp32 cache: use kv_dtype 'int8' or 'fp16'")
+            raise InputError(
+                "device 'cuda' has no fp32 cache: use kv_dtype 'int8', 'int4' or 'fp16'"
+            )
 
     def _check_rotation(self) -> None:
         tokens, seconds = self.rotate_after_tokens, self.rotate_after_seconds

@@ -1,5 +1,7 @@
 """Engine.load, generate and forward: what a caller gets, and what a wrong call says."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -45,9 +47,22 @@ def test_without_a_cuda_device_one_line_says_so(model, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_a_missing_cuda_driver_is_named():
+    cuda = pytest.importorskip("ptmo_secure._cuda", exc_type=ImportError)
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        assert cuda.devices() == (0, "no CUDA driver is installed")
+    else:
+        pytest.skip("a CUDA driver is installed")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"activations": "fp32"}, "activations='int8'"), ({"kv_dtype": "fp32"}, "no fp32 cache")],
+    [
+        ({"activations": "fp32"}, "activations='int8'"),
+        ({"kv_dtype": "fp32"}, "no fp32 cache: use kv_dtype 'int8', 'int4' or 'fp16'"),
+    ],
 )
 def test_what_a_cuda_device_cannot_do_is_named(model, fields, message):
     with pytest.raises(InputError, match=message):

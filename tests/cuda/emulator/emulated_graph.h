@@ -10,7 +10,8 @@
 
 #define CUDART_VERSION 13000
 
-constexpr cudaError_t cudaErrorStreamCaptureUnsupported = 900;
+constexpr cudaError_t cudaErrorNoKernelImageForDevice = 209,
+                      cudaErrorStreamCaptureUnsupported = 900;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 
@@ -61,12 +62,12 @@ inline int& recordings() {
 }
 
 // What can be made to fail.
-enum class Call { kGraphLaunch, kInstantiate, kMemset, kCopy };
+enum class Call { kGraphLaunch, kInstantiate, kMemset, kCopy, kLaunch };
 
 // How many calls of a kind will do before all that follow fail, as on a device that is lost; below
 // zero: all will do.
 inline int& calls_before_failure(Call call) {
-  static int left[4] = {-1, -1, -1, -1};
+  static int left[5] = {-1, -1, -1, -1, -1};
   return left[static_cast<int>(call)];
 }
 inline bool fails(Call call) {
@@ -104,6 +105,8 @@ void run_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void* cons
 template <typename... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
                    const std::decay_t<Parameters>&... parameters) {
+  if (fails(Call::kLaunch)) // as code for another architecture does
+    return cudaErrorNoKernelImageForDevice;
   void* places[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
   const auto run = [=](void* const* at) {
     run_kernel(kernel, grid, block, at, std::index_sequence_for<Parameters...>());

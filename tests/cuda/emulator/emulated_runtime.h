@@ -11,7 +11,7 @@
 #include "emulated_graph.h"
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-constexpr cudaError_t cudaErrorMemoryAllocation = 2;
+constexpr cudaError_t cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35;
 
 inline cudaError_t cudaMalloc(void** out, size_t bytes) {
   if (cuda_emulator::recordings() > 0)
@@ -65,7 +65,11 @@ inline cudaError_t cudaFreeHost(void* p) {
 }
 
 using cudaEvent_t = std::chrono::steady_clock::time_point*; // a time
-enum cudaDeviceAttr { cudaDevAttrL2CacheSize };
+enum cudaDeviceAttr {
+  cudaDevAttrL2CacheSize,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
 
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new std::chrono::steady_clock::time_point;
@@ -90,6 +94,14 @@ inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, c
 struct cudaDeviceProp {
   char name[256];
 };
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -108,8 +120,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 1 << 20;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
+  *value = what == cudaDevAttrL2CacheSize              ? 1 << 20
+           : what == cudaDevAttrComputeCapabilityMajor ? 9
+                                                       : 0;
   return cudaSuccess;
 }
 

@@ -87,7 +87,7 @@ constexpr bool kDriverKeepsParameters = true;
 
 inline void forget_device_threads() {}
 
-enum class DeviceCall { kGraphLaunch, kInstantiate, kMemset, kCopy };
+enum class DeviceCall { kGraphLaunch, kInstantiate, kMemset, kCopy, kLaunch };
 inline void fail_after(DeviceCall, int) {
   skip("a GPU does not fail on demand");
 }
