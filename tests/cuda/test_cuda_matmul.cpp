@@ -262,6 +262,17 @@ TEST(parts_of_one_input_have_the_bits_they_have_alone) {
   }
 }
 
+TEST(a_product_of_no_tokens_is_nothing) {
+  const DeviceWeights weights(PlainMatrix{
+      WeightType::kInt8, 1, 32, 32, std::vector<int>(32), std::vector<uint16_t>(1), {}, {}});
+  CHECK_EQ(cuda::matmul({{0, 32, 1, nullptr, nullptr},
+                         false,
+                         1,
+                         {{weights.matrix, nullptr, nullptr, 0, nullptr, 1}}},
+                        nullptr),
+           cudaSuccess);
+}
+
 } // namespace ptmo::test
 
 PTMO_TEST_MAIN()
