@@ -108,6 +108,14 @@ def test_a_copy_is_a_kernels_own_and_waits_are_none(gate: ModuleType, copy: str)
     assert gate.read_ptx(ptx(plain="") + function)["plain"].blocking == 1
 
 
+def test_the_threads_are_those_of_the_launch_bounds(gate: ModuleType) -> None:
+    bounded = ptx(plain="").replace("\n{", "\n.maxntid 128, 1, 1\n{")
+    assert gate.read_ptx(bounded)["plain"].threads == 128
+    assert gate.read_ptx(ptx(plain=""))["plain"].threads == 0
+    said = "has blocks of 128 threads, 256 in the table"
+    assert gate.excesses("87", gate.Resources(threads=128), gate.Row(256)) == [said]
+
+
 def test_one_instantiation_without_copies_is_enough_to_fail(
     gate: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

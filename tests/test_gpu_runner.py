@@ -135,6 +135,14 @@ def test_the_tests_of_a_device_are_those_of_every_folder(runner: ModuleType) -> 
     assert "tests/test_pipeline.py" not in marked
 
 
+def test_every_case_named_for_the_sanitizers_is_there(runner: ModuleType) -> None:
+    for program_name, cases in runner.SANITIZED.items():
+        source = ROOT / "tests" / "cuda" / f"{program_name.removeprefix('gpu_')}.cpp"
+        text = source.read_text(encoding="utf-8")
+        for case in cases:
+            assert re.search(rf"^TEST\(\w*{case}", text, re.MULTILINE), (program_name, case)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--build-only"]])
 def test_a_python_without_the_packages_is_an_error_in_one_line(
     arguments: list[str], tmp_path: Path

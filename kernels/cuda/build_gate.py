@@ -1,9 +1,10 @@
 """Compile every CUDA kernel and hold it to the resources that kernels/README.md allows.
 
 Fails where a kernel spills registers, has a stack, takes more registers or shared memory than its
-row of the table "Resources of the CUDA kernels" allows, fills less of a multiprocessor than the row
-says, has no row, or has a row but is not there, and where one that is to copy asynchronously does
-not. Prints what each kernel takes, and which nvcc says so: registers are its choice.
+row of the table "Resources of the CUDA kernels" allows, has blocks of other threads than the row,
+fills less of a multiprocessor than that says, has no row, or has a row but is not there, and where
+one that is to copy asynchronously does not. Prints what each kernel takes, and which nvcc says so:
+registers are its choice.
 
     python kernels/cuda/build_gate.py
     python kernels/cuda/build_gate.py --arch 87 --nvcc /opt/cuda/bin/nvcc
@@ -112,12 +113,14 @@ def read_report(report: str) -> dict[str, Resources]:
 
 
 def read_ptx(text: str) -> dict[str, Resources]:
-    """Read which kernels have an instantiation that copies nothing asynchronously."""
+    """Read a kernel's threads, and whether an instantiation copies nothing asynchronously."""
     kernels: dict[str, Resources] = {}
     _, *entries = re.split(r"\.entry (\w+)", text)
     for mangled, body in zip(entries[::2], entries[1::2], strict=True):
         copies = COPY.search(body.split(".func")[0])  # a function that follows is not the kernel's
-        taken = Resources(blocking=0 if copies else 1)
+        bounds = re.search(r"\.maxntid (\d+)", body)  # none where it has no launch bounds
+        threads = int(bounds.group(1)) if bounds else 0
+        taken = Resources(threads=threads, blocking=0 if copies else 1)
         kernels.setdefault(kernel_name(mangled), Resources()).widen(taken)
     return kernels
 
@@ -201,6 +204,8 @@ def excesses(arch: str, taken: Resources, limit: Row) -> list[str]:
         found.append(f"takes {taken.registers} registers, {limit.registers} allowed")
     if taken.shared > limit.shared:
         found.append(f"takes {taken.shared} B shared, {limit.shared} allowed")
+    if taken.threads and taken.threads != limit.threads:
+        found.append(f"has blocks of {taken.threads} threads, {limit.threads} in the table")
     if arch in limit.occupancy:
         percent = occupancy(taken, limit.threads, arch)
         if percent < limit.occupancy[arch]:

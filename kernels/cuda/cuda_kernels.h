@@ -56,7 +56,7 @@ struct MatmulJob {
 // Of each part: y[t, n] (+)= sum_k W[n, k] x[t, k] + bias[n] + sum over terms, in order, of sum_r
 // B[n, r] u[t, r]. Neighbours of one type and group go in one launch. Sums of a block of 32 columns
 // are exact integers; how blocks are added depends on the shape, not on the place of a row or of a
-// token, nor on the other parts.
+// token, nor on the other parts. Without tokens it does nothing.
 cudaError_t matmul(const MatmulJob& job, cudaStream_t stream);
 
 // cosine, sine [tokens, width] of the angles positions[t] * inv_freq[i], in float32 as the models

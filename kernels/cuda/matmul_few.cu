@@ -178,10 +178,11 @@ cudaError_t matmul(const MatmulJob& job, cudaStream_t stream) {
     const DeviceMatrix &v = job.parts[a].w, &w = job.parts[b].w;
     return v.type == w.type && (v.type == WeightType::kInt8 || v.group == w.group);
   };
+  const int count = job.x.tokens == 0 ? 0 : job.count;
   cudaError_t error = cudaSuccess;
-  for (int first = 0, i = 0; i < job.count && error == cudaSuccess; first = i) {
+  for (int first = 0, i = 0; i < count && error == cudaSuccess; first = i) {
     MatmulJob together{job.x, job.add, 0, {}};
-    for (; i < job.count && alike(first, i); ++i)
+    for (; i < count && alike(first, i); ++i)
       together.parts[together.count++] = job.parts[i];
     error = job.x.tokens * job.x.planes <= kFewColumns ? matmul_few_columns(together, stream)
                                                        : matmul_many_columns(together, stream);

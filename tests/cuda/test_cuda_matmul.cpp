@@ -135,6 +135,19 @@ TEST(the_device_multiplies_like_float64_and_writes_only_its_rows) {
                             bits);
 }
 
+// Each warp has more tiles of a row than it has under way, twice over.
+TEST(wide_rows_are_multiplied_to_their_end) {
+  Random random(6);
+  for (const auto& type : kTypes)
+    for (const int tokens : {1, 9, 17})
+      for (const int bits : {8, 16})
+        check_product({random_matrix(random, type.type, 17, 4224, type.group),
+                       random.normals(static_cast<size_t>(tokens) * 4224),
+                       {},
+                       {}},
+                      bits);
+}
+
 TEST(updates_of_segments_bias_and_a_sum_that_is_there_are_added) {
   Random random(2);
   for (const int tokens : {1, 6, 40}) {
@@ -200,17 +213,16 @@ TEST(columns_permuted_inside_their_blocks_leave_every_bit) {
   }
 }
 
-// W_q, W_k and W_v: of one shape or not, each has the bits that it has alone.
+// W_q, W_k and W_v: of one shape or not, each has the bits that it has alone. Three neighbours
+// share a launch, or two, or none.
 TEST(parts_of_one_input_have_the_bits_they_have_alone) {
   Random random(5);
   const struct {
     WeightType type;
     int group, rows;
-  } kinds[] = {{WeightType::kInt4, 32, 40},
-               {WeightType::kInt4, 32, 16},
-               {WeightType::kInt4, 64, 17},
-               {WeightType::kInt8, 32, 65},
-               {WeightType::kInt8, 32, 33}};
+  } kinds[] = {{WeightType::kInt4, 32, 40}, {WeightType::kInt4, 32, 16},
+               {WeightType::kInt4, 32, 65}, {WeightType::kInt4, 64, 17},
+               {WeightType::kInt8, 32, 65}, {WeightType::kInt8, 32, 33}};
   std::vector<DeviceWeights> weights;
   for (const auto& kind : kinds)
     weights.emplace_back(random_matrix(random, kind.type, kind.rows, 192, kind.group));
@@ -248,6 +260,17 @@ TEST(parts_of_one_input_have_the_bits_they_have_alone) {
       }
     }
   }
+}
+
+TEST(a_product_of_no_tokens_is_nothing) {
+  const DeviceWeights weights(PlainMatrix{
+      WeightType::kInt8, 1, 32, 32, std::vector<int>(32), std::vector<uint16_t>(1), {}, {}});
+  CHECK_EQ(cuda::matmul({{0, 32, 1, nullptr, nullptr},
+                         false,
+                         1,
+                         {{weights.matrix, nullptr, nullptr, 0, nullptr, 1}}},
+                        nullptr),
+           cudaSuccess);
 }
 
 } // namespace ptmo::test
