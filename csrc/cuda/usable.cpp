@@ -43,7 +43,7 @@ void check_kernels(const std::string& architectures) {
         "this build has code for " + architectures + ", the device is sm_" +
         std::to_string(attribute(cudaDevAttrComputeCapabilityMajor, device)) +
         std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device)) +
-        ": build for it by PTMO_CUDA_ARCHS=native pip install --no-build-isolation -e .");
+        ": build for it by PTMO_CUDA_ARCHS=native .venv/bin/pip install --no-build-isolation -e .");
   check_call(error, "its first kernel");
   known.insert(device);
 }

@@ -16,7 +16,7 @@ TEST(a_device_that_the_code_is_not_for_is_named_beside_what_it_is_for) {
   CHECK_EQ(found.count, 0);
   CHECK_EQ(found.why_none,
            std::string("this build has code for sm_53 sm_87, the device is sm_90: build for it by "
-                       "PTMO_CUDA_ARCHS=native pip install --no-build-isolation -e ."));
+                       "PTMO_CUDA_ARCHS=native .venv/bin/pip install --no-build-isolation -e ."));
 }
 
 TEST(a_device_that_runs_a_kernel_is_usable) {
